@@ -1,0 +1,135 @@
+//! The rules: one command on the state, in order. Same state and command, same decision, always.
+
+use crate::command::{Command, Operation, Payload};
+use crate::draft::{Draft, Stop};
+use crate::outcome::{Outcome, Position, Refusal, Verdict};
+use crate::rejection::Rejection;
+use crate::state::{Effects, IdempotencyKey, Need, PriorOutcome, State};
+use crate::timestamp::Timestamp;
+use crate::{adjustment, count, item, location, purchase_order, reservation, returns, sales_order, supplier, transfer};
+use std::sync::Arc;
+
+/// How long an Idempotency-Key is remembered: 30 days, in microseconds.
+pub const IDEMPOTENCY_RETENTION_MICROS: i64 = 30 * 24 * 60 * 60 * 1_000_000;
+
+/// Where and when the log took a command; the ledger's only clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its place.
+    pub position: Position,
+    /// The log's timestamp.
+    pub at: Timestamp,
+}
+
+/// What a command comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What its client is told.
+    pub outcome: Outcome,
+    /// What it changes; nothing when it is refused or repeats an earlier one.
+    pub effects: Effects,
+    /// True when this is the first answer under its Idempotency-Key, to be kept.
+    pub first: bool,
+}
+
+/// Decides a command.
+///
+/// # Errors
+/// [`Need`] when something has to be loaded before the command can be decided; nothing has happened then.
+pub fn decide(state: &State, command: &Command, recorded: Recorded) -> Result<Decision, Need> {
+    let key = IdempotencyKey { tenant: command.tenant_id, key: command.idempotency_key.clone() };
+    let head = state.head(command.tenant_id)?;
+    let recorded_at = head.recorded_at.max(recorded.at);
+    if let Some(prior) = state.outcome(&key)?
+        && recorded_at.micros() - prior.recorded_at.micros() < IDEMPOTENCY_RETENTION_MICROS
+    {
+        return Ok(repeat(command, prior, recorded, recorded_at));
+    }
+    let (verdict, effects) = match judge(state, command, recorded_at) {
+        Ok(accepted) => accepted,
+        Err(Stop::Need(need)) => return Err(need),
+        Err(Stop::Reject(rejection)) => (Verdict::Rejected(Refusal::from(&rejection)), Effects::default()),
+    };
+    let outcome = Outcome {
+        command_id: command.command_id,
+        tenant: command.tenant_id,
+        replay_of: None,
+        position: recorded.position,
+        recorded_at,
+        verdict: Arc::new(verdict),
+    };
+    Ok(Decision { outcome, effects, first: true })
+}
+
+/// The key was used before: the same answer to the same request, a refusal to another.
+fn repeat(command: &Command, prior: &PriorOutcome, recorded: Recorded, recorded_at: Timestamp) -> Decision {
+    let same = prior.fingerprint == command.fingerprint;
+    let verdict = if same {
+        Arc::clone(&prior.verdict)
+    } else {
+        Arc::new(Verdict::Rejected(Refusal::from(&Rejection::IdempotencyMismatch)))
+    };
+    let outcome = Outcome {
+        command_id: command.command_id,
+        tenant: command.tenant_id,
+        replay_of: same.then_some(prior.command_id),
+        position: if same { prior.position } else { recorded.position },
+        recorded_at: if same { prior.recorded_at } else { recorded_at },
+        verdict,
+    };
+    Decision { outcome, effects: Effects::default(), first: false }
+}
+
+fn judge(state: &State, command: &Command, recorded_at: Timestamp) -> Result<(Verdict, Effects), Stop> {
+    let mut draft = Draft::new(state, command, recorded_at)?;
+    let batch = command.operations.len() > 1;
+    for (index, operation) in command.operations.iter().enumerate() {
+        match operate(&mut draft, operation) {
+            Ok(()) => {}
+            Err(Stop::Reject(rejection)) if batch => {
+                return Err(Rejection::InBatch { index, rejection: Box::new(rejection) }.into());
+            }
+            Err(stop) => return Err(stop),
+        }
+    }
+    Ok(draft.finish())
+}
+
+fn operate<'a>(draft: &mut Draft<'a>, operation: &'a Operation) -> Result<(), Stop> {
+    // The edge has checked the shape; a command put on the topic by hand is checked here.
+    let problems = operation.payload.problems();
+    if !problems.is_empty() {
+        return Err(Rejection::Invalid(problems).into());
+    }
+    draft.begin(operation);
+    match &operation.payload {
+        Payload::CreateItem(body) => item::create(draft, body),
+        Payload::UpdateItem(body) => item::update(draft, body),
+        Payload::CreateLocation(body) => location::create(draft, body),
+        Payload::UpdateLocation(body) => location::update(draft, body),
+        Payload::CreateSupplier(body) => supplier::create(draft, body),
+        Payload::UpdateSupplier(body) => supplier::update(draft, body),
+        Payload::CreatePurchaseOrder(body) => purchase_order::create(draft, body),
+        Payload::PlacePurchaseOrder(_) => purchase_order::place(draft),
+        Payload::ReceivePurchaseOrder(body) => purchase_order::receive(draft, body),
+        Payload::ClosePurchaseOrder(_) => purchase_order::close(draft),
+        Payload::CancelPurchaseOrder(_) => purchase_order::cancel(draft),
+        Payload::CreateSalesOrder(body) => sales_order::create(draft, body),
+        Payload::AllocateSalesOrder(_) => sales_order::allocate(draft),
+        Payload::ShipSalesOrder(body) => sales_order::ship(draft, body),
+        Payload::CloseSalesOrder(_) => sales_order::close(draft),
+        Payload::CancelSalesOrder(_) => sales_order::cancel(draft),
+        Payload::CreateTransfer(body) => transfer::create(draft, body),
+        Payload::DispatchTransfer(_) => transfer::dispatch(draft),
+        Payload::ReceiveTransfer(body) => transfer::receive(draft, body),
+        Payload::CloseTransfer(body) => transfer::close(draft, body),
+        Payload::CancelTransfer(_) => transfer::cancel(draft),
+        Payload::CreateReturn(body) => returns::create(draft, body),
+        Payload::CreateAdjustment(body) => adjustment::create(draft, body),
+        Payload::CreateCount(body) => count::create(draft, body),
+        Payload::CreateReservation(body) => reservation::create(draft, body),
+        Payload::ReleaseReservation(_) => reservation::release(draft),
+        Payload::ExpireReservation(_) => reservation::expire(draft),
+    }?;
+    Ok(draft.end()?)
+}

@@ -1,0 +1,417 @@
+//! A decision in the making: what is loaded, seen through what the command has changed so far.
+//!
+//! Dropped when the command is refused, so that a command is all or nothing however many operations it has.
+
+use crate::command::{Command, ItemRef, LocationRef, Operation};
+use crate::decimal::Quantity;
+use crate::entity::{CodeKey, CodeSpace, Entity, EntityKey, EntityKind, LevelKey};
+use crate::event::{AuditRecord, DomainEvent};
+use crate::id::{ItemId, LocationId, event_id};
+use crate::item::{Item, ItemType};
+use crate::level::StockLevel;
+use crate::location::Location;
+use crate::movement::{Movement, MovementKind};
+use crate::outcome::{Resource, Verdict};
+use crate::rejection::{Rejection, Shortage};
+use crate::state::{Effects, LedgerHead, Need, State};
+use crate::timestamp::Timestamp;
+use std::collections::HashMap;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Why a decision stops before it is made.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Something has to be loaded first.
+    Need(Need),
+    /// The rules refuse.
+    Reject(Rejection),
+}
+
+impl From<Need> for Stop {
+    fn from(need: Need) -> Self {
+        Self::Need(need)
+    }
+}
+
+impl From<Rejection> for Stop {
+    fn from(rejection: Rejection) -> Self {
+        Self::Reject(rejection)
+    }
+}
+
+/// What a line needs to know of its item.
+#[derive(Debug, Clone)]
+pub(crate) struct LineItem {
+    pub(crate) id: ItemId,
+    pub(crate) sku: String,
+    pub(crate) stocked: bool,
+}
+
+impl LineItem {
+    fn of(item: &Item) -> Self {
+        Self { id: item.id, sku: item.sku.clone(), stocked: item.item_type == ItemType::Stock }
+    }
+}
+
+/// A movement to be.
+pub(crate) struct Posting<'a> {
+    pub(crate) kind: MovementKind,
+    pub(crate) item: ItemId,
+    pub(crate) sku: &'a str,
+    pub(crate) location: LocationId,
+    pub(crate) on_hand: Quantity,
+    pub(crate) reserved: Quantity,
+    pub(crate) line: i32,
+    pub(crate) reason: Option<&'a str>,
+}
+
+pub(crate) struct Draft<'a> {
+    state: &'a State,
+    command: &'a Command,
+    recorded_at: Timestamp,
+    entities: HashMap<EntityKey, Arc<Entity>>,
+    codes: HashMap<CodeKey, Option<Uuid>>,
+    levels: HashMap<LevelKey, StockLevel>,
+    head: LedgerHead,
+    effects: Effects,
+    resources: Vec<Resource>,
+    shortages: Vec<Shortage>,
+    operation_index: i32,
+    operation: Option<&'a Operation>,
+    occurred_at: Timestamp,
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(state: &'a State, command: &'a Command, recorded_at: Timestamp) -> Result<Self, Need> {
+        let mut head = state.head(command.tenant_id)?.clone();
+        head.recorded_at = head.recorded_at.max(recorded_at);
+        Ok(Self {
+            state,
+            command,
+            recorded_at: head.recorded_at,
+            entities: HashMap::new(),
+            codes: HashMap::new(),
+            levels: HashMap::new(),
+            head,
+            effects: Effects::default(),
+            resources: Vec::new(),
+            shortages: Vec::new(),
+            operation_index: -1,
+            operation: None,
+            occurred_at: command.issued_at,
+        })
+    }
+
+    pub(crate) fn begin(&mut self, operation: &'a Operation) {
+        self.operation_index += 1;
+        self.operation = Some(operation);
+        self.occurred_at = operation.payload.occurred_at().unwrap_or(self.command.issued_at);
+    }
+
+    /// Ends an operation: all its shortages together, so that a client learns of them at once.
+    pub(crate) fn end(&mut self) -> Result<(), Rejection> {
+        if self.shortages.is_empty() {
+            Ok(())
+        } else {
+            Err(Rejection::InsufficientStock(std::mem::take(&mut self.shortages)))
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> (Verdict, Effects) {
+        let sequences = (
+            self.effects.audit.first().map_or(0, |record| record.sequence),
+            self.effects.audit.last().map_or(0, |record| record.sequence),
+        );
+        self.effects.head = Some((self.command.tenant_id, self.head));
+        (Verdict::Accepted { resources: self.resources, audit_sequences: sequences }, self.effects)
+    }
+
+    pub(crate) fn occurred_at(&self) -> Timestamp {
+        self.occurred_at
+    }
+
+    pub(crate) fn recorded_at(&self) -> Timestamp {
+        self.recorded_at
+    }
+
+    /// The id that the operation creates or acts upon.
+    pub(crate) fn subject_id(&self) -> Uuid {
+        self.operation.map_or(Uuid::nil(), |operation| operation.subject)
+    }
+
+    pub(crate) fn entity(&self, kind: EntityKind, id: Uuid) -> Result<Option<&Arc<Entity>>, Need> {
+        let key = EntityKey { tenant: self.command.tenant_id, kind, id };
+        match self.entities.get(&key) {
+            Some(entity) => Ok(Some(entity)),
+            None => self.state.entity(&key),
+        }
+    }
+
+    /// The document that the operation acts upon, at the version that the client saw.
+    pub(crate) fn subject(&self, kind: EntityKind) -> Result<&Arc<Entity>, Stop> {
+        let entity = self.entity(kind, self.subject_id())?.ok_or(Rejection::NotFound(kind))?;
+        match self.operation.and_then(|operation| operation.expected_version) {
+            Some(expected) if expected != entity.version() => {
+                Err(Rejection::VersionMismatch { expected, actual: entity.version() }.into())
+            }
+            _ => Ok(entity),
+        }
+    }
+
+    fn code(&self, space: CodeSpace, code: &str) -> Result<Option<Uuid>, Need> {
+        let key = CodeKey { tenant: self.command.tenant_id, space, code: code.to_owned() };
+        match self.codes.get(&key) {
+            Some(id) => Ok(*id),
+            None => self.state.code(&key),
+        }
+    }
+
+    fn item_entity(&self, reference: ItemRef<'_>) -> Result<Option<&Item>, Need> {
+        let id = match reference {
+            ItemRef::Id(id) => Some(id.0),
+            ItemRef::Sku(sku) => self.code(CodeSpace::Entity(EntityKind::Item), sku)?,
+        };
+        let Some(id) = id else { return Ok(None) };
+        Ok(self.entity(EntityKind::Item, id)?.and_then(|entity| match entity.as_ref() {
+            Entity::Item(item) => Some(item),
+            _ => None,
+        }))
+    }
+
+    /// The item that a line names.
+    pub(crate) fn item(&self, reference: Option<ItemRef<'_>>, prefix: &str) -> Result<LineItem, Stop> {
+        let field = match reference {
+            Some(ItemRef::Sku(_)) => "sku",
+            _ => "item_id",
+        };
+        let item = match reference {
+            Some(reference) => self.item_entity(reference)?,
+            None => None,
+        };
+        match item {
+            Some(item) => Ok(LineItem::of(item)),
+            None => {
+                Err(Rejection::UnknownReference { field: format!("{prefix}{field}"), kind: EntityKind::Item }.into())
+            }
+        }
+    }
+
+    /// The item that a line names, which must hold stock.
+    pub(crate) fn stocked_item(&self, reference: Option<ItemRef<'_>>, prefix: &str) -> Result<LineItem, Stop> {
+        let item = self.item(reference, prefix)?;
+        if item.stocked {
+            Ok(item)
+        } else {
+            Err(Rejection::NotStocked { field: format!("{prefix}sku"), sku: item.sku }.into())
+        }
+    }
+
+    fn location_entity(&self, reference: LocationRef<'_>) -> Result<Option<&Location>, Need> {
+        let id = match reference {
+            LocationRef::Id(id) => Some(id.0),
+            LocationRef::Code(code) => self.code(CodeSpace::Entity(EntityKind::Location), code)?,
+        };
+        let Some(id) = id else { return Ok(None) };
+        Ok(self.entity(EntityKind::Location, id)?.and_then(|entity| match entity.as_ref() {
+            Entity::Location(location) => Some(location),
+            _ => None,
+        }))
+    }
+
+    /// The location that a body names; `prefix` leads the field's name.
+    pub(crate) fn location(&self, reference: Option<LocationRef<'_>>, prefix: &str) -> Result<LocationId, Stop> {
+        let field = match reference {
+            Some(LocationRef::Code(_)) => "location_code",
+            _ => "location_id",
+        };
+        let location = match reference {
+            Some(reference) => self.location_entity(reference)?,
+            None => None,
+        };
+        match location {
+            Some(location) => Ok(location.id),
+            None => {
+                Err(Rejection::UnknownReference { field: format!("{prefix}{field}"), kind: EntityKind::Location }
+                    .into())
+            }
+        }
+    }
+
+    /// Takes a code for a new document, or refuses it as taken.
+    pub(crate) fn claim_code(&mut self, kind: EntityKind, field: &'static str, code: &str) -> Result<(), Stop> {
+        if self.code(CodeSpace::Entity(kind), code)?.is_some() {
+            return Err(Rejection::Duplicate { kind, field, value: code.to_owned() }.into());
+        }
+        let key = CodeKey { tenant: self.command.tenant_id, space: CodeSpace::Entity(kind), code: code.to_owned() };
+        self.codes.insert(key, Some(self.subject_id()));
+        Ok(())
+    }
+
+    /// Gives an item these barcodes instead of those, or refuses one as taken.
+    pub(crate) fn swap_barcodes(&mut self, item: ItemId, old: &[String], new: &[String]) -> Result<(), Stop> {
+        let tenant = self.command.tenant_id;
+        let key = |code: &String| CodeKey { tenant, space: CodeSpace::Barcode, code: code.clone() };
+        for gone in old.iter().filter(|code| !new.contains(code)) {
+            self.codes.insert(key(gone), None);
+            self.effects.barcodes.push((key(gone), None));
+        }
+        for code in new.iter().filter(|code| !old.contains(code)) {
+            if self.code(CodeSpace::Barcode, code)?.is_some() {
+                return Err(
+                    Rejection::Duplicate { kind: EntityKind::Item, field: "barcodes", value: code.clone() }.into()
+                );
+            }
+            self.codes.insert(key(code), Some(item.0));
+            self.effects.barcodes.push((key(code), Some(item.0)));
+        }
+        Ok(())
+    }
+
+    /// Writes the document that answers the operation.
+    pub(crate) fn save(&mut self, entity: impl Into<Entity>, event_type: &'static str) -> Result<(), Stop> {
+        self.write(entity.into(), event_type, true)
+    }
+
+    /// Writes a document that changes along with the one that answers the operation.
+    pub(crate) fn save_along(&mut self, entity: impl Into<Entity>, event_type: &'static str) -> Result<(), Stop> {
+        self.write(entity.into(), event_type, false)
+    }
+
+    fn write(&mut self, mut entity: Entity, event_type: &'static str, answers: bool) -> Result<(), Stop> {
+        let key = EntityKey { tenant: self.command.tenant_id, kind: entity.kind(), id: entity.id() };
+        let before = self.entity(key.kind, key.id)?;
+        let (version, created_at) = before.map_or((1, self.recorded_at), |old| (old.version() + 1, old.created_at()));
+        entity.stamp(version, created_at, self.recorded_at);
+        let document = document(&entity);
+        let entity = Arc::new(entity);
+        if answers {
+            self.resources.push(Resource {
+                kind: key.kind,
+                id: key.id,
+                version,
+                created: version == 1,
+                document: Arc::clone(&document),
+            });
+        }
+        self.account(key, version, &document, answers);
+        self.announce(key, event_type, &document);
+        self.entities.insert(key, Arc::clone(&entity));
+        self.effects.documents.push((key, entity, document));
+        Ok(())
+    }
+
+    fn account(&mut self, key: EntityKey, version: i64, document: &Arc<str>, answers: bool) {
+        self.head.audit_sequence += 1;
+        let mut record = AuditRecord {
+            tenant: key.tenant,
+            sequence: self.head.audit_sequence,
+            operation_index: answers.then_some(self.operation_index),
+            action: self.operation.map_or("", |operation| operation.payload.kind()),
+            entity_kind: key.kind,
+            entity: key.id,
+            entity_version: version,
+            document: Arc::clone(document),
+            actor: self.command.actor.clone(),
+            request_id: self.command.request_id.clone(),
+            command: self.command.command_id,
+            recorded_at: self.recorded_at,
+            hash: [0; 32],
+        };
+        record.hash = record.chain(&self.head.audit_hash);
+        self.head.audit_hash = record.hash;
+        self.effects.audit.push(record);
+    }
+
+    fn announce(&mut self, key: EntityKey, event_type: &'static str, document: &Arc<str>) {
+        self.head.event_sequence += 1;
+        let index = u32::try_from(self.effects.events.len()).unwrap_or(u32::MAX);
+        self.effects.events.push(DomainEvent {
+            id: event_id(self.command.command_id, index),
+            tenant: key.tenant,
+            sequence: self.head.event_sequence,
+            event_type,
+            subject_kind: key.kind,
+            subject: key.id,
+            occurred_at: self.occurred_at,
+            recorded_at: self.recorded_at,
+            command: self.command.command_id,
+            data: Arc::clone(document),
+        });
+    }
+
+    pub(crate) fn level(&self, item: ItemId, location: LocationId) -> Result<StockLevel, Need> {
+        let key = LevelKey { tenant: self.command.tenant_id, item, location };
+        match self.levels.get(&key) {
+            Some(level) => Ok(*level),
+            None => self.state.level(&key),
+        }
+    }
+
+    /// Appends a movement of the document `reference`. One that would promise or take more than there is becomes a shortage instead.
+    pub(crate) fn post(&mut self, reference_kind: EntityKind, posting: &Posting<'_>) -> Result<(), Stop> {
+        let before = self.level(posting.item, posting.location)?;
+        let on_hand = before.on_hand.checked_add(posting.on_hand).ok_or(Rejection::OutOfRange)?;
+        let reserved = before.reserved.checked_add(posting.reserved).ok_or(Rejection::OutOfRange)?;
+        let available_before = before.available().ok_or(Rejection::OutOfRange)?;
+        let available = on_hand.checked_sub(reserved).ok_or(Rejection::OutOfRange)?;
+        // A movement that makes things better is never refused, even from below zero.
+        let short = available.is_negative() && available < available_before;
+        if short && !self.allows_negative(posting.location)? {
+            self.shortages.push(Shortage {
+                line: posting.line,
+                item_id: posting.item,
+                sku: posting.sku.to_owned(),
+                location_id: posting.location,
+                requested: available_before.checked_sub(available).ok_or(Rejection::OutOfRange)?,
+                available: available_before,
+            });
+            return Ok(());
+        }
+        debug_assert!(!reserved.is_negative(), "a release never exceeds what was reserved");
+        self.append(reference_kind, posting, on_hand, reserved);
+        Ok(())
+    }
+
+    fn allows_negative(&self, location: LocationId) -> Result<bool, Need> {
+        Ok(self.location_entity(LocationRef::Id(location))?.is_some_and(|location| location.allow_negative_stock))
+    }
+
+    fn append(&mut self, reference_kind: EntityKind, posting: &Posting<'_>, on_hand: Quantity, reserved: Quantity) {
+        self.head.movement_sequence += 1;
+        let mut movement = Movement {
+            tenant: self.command.tenant_id,
+            sequence: self.head.movement_sequence,
+            item: posting.item,
+            location: posting.location,
+            kind: posting.kind,
+            on_hand_change: posting.on_hand,
+            reserved_change: posting.reserved,
+            on_hand_after: on_hand,
+            reserved_after: reserved,
+            reference_kind,
+            reference: self.subject_id(),
+            reference_line: posting.line,
+            reason: posting.reason.map(Arc::from),
+            command: self.command.command_id,
+            occurred_at: self.occurred_at,
+            recorded_at: self.recorded_at,
+            hash: [0; 32],
+        };
+        movement.hash = movement.chain(&self.head.movement_hash);
+        self.head.movement_hash = movement.hash;
+        let key = LevelKey { tenant: movement.tenant, item: movement.item, location: movement.location };
+        let mut level = self.levels.get(&key).copied().or_else(|| self.state.level(&key).ok()).unwrap_or_default();
+        level.evolve(&movement);
+        self.levels.insert(key, level);
+        self.effects.movements.push(movement);
+    }
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "serialising these structs to a string cannot fail: every map key is a string, and nothing is written"
+)]
+fn document(entity: &Entity) -> Arc<str> {
+    serde_json::to_string(entity).expect("a document has only string keys").into()
+}

@@ -1,0 +1,1 @@
+//! The write side: validates, makes a command, publishes it, awaits its outcome.

@@ -1,0 +1,1 @@
+//! Stream processors: one consumer loop, a module for each consumer group.
