@@ -1,1 +1,15 @@
-//! Where results land: one module an outside system.
+//! Where results land: one module an outside system, and nothing else that touches it.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        reason = "tests stop at the first surprise"
+    )
+)]
+
+pub mod kafka;
+pub mod postgres;

@@ -1,0 +1,714 @@
+//! The ledger's store: what a batch touches is loaded in a handful of set-based queries, what it makes is written in one
+//! transaction, and the partition's row makes that exactly once and fences every other writer.
+
+use super::outbox::{self, OutboxRecord};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use time::OffsetDateTime;
+use twh_domain::decimal::Quantity;
+use twh_domain::entity::{CodeKey, CodeSpace, Entity, EntityKey, EntityKind, LevelKey};
+use twh_domain::event::AuditRecord;
+use twh_domain::id::{CommandId, ItemId, LocationId, TenantId};
+use twh_domain::level::StockLevel;
+use twh_domain::movement::Movement;
+use twh_domain::outcome::{Outcome, Position, Refusal, Resource, Verdict};
+use twh_domain::state::{IdempotencyKey, LedgerHead, Need, PriorOutcome, State};
+use twh_domain::timestamp::Timestamp;
+use uuid::Uuid;
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Another writer owns the partition now: nothing was changed, and this one must stop.
+    #[error(
+        "another writer owns partition {partition}: this one (epoch {epoch}, at offset {expected_offset}) is fenced"
+    )]
+    Fenced {
+        /// Which partition.
+        partition: i32,
+        /// This writer's epoch.
+        epoch: i64,
+        /// Where this writer thought the ledger stood.
+        expected_offset: i64,
+    },
+    /// The partition's row was made against another Kafka cluster: its offsets mean something else there.
+    #[error(
+        "the ledger was written from Kafka cluster {ledger}, but this is cluster {connected}: connect to the right one, \
+         or start an empty database"
+    )]
+    OtherCluster {
+        /// The cluster that the ledger knows.
+        ledger: String,
+        /// The cluster connected to.
+        connected: String,
+    },
+    /// The database failed or cannot be reached.
+    #[error("the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    /// A stored value does not read as what it must be.
+    #[error("a stored {what} cannot be read: {reason}")]
+    Corrupt {
+        /// What.
+        what: &'static str,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl LedgerError {
+    /// The stable name, as a metric label.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Fenced { .. } => "fenced",
+            Self::OtherCluster { .. } => "other_cluster",
+            Self::Database(_) => "database",
+            Self::Corrupt { .. } => "corrupt",
+        }
+    }
+}
+
+/// A writer's hold on a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Which partition.
+    pub partition: i32,
+    /// Rises with every claim; a lower one is fenced.
+    pub epoch: i64,
+    /// The first offset that is not applied yet.
+    pub next_offset: i64,
+}
+
+/// One command's row among the outcomes.
+#[derive(Debug, Clone)]
+pub struct OutcomeRow {
+    /// The decision.
+    pub outcome: Outcome,
+    /// The key it was decided under; absent for a repeat.
+    pub idempotency_key: Option<String>,
+    /// What was asked.
+    pub fingerprint: String,
+}
+
+/// Everything that a batch of commands changes.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// New movements, in order.
+    pub movements: Vec<Movement>,
+    /// Levels as they are after the batch.
+    pub levels: BTreeMap<LevelKey, StockLevel>,
+    /// Documents as they are after the batch.
+    pub documents: BTreeMap<EntityKey, (Arc<Entity>, Arc<str>)>,
+    /// Barcodes as they are after the batch.
+    pub barcodes: BTreeMap<CodeKey, Option<Uuid>>,
+    /// Tenants' heads after the batch.
+    pub heads: BTreeMap<TenantId, LedgerHead>,
+    /// New audit records, in order.
+    pub audit: Vec<AuditRecord>,
+    /// New outcomes, in order.
+    pub outcomes: Vec<OutcomeRow>,
+    /// Idempotency-Keys whose time is over and that are used anew.
+    pub expired_keys: Vec<IdempotencyKey>,
+    /// What to publish, in order.
+    pub outbox: Vec<OutboxRecord>,
+}
+
+/// Takes a partition: raises its epoch, which fences whoever held it, and says where to go on.
+pub async fn claim(pool: &PgPool, partition: i32, kafka_cluster_id: &str, owner: &str) -> Result<Claim, LedgerError> {
+    let row = sqlx::query(
+        "insert into ledger_partitions as p (partition, kafka_cluster_id, next_offset, epoch, owner, claimed_at)
+         values ($1, $2, 0, 1, $3, now())
+         on conflict (partition) do update set epoch = p.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at
+             where p.kafka_cluster_id = excluded.kafka_cluster_id
+         returning epoch, next_offset",
+    )
+    .bind(partition)
+    .bind(kafka_cluster_id)
+    .bind(owner)
+    .fetch_optional(pool)
+    .await?;
+    match row {
+        Some(row) => Ok(Claim { partition, epoch: row.try_get("epoch")?, next_offset: row.try_get("next_offset")? }),
+        None => {
+            let ledger = sqlx::query_scalar("select kafka_cluster_id from ledger_partitions where partition = $1")
+                .bind(partition)
+                .fetch_one(pool)
+                .await?;
+            Err(LedgerError::OtherCluster { ledger, connected: kafka_cluster_id.to_owned() })
+        }
+    }
+}
+
+/// Where a partition stands now, whoever owns it.
+pub async fn current(pool: &PgPool, partition: i32) -> Result<Option<Claim>, LedgerError> {
+    let row = sqlx::query("select epoch, next_offset from ledger_partitions where partition = $1")
+        .bind(partition)
+        .fetch_optional(pool)
+        .await?;
+    row.map(|row| Ok(Claim { partition, epoch: row.try_get("epoch")?, next_offset: row.try_get("next_offset")? }))
+        .transpose()
+}
+
+/// Writes a batch and moves the partition from `claim.next_offset` to `next_offset`, all or nothing.
+///
+/// # Errors
+/// [`LedgerError::Fenced`] when another writer took the partition. After [`LedgerError::Database`] the batch may or may not be
+/// committed: ask [`current`].
+pub async fn commit(
+    pool: &PgPool,
+    claim: Claim,
+    next_offset: i64,
+    published_through: i64,
+    batch: &Batch,
+) -> Result<(), LedgerError> {
+    let mut tx = pool.begin().await?;
+    // First of all, so that a fenced writer does no work and waits for none.
+    let moved = sqlx::query(
+        "update ledger_partitions set next_offset = $1 where partition = $2 and next_offset = $3 and epoch = $4",
+    )
+    .bind(next_offset)
+    .bind(claim.partition)
+    .bind(claim.next_offset)
+    .bind(claim.epoch)
+    .execute(&mut *tx)
+    .await?;
+    if moved.rows_affected() != 1 {
+        return Err(LedgerError::Fenced {
+            partition: claim.partition,
+            epoch: claim.epoch,
+            expected_offset: claim.next_offset,
+        });
+    }
+    insert_movements(&mut tx, &batch.movements).await?;
+    upsert_levels(&mut tx, &batch.levels).await?;
+    upsert_documents(&mut tx, &batch.documents).await?;
+    replace_barcodes(&mut tx, &batch.barcodes).await?;
+    insert_audit(&mut tx, &batch.audit).await?;
+    free_keys(&mut tx, &batch.expired_keys).await?;
+    insert_outcomes(&mut tx, &batch.outcomes).await?;
+    upsert_heads(&mut tx, &batch.heads).await?;
+    outbox::delete_through(&mut tx, claim.partition, published_through).await?;
+    if !batch.outbox.is_empty() {
+        outbox::insert(&mut tx, claim.partition, next_offset, &batch.outbox).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn insert_movements(connection: &mut PgConnection, movements: &[Movement]) -> Result<(), sqlx::Error> {
+    if movements.is_empty() {
+        return Ok(());
+    }
+    let column = |value: fn(&Movement) -> i64| movements.iter().map(value).collect::<Vec<_>>();
+    let uuids = |value: fn(&Movement) -> Uuid| movements.iter().map(value).collect::<Vec<_>>();
+    let times = |value: fn(&Movement) -> Timestamp| movements.iter().map(|m| value(m).datetime()).collect::<Vec<_>>();
+    sqlx::query(
+        "insert into stock_movements (tenant_id, sequence, item_id, location_id, kind, on_hand_change_micro, reserved_change_micro,
+             on_hand_after_micro, reserved_after_micro, reference_kind, reference_id, reference_line, reason, command_id,
+             occurred_at, recorded_at, hash)
+         select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::uuid[], $5::text[], $6::bigint[], $7::bigint[],
+             $8::bigint[], $9::bigint[], $10::text[], $11::uuid[], $12::integer[], $13::text[], $14::uuid[],
+             $15::timestamptz[], $16::timestamptz[], $17::bytea[])",
+    )
+    .bind(uuids(|m| m.tenant.0))
+    .bind(column(|m| m.sequence))
+    .bind(uuids(|m| m.item.0))
+    .bind(uuids(|m| m.location.0))
+    .bind(movements.iter().map(|m| m.kind.name()).collect::<Vec<_>>())
+    .bind(column(|m| m.on_hand_change.micros()))
+    .bind(column(|m| m.reserved_change.micros()))
+    .bind(column(|m| m.on_hand_after.micros()))
+    .bind(column(|m| m.reserved_after.micros()))
+    .bind(movements.iter().map(|m| m.reference_kind.name()).collect::<Vec<_>>())
+    .bind(uuids(|m| m.reference))
+    .bind(movements.iter().map(|m| m.reference_line).collect::<Vec<_>>())
+    .bind(movements.iter().map(|m| m.reason.as_deref()).collect::<Vec<_>>())
+    .bind(uuids(|m| m.command.0))
+    .bind(times(|m| m.occurred_at))
+    .bind(times(|m| m.recorded_at))
+    .bind(movements.iter().map(|m| m.hash.as_slice()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn upsert_levels(
+    connection: &mut PgConnection,
+    levels: &BTreeMap<LevelKey, StockLevel>,
+) -> Result<(), sqlx::Error> {
+    if levels.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into stock_levels (tenant_id, item_id, location_id, on_hand_micro, reserved_micro, version, last_counted_at, updated_at)
+         select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[], $8::timestamptz[])
+         on conflict (tenant_id, item_id, location_id) do update set on_hand_micro = excluded.on_hand_micro,
+             reserved_micro = excluded.reserved_micro, version = excluded.version, last_counted_at = excluded.last_counted_at,
+             updated_at = excluded.updated_at",
+    )
+    .bind(levels.keys().map(|key| key.tenant.0).collect::<Vec<_>>())
+    .bind(levels.keys().map(|key| key.item.0).collect::<Vec<_>>())
+    .bind(levels.keys().map(|key| key.location.0).collect::<Vec<_>>())
+    .bind(levels.values().map(|level| level.on_hand.micros()).collect::<Vec<_>>())
+    .bind(levels.values().map(|level| level.reserved.micros()).collect::<Vec<_>>())
+    .bind(levels.values().map(|level| level.version).collect::<Vec<_>>())
+    .bind(levels.values().map(|level| level.last_counted_at.map(Timestamp::datetime)).collect::<Vec<_>>())
+    .bind(levels.values().map(|level| level.updated_at.datetime()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn upsert_documents(
+    connection: &mut PgConnection,
+    documents: &BTreeMap<EntityKey, (Arc<Entity>, Arc<str>)>,
+) -> Result<(), sqlx::Error> {
+    for kind in EntityKind::ALL {
+        let rows: Vec<_> = documents.iter().filter(|(key, _)| key.kind == *kind).collect();
+        if rows.is_empty() {
+            continue;
+        }
+        // The table's name comes from the code, never from a client.
+        let sql = format!(
+            "insert into {} (tenant_id, id, code, status, expires_at, version, created_at, updated_at, document)
+             select t, i, c, s, x, v, m, u, d::json from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[],
+                 $6::bigint[], $7::timestamptz[], $8::timestamptz[], $9::text[]) as n (t, i, c, s, x, v, m, u, d)
+             on conflict (tenant_id, id) do update set status = excluded.status, expires_at = excluded.expires_at,
+                 version = excluded.version, updated_at = excluded.updated_at, document = excluded.document",
+            kind.collection()
+        );
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(rows.iter().map(|(key, _)| key.tenant.0).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(key, _)| key.id).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, (entity, _))| entity.code()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, (entity, _))| entity.status()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, (entity, _))| entity.expires_at().map(Timestamp::datetime)).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, (entity, _))| entity.version()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, (entity, _))| entity.created_at().datetime()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, (entity, _))| entity.updated_at().datetime()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|(_, (_, document))| document.as_ref()).collect::<Vec<_>>())
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn replace_barcodes(
+    connection: &mut PgConnection,
+    barcodes: &BTreeMap<CodeKey, Option<Uuid>>,
+) -> Result<(), sqlx::Error> {
+    if barcodes.is_empty() {
+        return Ok(());
+    }
+    // A null item in the input is a barcode given up.
+    sqlx::query(
+        "with new as (select * from unnest($1::uuid[], $2::text[], $3::uuid[]) as n (tenant_id, barcode, item_id)),
+              gone as (delete from item_barcodes b using new
+                       where b.tenant_id = new.tenant_id and b.barcode = new.barcode and new.item_id is null)
+         insert into item_barcodes (tenant_id, barcode, item_id) select * from new where item_id is not null
+         on conflict (tenant_id, barcode) do update set item_id = excluded.item_id",
+    )
+    .bind(barcodes.keys().map(|key| key.tenant.0).collect::<Vec<_>>())
+    .bind(barcodes.keys().map(|key| key.code.as_str()).collect::<Vec<_>>())
+    .bind(barcodes.values().copied().collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn insert_audit(connection: &mut PgConnection, audit: &[AuditRecord]) -> Result<(), sqlx::Error> {
+    if audit.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into audit_log (tenant_id, sequence, operation_index, action, entity_kind, entity_id, entity_version, document,
+             actor_kind, actor_id, ip, user_agent, request_id, command_id, recorded_at, hash)
+         select t, s, o, a, k, e, v, d::json, ak, ai, ip, ua, r, c, m, h from unnest($1::uuid[], $2::bigint[], $3::integer[],
+             $4::text[], $5::text[], $6::uuid[], $7::bigint[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
+             $13::text[], $14::uuid[], $15::timestamptz[], $16::bytea[]) as n (t, s, o, a, k, e, v, d, ak, ai, ip, ua, r, c, m, h)",
+    )
+    .bind(audit.iter().map(|r| r.tenant.0).collect::<Vec<_>>())
+    .bind(audit.iter().map(|r| r.sequence).collect::<Vec<_>>())
+    .bind(audit.iter().map(|r| r.operation_index).collect::<Vec<_>>())
+    .bind(audit.iter().map(|r| r.action).collect::<Vec<_>>())
+    .bind(audit.iter().map(|r| r.entity_kind.name()).collect::<Vec<_>>())
+    .bind(audit.iter().map(|r| r.entity).collect::<Vec<_>>())
+    .bind(audit.iter().map(|r| r.entity_version).collect::<Vec<_>>())
+    .bind(audit.iter().map(|r| r.document.as_ref()).collect::<Vec<_>>())
+    .bind(audit.iter().map(|r| r.actor.kind.as_str()).collect::<Vec<_>>())
+    .bind(audit.iter().map(|r| r.actor.id.as_str()).collect::<Vec<_>>())
+    .bind(audit.iter().map(|r| r.actor.ip.as_deref()).collect::<Vec<_>>())
+    .bind(audit.iter().map(|r| r.actor.user_agent.as_deref()).collect::<Vec<_>>())
+    .bind(audit.iter().map(|r| r.request_id.as_str()).collect::<Vec<_>>())
+    .bind(audit.iter().map(|r| r.command.0).collect::<Vec<_>>())
+    .bind(audit.iter().map(|r| r.recorded_at.datetime()).collect::<Vec<_>>())
+    .bind(audit.iter().map(|r| r.hash.as_slice()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn free_keys(connection: &mut PgConnection, keys: &[IdempotencyKey]) -> Result<(), sqlx::Error> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update command_outcomes o set idempotency_key = null from unnest($1::uuid[], $2::text[]) as n (t, k)
+         where o.tenant_id = n.t and o.idempotency_key = n.k",
+    )
+    .bind(keys.iter().map(|key| key.tenant.0).collect::<Vec<_>>())
+    .bind(keys.iter().map(|key| key.key.as_str()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn insert_outcomes(connection: &mut PgConnection, rows: &[OutcomeRow]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let refusals: Vec<Option<&Refusal>> = rows
+        .iter()
+        .map(|row| match row.outcome.verdict.as_ref() {
+            Verdict::Rejected(refusal) => Some(refusal),
+            Verdict::Accepted { .. } => None,
+        })
+        .collect();
+    let audit: Vec<Option<(i64, i64)>> = rows
+        .iter()
+        .map(|row| match row.outcome.verdict.as_ref() {
+            Verdict::Accepted { audit_sequences, .. } => Some(*audit_sequences),
+            Verdict::Rejected(_) => None,
+        })
+        .collect();
+    // The same command can stand twice on the topic only by another hand than ours: its first row stays.
+    sqlx::query(
+        "insert into command_outcomes (tenant_id, command_id, idempotency_key, fingerprint, replay_of, accepted, code, message,
+             details, first_audit, last_audit, partition, log_offset, recorded_at)
+         select t, c, k, f, r, a, e, m, d::json, fa, la, p, o, w from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[],
+             $6::boolean[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::integer[], $13::bigint[],
+             $14::timestamptz[]) as n (t, c, k, f, r, a, e, m, d, fa, la, p, o, w)
+         on conflict (tenant_id, command_id) do nothing",
+    )
+    .bind(rows.iter().map(|row| row.outcome.tenant.0).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.outcome.command_id.0).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.idempotency_key.as_deref()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.fingerprint.as_str()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.outcome.replay_of.map(|id| id.0)).collect::<Vec<_>>())
+    .bind(refusals.iter().map(Option::is_none).collect::<Vec<_>>())
+    .bind(refusals.iter().map(|r| r.map(|r| r.code.as_str())).collect::<Vec<_>>())
+    .bind(refusals.iter().map(|r| r.map(|r| r.message.as_str())).collect::<Vec<_>>())
+    .bind(refusals.iter().map(|r| r.map(|r| r.details.as_str())).collect::<Vec<_>>())
+    .bind(audit.iter().map(|a| a.map(|a| a.0)).collect::<Vec<_>>())
+    .bind(audit.iter().map(|a| a.map(|a| a.1)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.outcome.position.partition).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.outcome.position.offset).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.outcome.recorded_at.datetime()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn upsert_heads(
+    connection: &mut PgConnection,
+    heads: &BTreeMap<TenantId, LedgerHead>,
+) -> Result<(), sqlx::Error> {
+    if heads.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into ledger_heads (tenant_id, movement_sequence, movement_hash, event_sequence, audit_sequence, audit_hash, recorded_at)
+         select * from unnest($1::uuid[], $2::bigint[], $3::bytea[], $4::bigint[], $5::bigint[], $6::bytea[], $7::timestamptz[])
+         on conflict (tenant_id) do update set movement_sequence = excluded.movement_sequence, movement_hash = excluded.movement_hash,
+             event_sequence = excluded.event_sequence, audit_sequence = excluded.audit_sequence, audit_hash = excluded.audit_hash,
+             recorded_at = excluded.recorded_at",
+    )
+    .bind(heads.keys().map(|tenant| tenant.0).collect::<Vec<_>>())
+    .bind(heads.values().map(|head| head.movement_sequence).collect::<Vec<_>>())
+    .bind(heads.values().map(|head| head.movement_hash.as_slice()).collect::<Vec<_>>())
+    .bind(heads.values().map(|head| head.event_sequence).collect::<Vec<_>>())
+    .bind(heads.values().map(|head| head.audit_sequence).collect::<Vec<_>>())
+    .bind(heads.values().map(|head| head.audit_hash.as_slice()).collect::<Vec<_>>())
+    .bind(heads.values().map(|head| head.recorded_at.datetime()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Loads what is needed into the state: each thing that exists, and the knowledge that the others do not.
+pub async fn load(pool: &PgPool, state: &mut State, needs: BTreeSet<Need>) -> Result<(), LedgerError> {
+    let mut sorted = Needs::default();
+    for need in needs {
+        match need {
+            Need::Entity(key) => sorted.entities.push(key),
+            Need::Code(key) => sorted.codes.push(key),
+            Need::Level(key) => sorted.levels.push(key),
+            Need::Outcome(key) => sorted.outcomes.push(key),
+            Need::Head(tenant) => sorted.heads.push(tenant),
+        }
+    }
+    let mut connection = pool.acquire().await?;
+    load_heads(&mut connection, state, sorted.heads).await?;
+    load_outcomes(&mut connection, state, sorted.outcomes).await?;
+    load_codes(&mut connection, state, sorted.codes).await?;
+    load_entities(&mut connection, state, sorted.entities).await?;
+    load_levels(&mut connection, state, sorted.levels).await
+}
+
+#[derive(Default)]
+struct Needs {
+    entities: Vec<EntityKey>,
+    codes: Vec<CodeKey>,
+    levels: Vec<LevelKey>,
+    outcomes: Vec<IdempotencyKey>,
+    heads: Vec<TenantId>,
+}
+
+fn time(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Error> {
+    Ok(row.try_get::<OffsetDateTime, _>(column)?.into())
+}
+
+fn quantity(row: &PgRow, column: &'static str) -> Result<Quantity, LedgerError> {
+    let micros: i64 = row.try_get(column)?;
+    Quantity::from_micros(micros)
+        .ok_or_else(|| LedgerError::Corrupt { what: column, reason: format!("{micros} is out of range") })
+}
+
+fn hash(row: &PgRow, column: &'static str) -> Result<[u8; 32], LedgerError> {
+    let bytes: Vec<u8> = row.try_get(column)?;
+    bytes.try_into().map_err(|_| LedgerError::Corrupt { what: column, reason: "it is not 32 bytes long".to_owned() })
+}
+
+async fn load_heads(
+    connection: &mut PgConnection,
+    state: &mut State,
+    tenants: Vec<TenantId>,
+) -> Result<(), LedgerError> {
+    if tenants.is_empty() {
+        return Ok(());
+    }
+    let rows = sqlx::query(
+        "select tenant_id, movement_sequence, movement_hash, event_sequence, audit_sequence, audit_hash, recorded_at
+         from ledger_heads where tenant_id = any($1)",
+    )
+    .bind(tenants.iter().map(|tenant| tenant.0).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    for row in rows {
+        let head = LedgerHead {
+            movement_sequence: row.try_get("movement_sequence")?,
+            movement_hash: hash(&row, "movement_hash")?,
+            event_sequence: row.try_get("event_sequence")?,
+            audit_sequence: row.try_get("audit_sequence")?,
+            audit_hash: hash(&row, "audit_hash")?,
+            recorded_at: time(&row, "recorded_at")?,
+        };
+        state.load_head(TenantId(row.try_get("tenant_id")?), head);
+    }
+    for tenant in tenants {
+        state.load_head(tenant, LedgerHead::genesis(tenant));
+    }
+    Ok(())
+}
+
+async fn load_codes(connection: &mut PgConnection, state: &mut State, keys: Vec<CodeKey>) -> Result<(), LedgerError> {
+    let mut by_space: BTreeMap<CodeSpace, Vec<CodeKey>> = BTreeMap::new();
+    for key in keys {
+        by_space.entry(key.space).or_default().push(key);
+    }
+    for (space, keys) in by_space {
+        let (table, code, id) = match space {
+            CodeSpace::Entity(kind) => (kind.collection(), "code", "id"),
+            CodeSpace::Barcode => ("item_barcodes", "barcode", "item_id"),
+        };
+        let sql = format!(
+            "select e.tenant_id, e.{code} as code, e.{id} as id from unnest($1::uuid[], $2::text[]) as n (t, c)
+             join {table} e on e.tenant_id = n.t and e.{code} = n.c"
+        );
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(keys.iter().map(|key| key.tenant.0).collect::<Vec<_>>())
+            .bind(keys.iter().map(|key| key.code.as_str()).collect::<Vec<_>>())
+            .fetch_all(&mut *connection)
+            .await?;
+        for row in rows {
+            let key = CodeKey { tenant: TenantId(row.try_get("tenant_id")?), space, code: row.try_get("code")? };
+            state.load_code(key, Some(row.try_get("id")?));
+        }
+        for key in keys {
+            state.load_code(key, None);
+        }
+    }
+    Ok(())
+}
+
+async fn load_entities(
+    connection: &mut PgConnection,
+    state: &mut State,
+    keys: Vec<EntityKey>,
+) -> Result<(), LedgerError> {
+    let mut by_kind: BTreeMap<EntityKind, Vec<EntityKey>> = BTreeMap::new();
+    for key in keys {
+        by_kind.entry(key.kind).or_default().push(key);
+    }
+    for (kind, keys) in by_kind {
+        let sql = format!(
+            "select e.tenant_id, e.id, e.document::text as document from unnest($1::uuid[], $2::uuid[]) as n (t, i)
+             join {} e on e.tenant_id = n.t and e.id = n.i",
+            kind.collection()
+        );
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(keys.iter().map(|key| key.tenant.0).collect::<Vec<_>>())
+            .bind(keys.iter().map(|key| key.id).collect::<Vec<_>>())
+            .fetch_all(&mut *connection)
+            .await?;
+        for row in rows {
+            let key = EntityKey { tenant: TenantId(row.try_get("tenant_id")?), kind, id: row.try_get("id")? };
+            let entity = Entity::from_document(kind, row.try_get("document")?)
+                .map_err(|error| LedgerError::Corrupt { what: kind.noun(), reason: format!("{}: {error}", key.id) })?;
+            state.load_entity(key, Some(entity));
+        }
+        for key in keys {
+            state.load_entity(key, None);
+        }
+    }
+    Ok(())
+}
+
+async fn load_levels(connection: &mut PgConnection, state: &mut State, keys: Vec<LevelKey>) -> Result<(), LedgerError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let rows = sqlx::query(
+        "select l.tenant_id, l.item_id, l.location_id, l.on_hand_micro, l.reserved_micro, l.version, l.last_counted_at, l.updated_at
+         from unnest($1::uuid[], $2::uuid[], $3::uuid[]) as n (t, i, p)
+         join stock_levels l on l.tenant_id = n.t and l.item_id = n.i and l.location_id = n.p",
+    )
+    .bind(keys.iter().map(|key| key.tenant.0).collect::<Vec<_>>())
+    .bind(keys.iter().map(|key| key.item.0).collect::<Vec<_>>())
+    .bind(keys.iter().map(|key| key.location.0).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    for row in rows {
+        let key = LevelKey {
+            tenant: TenantId(row.try_get("tenant_id")?),
+            item: ItemId(row.try_get("item_id")?),
+            location: LocationId(row.try_get("location_id")?),
+        };
+        let level = StockLevel {
+            on_hand: quantity(&row, "on_hand_micro")?,
+            reserved: quantity(&row, "reserved_micro")?,
+            version: row.try_get("version")?,
+            last_counted_at: row.try_get::<Option<OffsetDateTime>, _>("last_counted_at")?.map(Timestamp::from),
+            updated_at: time(&row, "updated_at")?,
+        };
+        state.load_level(key, level);
+    }
+    for key in keys {
+        state.load_level(key, StockLevel::default());
+    }
+    Ok(())
+}
+
+async fn load_outcomes(
+    connection: &mut PgConnection,
+    state: &mut State,
+    keys: Vec<IdempotencyKey>,
+) -> Result<(), LedgerError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let rows = sqlx::query(
+        "select o.tenant_id, o.idempotency_key, o.command_id, o.fingerprint, o.accepted, o.code, o.message, o.details::text as details,
+                o.first_audit, o.last_audit, o.partition, o.log_offset, o.recorded_at
+         from unnest($1::uuid[], $2::text[]) as n (t, k)
+         join command_outcomes o on o.tenant_id = n.t and o.idempotency_key = n.k",
+    )
+    .bind(keys.iter().map(|key| key.tenant.0).collect::<Vec<_>>())
+    .bind(keys.iter().map(|key| key.key.as_str()).collect::<Vec<_>>())
+    .fetch_all(&mut *connection)
+    .await?;
+    for row in rows {
+        let key = IdempotencyKey { tenant: TenantId(row.try_get("tenant_id")?), key: row.try_get("idempotency_key")? };
+        let verdict = if row.try_get("accepted")? {
+            let sequences = (row.try_get("first_audit")?, row.try_get("last_audit")?);
+            Verdict::Accepted {
+                resources: resources(&mut *connection, key.tenant, sequences).await?,
+                audit_sequences: sequences,
+            }
+        } else {
+            Verdict::Rejected(Refusal {
+                code: row.try_get("code")?,
+                message: row.try_get("message")?,
+                details: row.try_get("details")?,
+            })
+        };
+        let prior = PriorOutcome {
+            command_id: CommandId(row.try_get("command_id")?),
+            fingerprint: row.try_get("fingerprint")?,
+            position: Position { partition: row.try_get("partition")?, offset: row.try_get("log_offset")? },
+            recorded_at: time(&row, "recorded_at")?,
+            verdict: Arc::new(verdict),
+        };
+        state.load_outcome(key, Some(prior));
+    }
+    for key in keys {
+        state.load_outcome(key, None);
+    }
+    Ok(())
+}
+
+/// The documents that answered a command, from the account of what it wrote.
+async fn resources(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    (first, last): (i64, i64),
+) -> Result<Vec<Resource>, LedgerError> {
+    let rows = sqlx::query(
+        "select entity_kind, entity_id, entity_version, document::text as document from audit_log
+         where tenant_id = $1 and sequence between $2 and $3 and operation_index is not null order by operation_index",
+    )
+    .bind(tenant.0)
+    .bind(first)
+    .bind(last)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let name: &str = row.try_get("entity_kind")?;
+            let kind = EntityKind::from_name(name)
+                .ok_or_else(|| LedgerError::Corrupt { what: "kind of document", reason: name.to_owned() })?;
+            let version = row.try_get("entity_version")?;
+            let document = row.try_get::<&str, _>("document")?.into();
+            Ok(Resource { kind, id: row.try_get("entity_id")?, version, created: version == 1, document })
+        })
+        .collect()
+}
+
+/// Reservations whose time has come, oldest first.
+pub async fn due_reservations(pool: &PgPool, limit: i64) -> Result<Vec<(TenantId, Uuid)>, LedgerError> {
+    let rows =
+        sqlx::query("select tenant_id, id from reservations where expires_at <= now() order by expires_at limit $1")
+            .bind(limit)
+            .fetch_all(pool)
+            .await?;
+    rows.iter().map(|row| Ok((TenantId(row.try_get("tenant_id")?), row.try_get("id")?))).collect()
+}
+
+/// How much longer than an Idempotency-Key is honoured its row is kept, in microseconds: 7 days. A ledger that lags behind
+/// its log by less decides as if nothing had ever been forgotten, and so does a replay.
+const FORGET_SLACK_MICROS: i64 = 7 * 24 * 60 * 60 * 1_000_000;
+
+/// Forgets outcomes well past the retention of Idempotency-Keys, a bounded number at a time; says how many.
+pub async fn forget_outcomes(pool: &PgPool, limit: i64) -> Result<u64, LedgerError> {
+    let done = sqlx::query(
+        "delete from command_outcomes where ctid in (select ctid from command_outcomes
+             where recorded_at < now() - make_interval(secs => $1::double precision / 1000000) limit $2)",
+    )
+    .bind(twh_domain::IDEMPOTENCY_RETENTION_MICROS + FORGET_SLACK_MICROS)
+    .bind(limit)
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}
