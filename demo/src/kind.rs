@@ -5,22 +5,8 @@ use crate::dataset::Line;
 /// Codes that are not goods: postage, carriage, discounts, fees, samples, bad debt and corrections by hand. They are
 /// those of the published year (and `C3`, `ADJUST` and `ADJUST2` of its later edition); `PADS` are cushion pads and so
 /// goods.
-const SERVICES: [&str; 14] = [
-    "ADJUST",
-    "ADJUST2",
-    "AMAZONFEE",
-    "B",
-    "BANK CHARGES",
-    "C2",
-    "C3",
-    "CRUK",
-    "D",
-    "DOT",
-    "M",
-    "POST",
-    "S",
-    "m",
-];
+const SERVICES: [&str; 14] =
+    ["ADJUST", "ADJUST2", "AMAZONFEE", "B", "BANK CHARGES", "C2", "C3", "CRUK", "D", "DOT", "M", "POST", "S", "m"];
 
 /// Gift vouchers are `gift_0001_10`, `gift_0001_20`, …
 const VOUCHER_PREFIX: &str = "gift_0001_";

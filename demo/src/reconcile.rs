@@ -62,3 +62,40 @@ pub(crate) fn compare(sku: &str, expected: i64, actual: Closing) -> Option<Disag
         reserved: actual.reserved.to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Closing, compare, expected_closing};
+    use crate::decimal::Exact;
+    use crate::generate::{GenerateOptions, generate};
+    use crate::kind::is_service;
+    use std::collections::{HashMap, HashSet};
+
+    #[test]
+    fn the_closing_quantity_is_what_was_received_less_the_sum_of_the_column() {
+        let lines = generate(GenerateOptions { lines: 2_000, codes: 50, ..GenerateOptions::default() });
+        let codes: HashSet<&str> = lines.iter().map(|line| line.stock_code.as_str()).collect();
+        let received: HashMap<String, i64> = codes.iter().map(|code| ((*code).to_owned(), 1_000)).collect();
+        let closing = expected_closing(&lines, &received);
+        assert_eq!(closing.len(), codes.iter().filter(|code| !is_service(code)).count());
+        for (code, left) in closing {
+            let sum: i64 = lines.iter().filter(|line| line.stock_code == code).map(|line| line.quantity).sum();
+            assert_eq!(left, 1_000 - sum, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_level_a_wrong_ledger_and_a_forgotten_reservation_each_disagree() {
+        let right = Closing { on_hand: Exact::whole(5), reserved: Exact::ZERO, ledger: Exact::whole(5) };
+        assert_eq!(compare("100", 5, right), None);
+        let wrong = Exact::parse("5.000001").unwrap();
+        for actual in [
+            Closing { on_hand: wrong, ..right },
+            Closing { ledger: wrong, ..right },
+            Closing { reserved: Exact::whole(1), ..right },
+        ] {
+            let disagreement = compare("100", 5, actual).unwrap();
+            assert!(disagreement.to_string().starts_with("100: expected 5, on hand 5"), "{disagreement}");
+        }
+    }
+}

@@ -1,9 +1,11 @@
 //! A price as the file has it: exact, never a float.
 
+use crate::decimal::{parse_scaled, write_scaled};
 use std::fmt;
 
+/// The published file has prices down to a tenth of a penny.
 const DECIMALS: usize = 4;
-const SCALE: i64 = 10_000;
+const UNITS_PER_PENNY: i64 = 100;
 
 /// An exact amount in ten-thousandths of a pound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -15,25 +17,15 @@ impl Price {
 
     /// Of an amount in pence.
     #[must_use]
-    pub const fn from_pence(pence: i32) -> Self {
-        // Widening, which `i64::from` cannot do in a const fn.
-        #[expect(clippy::as_conversions, clippy::cast_lossless, reason = "i32 to i64 never loses")]
-        Self(pence as i64 * (SCALE / 100))
+    pub fn from_pence(pence: i32) -> Self {
+        Self(i64::from(pence) * UNITS_PER_PENNY)
     }
 
-    /// Reads a decimal such as `2.55` or `-11062.06`, of at most four decimals (zeros behind them do not count) and
-    /// less than 10^12; `None` when it is anything else.
+    /// Reads a decimal such as `2.55` or `-11062.06`, of at most four decimals (zeros at its end do not count); `None`
+    /// when it is anything else or too large.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let (negative, digits) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
-        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-        let fraction = fraction.trim_end_matches('0');
-        let only_digits = whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit());
-        if !only_digits || whole.is_empty() || whole.len() > 12 || fraction.len() > DECIMALS {
-            return None;
-        }
-        let units: i64 = format!("{whole}{fraction:0<DECIMALS$}").parse().ok()?;
-        Some(Self(if negative { -units } else { units }))
+        parse_scaled(text, DECIMALS).and_then(|units| i64::try_from(units).ok()).map(Self)
     }
 
     /// Whether the row has no price.
@@ -48,7 +40,7 @@ impl Price {
         self.0 > 0
     }
 
-    /// Whether it is less than nothing.
+    /// Whether it is less than nothing, as on bad debt written off.
     #[must_use]
     pub const fn is_negative(self) -> bool {
         self.0 < 0
@@ -57,13 +49,6 @@ impl Price {
 
 impl fmt::Display for Price {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = if self.0 < 0 { "-" } else { "" };
-        let units = self.0.unsigned_abs();
-        let scale = SCALE.unsigned_abs();
-        let fraction = format!("{:0DECIMALS$}", units % scale);
-        match fraction.trim_end_matches('0') {
-            "" => write!(f, "{sign}{}", units / scale),
-            decimals => write!(f, "{sign}{}.{decimals}", units / scale),
-        }
+        write_scaled(f, i128::from(self.0), DECIMALS)
     }
 }

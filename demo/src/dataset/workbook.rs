@@ -3,6 +3,7 @@
 use super::{Line, row::Columns};
 use anyhow::{Context, Result, bail};
 use calamine::{Data, ExcelDateTime, Reader, Xlsx};
+use std::borrow::Cow;
 use std::io::{Cursor, Read};
 
 /// Reads a workbook, or the first workbook in a zip.
@@ -11,7 +12,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Line>> {
     if archive.by_name("xl/workbook.xml").is_ok() {
         return sheet(bytes);
     }
-    let Some(name) = archive.file_names().find(|name| name.ends_with(".xlsx")).map(str::to_owned) else {
+    let name = archive.file_names().filter_map(Result::ok).find(|name| name.ends_with(".xlsx"));
+    let Some(name) = name.map(Cow::into_owned) else {
         bail!("the zip holds no .xlsx");
     };
     let mut workbook = Vec::new();
