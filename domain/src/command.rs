@@ -16,6 +16,8 @@ use uuid::Uuid;
 
 /// The rules that today's commands are decided by; carried in each command, so that a replay decides as it was decided.
 pub const RULES_VERSION: i32 = 1;
+/// Idempotency-Keys that begin like this are the platform's own: no client may send one.
+pub const SYSTEM_KEY_PREFIX: &str = "system/";
 /// Most operations in one command: an atomic batch.
 pub const OPERATIONS_MAX: usize = 1_000;
 

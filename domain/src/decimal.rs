@@ -11,8 +11,9 @@ pub const SCALE: u32 = 6;
 const ONE: i64 = 1_000_000;
 /// The largest magnitude, in millionths: eighteen nines.
 const MAX: i64 = 999_999_999_999_999_999;
-/// A float is taken at its word only while its shortest decimal form is certain (IEEE 754 binary64).
-const FLOAT_DIGITS_MAX: usize = 15;
+/// A float is taken at its word only below this: there, six digits after the point make at most fifteen in all, which a
+/// float (IEEE 754 binary64) carries unharmed.
+const FLOAT_MAX: f64 = 1_000_000_000.0;
 
 /// Why a text or number is not a decimal of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,8 +27,8 @@ pub enum DecimalError {
     /// Twelve digits before the point are the most.
     #[error("is out of range: at most 12 digits before the decimal point")]
     OutOfRange,
-    /// A JSON number with more digits than a float holds for certain.
-    #[error("has more digits than a JSON number carries exactly: send it as a string")]
+    /// A JSON number with a fraction, or out of range, too large to be exact.
+    #[error("is too large for a JSON number to be exact: send it as a string")]
     Inexact,
 }
 
@@ -90,11 +91,10 @@ impl de::Visitor<'_> for Visitor {
     }
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<i64, E> {
         // Rust prints the shortest decimal that reads back as the same float, without an exponent.
-        let text = value.to_string();
-        let digits = text.bytes().filter(u8::is_ascii_digit).count();
-        match parse(&text) {
-            Ok(_) if digits > FLOAT_DIGITS_MAX => Err(E::custom(DecimalError::Inexact)),
-            other => other.map_err(E::custom),
+        if value.abs() < FLOAT_MAX {
+            parse(&value.to_string()).map_err(E::custom)
+        } else {
+            Err(E::custom(DecimalError::Inexact))
         }
     }
 }

@@ -1,0 +1,116 @@
+//! The way of a command: onto the log, then wait for what becomes of it.
+//!
+//! It never answers 2xx for what is not durable: a command is acknowledged by the log first.
+
+use crate::replies::{Replies, Ticket};
+use prometheus::{IntCounterVec, register_int_counter_vec};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use twh_domain::command::Command;
+use twh_domain::outcome::{Outcome, Position};
+use twh_edge::error::{ApiError, ErrorCode};
+use twh_schemas::{Schemas, headers};
+use twh_sinks::kafka::{Outgoing, Producer, settle};
+
+#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
+static SUBMITTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!("twh_commands_submitted_total", "Commands given to the log, by what came of it.", &["result"])
+        .expect("the metric's name is unique")
+});
+
+/// How the write side is set up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The full name of `commands`.
+    pub commands_topic: String,
+    /// How long a request waits for its outcome before it is answered with 202.
+    pub outcome_wait: Duration,
+    /// Commands that may be under way at once; more are refused with 503.
+    pub in_flight_max: usize,
+}
+
+/// The write side's connection to the log.
+pub struct Gateway {
+    options: Options,
+    producer: Producer,
+    schemas: Arc<Schemas>,
+    replies: Replies,
+    in_flight: Arc<Semaphore>,
+}
+
+/// A command on its way.
+pub struct UnderWay {
+    delivery: rdkafka::producer::DeliveryFuture,
+    ticket: Ticket,
+    permit: OwnedSemaphorePermit,
+}
+
+/// A command that the log has.
+pub struct Acknowledged {
+    /// Where it stands.
+    pub position: Position,
+    ticket: Ticket,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Gateway {
+    /// A gateway onto the log.
+    #[must_use]
+    pub fn new(options: Options, producer: Producer, schemas: Arc<Schemas>, replies: Replies) -> Self {
+        let in_flight = Arc::new(Semaphore::new(options.in_flight_max));
+        Self { options, producer, schemas, replies, in_flight }
+    }
+
+    /// How long a request waits for its outcome, by default.
+    #[must_use]
+    pub const fn outcome_wait(&self) -> Duration {
+        self.options.outcome_wait
+    }
+
+    /// Hands a command to the log without waiting; commands handed over one after another stand there in that order.
+    pub fn hand_over(&self, command: &Command, traceparent: Option<&str>) -> Result<UnderWay, ApiError> {
+        let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_owned() else {
+            SUBMITTED.with_label_values(&["overloaded"]).inc();
+            return Err(ApiError::new(ErrorCode::Overloaded, "too many commands are under way").retry_after(1));
+        };
+        let payload = self.schemas.commands.encode(command).map_err(ApiError::internal)?;
+        let mut header = vec![(headers::REPLY_PARTITION.to_owned(), self.replies.partition().to_string())];
+        header.extend(traceparent.map(|value| (headers::TRACEPARENT.to_owned(), value.to_owned())));
+        let key = command.tenant_id.to_string();
+        let ticket = self.replies.expect(command.command_id);
+        let record = Outgoing {
+            topic: &self.options.commands_topic,
+            partition: None,
+            key: key.as_bytes(),
+            headers: &header,
+            payload: &payload,
+        };
+        let delivery = self.producer.enqueue(record).map_err(unavailable)?;
+        Ok(UnderWay { delivery, ticket, permit: permit })
+    }
+}
+
+fn unavailable(error: twh_sinks::kafka::ProduceError) -> ApiError {
+    SUBMITTED.with_label_values(&[error.kind()]).inc();
+    tracing::warn!(%error, "a command could not be put on the log");
+    ApiError::new(ErrorCode::CommandLogUnavailable, "the command log cannot take the command now; send it again with the same Idempotency-Key")
+        .retry_after(1)
+}
+
+impl UnderWay {
+    /// Waits until the log has the command.
+    pub async fn acknowledged(self) -> Result<Acknowledged, ApiError> {
+        let delivery = settle(self.delivery).await.map_err(unavailable)?;
+        SUBMITTED.with_label_values(&["acknowledged"]).inc();
+        let position = Position { partition: delivery.partition, offset: delivery.offset };
+        Ok(Acknowledged { position, ticket: self.ticket, permit: self.permit })
+    }
+}
+
+impl Acknowledged {
+    /// Waits for what becomes of it; `None` when that takes longer.
+    pub async fn outcome(&mut self, wait: Duration) -> Option<Outcome> {
+        self.ticket.outcome(wait).await
+    }
+}

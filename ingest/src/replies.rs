@@ -1,0 +1,144 @@
+//! Waits for outcomes: reads this process's reply partition of `command.outcomes` and wakes the request that waits for each.
+//!
+//! Two processes may share a partition: each passes over what it did not ask for. It never decides anything: an outcome that
+//! nobody waits for any more is found by `GET /v1/commands/{id}` or by a retry with the same Idempotency-Key.
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use twh_domain::id::CommandId;
+use twh_domain::outcome::Outcome;
+use twh_schemas::Schemas;
+use uuid::Uuid;
+
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Those who wait, by command.
+#[derive(Default)]
+struct Waiting(Mutex<HashMap<CommandId, oneshot::Sender<Outcome>>>);
+
+impl Waiting {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<CommandId, oneshot::Sender<Outcome>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The outcomes that come to this process.
+pub struct Replies {
+    waiting: Arc<Waiting>,
+    partition: i32,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A place in the queue for one outcome; given up when dropped.
+pub struct Ticket {
+    command: CommandId,
+    waiting: Arc<Waiting>,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl Ticket {
+    /// The outcome, or `None` when it has not come within `wait`.
+    pub async fn outcome(&mut self, wait: Duration) -> Option<Outcome> {
+        tokio::time::timeout(wait, &mut self.outcome).await.ok()?.ok()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.waiting.lock().remove(&self.command);
+    }
+}
+
+impl Replies {
+    /// Takes a reply partition at random and reads it from its end on. Blocks until that end is known: a command sent after
+    /// this cannot be answered before it.
+    pub fn start(brokers: &str, client_id: &str, topic: &str, schemas: Arc<Schemas>) -> Result<Self, KafkaError> {
+        let consumer: BaseConsumer = twh_sinks::kafka::client_config(brokers, client_id)
+            // Never a member of a group: the partition is chosen here.
+            .set("group.id", client_id)
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "latest")
+            .set("fetch.wait.max.ms", "100")
+            .create()?;
+        let metadata = consumer.fetch_metadata(Some(topic), KAFKA_TIMEOUT)?;
+        let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len()).max(1);
+        let partition = i32::try_from(Uuid::new_v4().as_u128() % partitions as u128).unwrap_or_default();
+        let (_, end) = consumer.fetch_watermarks(topic, partition, KAFKA_TIMEOUT)?;
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(topic, partition, Offset::Offset(end))?;
+        consumer.assign(&assignment)?;
+        let waiting = Arc::new(Waiting::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = Reader { consumer, waiting: Arc::clone(&waiting), schemas, runtime: Handle::current(), stop: Arc::clone(&stop) };
+        let thread = std::thread::Builder::new().name("replies".to_owned()).spawn(move || reader.run()).map_err(|_| {
+            KafkaError::ClientCreation("the thread that reads outcomes could not be started".to_owned())
+        })?;
+        Ok(Self { waiting, partition, stop, thread: Some(thread) })
+    }
+
+    /// The partition that outcomes must be sent to.
+    #[must_use]
+    pub const fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    /// Begins to wait for a command's outcome. Call before the command is sent.
+    #[must_use]
+    pub fn expect(&self, command: CommandId) -> Ticket {
+        let (sender, outcome) = oneshot::channel();
+        self.waiting.lock().insert(command, sender);
+        Ticket { command, waiting: Arc::clone(&self.waiting), outcome }
+    }
+}
+
+impl Drop for Replies {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Reader {
+    consumer: BaseConsumer,
+    waiting: Arc<Waiting>,
+    schemas: Arc<Schemas>,
+    runtime: Handle,
+    stop: Arc<AtomicBool>,
+}
+
+impl Reader {
+    fn run(self) {
+        while !self.stop.load(Ordering::Acquire) {
+            match self.consumer.poll(POLL_INTERVAL) {
+                None => {}
+                Some(Ok(message)) => self.deliver(&message),
+                Some(Err(error)) => tracing::warn!(%error, "kafka: outcomes cannot be read now; the client tries again"),
+            }
+        }
+    }
+
+    /// Wakes who waits for the outcome; its key is the command's id, so others' are passed over unread.
+    fn deliver(&self, message: &BorrowedMessage<'_>) {
+        let command = message.key().and_then(|key| std::str::from_utf8(key).ok()?.parse::<CommandId>().ok());
+        let Some(sender) = command.and_then(|command| self.waiting.lock().remove(&command)) else { return };
+        let payload = message.payload().unwrap_or_default();
+        match self.runtime.block_on(self.schemas.outcomes.decode(payload)) {
+            // Who has stopped waiting has been answered already.
+            Ok(outcome) => drop(sender.send(outcome)),
+            Err(error) => tracing::error!(%error, offset = message.offset(), "an outcome cannot be decoded; its request is answered with 202"),
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The consumer group `ledger`: turns commands into movements, one writer a partition, many commands a transaction.
+//!
+//! A batch is decided on the state that the writer keeps (it alone writes it), and written with the partition's checkpoint in
+//! one transaction, compare-and-set on offset and epoch: applied exactly once, and never by two. What is in doubt after a
+//! failure is settled by reading the checkpoint, never by guessing.
+
+mod records;
+
+use crate::outbox::{Publisher, Publishing};
+use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Record, Watermarks, Worker};
+use prometheus::{IntCounterVec, register_int_counter_vec};
+use records::Records;
+use std::collections::BTreeSet;
+use std::sync::{Arc, LazyLock};
+use twh_domain::command::{Command, RULES_VERSION};
+use twh_domain::entity::LevelKey;
+use twh_domain::id::TenantId;
+use twh_domain::outcome::{Position, Verdict};
+use twh_domain::state::{IdempotencyKey, PriorOutcome, State};
+use twh_domain::{Decision, Recorded, decide, prefetch};
+use twh_schemas::{Schemas, headers};
+use twh_sinks::postgres::PgPool;
+use twh_sinks::postgres::ledger::{self, Batch, Claim, LedgerError, OutcomeRow};
+
+/// The group's name, without the environment's prefix.
+pub const GROUP: &str = "ledger";
+/// Things that a writer keeps loaded before it starts afresh: its memory's bound, some hundred megabytes.
+const STATE_MAX: usize = 500_000;
+/// Rounds of loading before a command that still asks for more is taken for a defect.
+const LOAD_ROUNDS_MAX: usize = 8;
+
+#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
+static DECIDED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!("twh_commands_decided_total", "Commands decided, by kind and what became of them.", &["kind", "outcome"])
+        .expect("the metric's name is unique")
+});
+
+/// What the group works with; shared by all partitions.
+#[derive(Clone)]
+pub struct Ledger {
+    /// Where the ledger is.
+    pub pool: PgPool,
+    /// The contract of the topics.
+    pub schemas: Arc<Schemas>,
+    /// How committed batches get to Kafka.
+    pub publishing: Publishing,
+    /// The cluster that offsets are of.
+    pub kafka_cluster_id: String,
+    /// Who we are, in the partition's row.
+    pub owner: String,
+}
+
+impl Group for Ledger {
+    type Item = Command;
+    type Worker = Writer;
+
+    async fn claim(&self, partition: i32, watermarks: Watermarks) -> Result<Claimed<Writer>, ApplyError> {
+        let claim = ledger::claim(&self.pool, partition, &self.kafka_cluster_id, &self.owner).await.map_err(apply_error)?;
+        check_log(claim, watermarks)?;
+        let writer = Writer {
+            shared: self.clone(),
+            claim,
+            state: State::default(),
+            publisher: Publisher::start(self.publishing.clone(), partition),
+            in_doubt: false,
+        };
+        Ok(Claimed { worker: writer, next_offset: claim.next_offset })
+    }
+}
+
+/// The log must hold what the ledger has not applied, and must not end before where the ledger stands.
+fn check_log(claim: Claim, watermarks: Watermarks) -> Result<(), ApplyError> {
+    if claim.next_offset < watermarks.low {
+        return Err(ApplyError::Halted(format!(
+            "the log begins at offset {}, but the ledger has applied only what is before {}: commands are lost to retention; \
+             restore the topic, or move the partition's next_offset by hand once it is clear what was lost",
+            watermarks.low, claim.next_offset
+        )));
+    }
+    if claim.next_offset > watermarks.high {
+        return Err(ApplyError::Halted(format!(
+            "the ledger has applied what is before offset {}, but the log ends at {}: the topic was made anew or restored from \
+             an older copy; commands on it would be skipped",
+            claim.next_offset, watermarks.high
+        )));
+    }
+    Ok(())
+}
+
+fn apply_error(error: LedgerError) -> ApplyError {
+    match error {
+        LedgerError::Fenced { .. } => ApplyError::Fenced(error.to_string()),
+        LedgerError::OtherCluster { .. } | LedgerError::Corrupt { .. } => ApplyError::Halted(error.to_string()),
+        LedgerError::Database(_) => ApplyError::Unavailable(error.to_string()),
+    }
+}
+
+/// The writer of one partition.
+pub struct Writer {
+    shared: Ledger,
+    claim: Claim,
+    state: State,
+    publisher: Publisher,
+    /// A commit failed in a way that does not say whether it went through.
+    in_doubt: bool,
+}
+
+impl Worker for Writer {
+    type Item = Command;
+
+    async fn decode(&mut self, record: &Record) -> Result<Command, DecodeError> {
+        let command: Command = self.shared.schemas.commands.decode(&record.payload).await.map_err(|error| {
+            if error.is_poison() { DecodeError::Poison(error.to_string()) } else { DecodeError::Unavailable(error.to_string()) }
+        })?;
+        if record.key.as_deref() != Some(command.tenant_id.to_string().as_bytes()) {
+            // On another tenant's partition it would be decided by a writer that does not own its tenant.
+            return Err(DecodeError::Poison("the record's key is not the command's tenant".to_owned()));
+        }
+        if command.operations.is_empty() {
+            return Err(DecodeError::Poison("the command has no operation".to_owned()));
+        }
+        if command.rules_version > RULES_VERSION {
+            return Err(DecodeError::Unavailable(format!(
+                "the command follows rules version {}, this process knows up to {RULES_VERSION}: upgrade the ledger first",
+                command.rules_version
+            )));
+        }
+        Ok(command)
+    }
+
+    async fn apply(&mut self, batch: &[Decoded<Command>], next_offset: i64) -> Result<(), ApplyError> {
+        let applied = self.try_apply(batch, next_offset).await;
+        if applied.is_err() {
+            // What was decided may not be what is committed: begin from the database again.
+            self.state = State::default();
+            self.in_doubt = true;
+        }
+        applied.map_err(apply_error)
+    }
+
+    async fn drain(self) {
+        self.publisher.drain().await;
+    }
+}
+
+impl Writer {
+    async fn try_apply(&mut self, batch: &[Decoded<Command>], next_offset: i64) -> Result<(), LedgerError> {
+        if self.in_doubt {
+            self.settle().await?;
+        }
+        let fresh: Vec<_> = batch.iter().filter(|decoded| decoded.record.offset >= self.claim.next_offset).collect();
+        if next_offset <= self.claim.next_offset {
+            return Ok(());
+        }
+        if self.state.len() > STATE_MAX {
+            self.state = State::default();
+        }
+        self.preload(&fresh).await?;
+        let mut writes = Batch::default();
+        let mut records = Records::new(&self.shared.schemas);
+        for decoded in fresh {
+            let decision = self.decide(decoded).await?;
+            self.take(decoded, &decision, &mut writes);
+            records.add(decoded, &decision)?;
+            self.state.evolve(&decision.effects);
+        }
+        self.state.forget_outcomes();
+        writes.outbox = records.finish(&writes.levels, next_offset - 1, self.claim.partition)?;
+        ledger::commit(&self.shared.pool, self.claim, next_offset, self.publisher.published_through(), &writes).await?;
+        self.claim.next_offset = next_offset;
+        if !writes.outbox.is_empty() {
+            self.publisher.publish(next_offset, writes.outbox).await;
+        }
+        Ok(())
+    }
+
+    /// Finds out whether the commit in doubt went through, and whether the partition is still ours.
+    async fn settle(&mut self) -> Result<(), LedgerError> {
+        let fenced = LedgerError::Fenced { partition: self.claim.partition, epoch: self.claim.epoch, expected_offset: self.claim.next_offset };
+        let Some(current) = ledger::current(&self.shared.pool, self.claim.partition).await? else { return Err(fenced) };
+        if current.epoch != self.claim.epoch {
+            return Err(fenced);
+        }
+        if current.next_offset > self.claim.next_offset {
+            self.claim = current;
+            self.publisher.sweep().await;
+        }
+        self.in_doubt = false;
+        Ok(())
+    }
+
+    /// Loads what the batch touches, in as few queries as its references are deep.
+    async fn preload(&mut self, batch: &[&Decoded<Command>]) -> Result<(), LedgerError> {
+        for _ in 0..LOAD_ROUNDS_MAX {
+            let mut needs = BTreeSet::new();
+            for decoded in batch {
+                prefetch(&self.state, &decoded.item, &mut needs);
+            }
+            if needs.is_empty() {
+                return Ok(());
+            }
+            ledger::load(&self.shared.pool, &mut self.state, needs).await?;
+        }
+        Ok(())
+    }
+
+    async fn decide(&mut self, decoded: &Decoded<Command>) -> Result<Decision, LedgerError> {
+        let record = &decoded.record;
+        let recorded = Recorded { position: Position { partition: record.partition, offset: record.offset }, at: record.timestamp };
+        loop {
+            match decide(&self.state, &decoded.item, recorded) {
+                Ok(decision) => return Ok(decision),
+                // What preloading missed; each round loads something new, so this ends.
+                Err(need) => ledger::load(&self.shared.pool, &mut self.state, BTreeSet::from([need])).await?,
+            }
+        }
+    }
+
+    /// Adds a decision to what the batch writes.
+    fn take(&mut self, decoded: &Decoded<Command>, decision: &Decision, writes: &mut Batch) {
+        let command = &decoded.item;
+        let effects = &decision.effects;
+        let key = IdempotencyKey { tenant: command.tenant_id, key: command.idempotency_key.clone() };
+        count(command, decision);
+        writes.movements.extend(effects.movements.iter().cloned());
+        writes.audit.extend(effects.audit.iter().cloned());
+        for (key, entity, document) in &effects.documents {
+            writes.documents.insert(*key, (Arc::clone(entity), Arc::clone(document)));
+        }
+        for (key, item) in &effects.barcodes {
+            writes.barcodes.insert(key.clone(), *item);
+        }
+        for movement in &effects.movements {
+            let key = LevelKey { tenant: movement.tenant, item: movement.item, location: movement.location };
+            let level = writes.levels.entry(key).or_insert_with(|| self.state.level(&key).unwrap_or_default());
+            level.evolve(movement);
+        }
+        if let Some((tenant, head)) = &effects.head {
+            writes.heads.insert(*tenant, head.clone());
+        }
+        if decision.first && matches!(self.state.outcome(&key), Ok(Some(_))) {
+            writes.expired_keys.push(key.clone());
+        }
+        writes.outcomes.push(OutcomeRow {
+            outcome: decision.outcome.clone(),
+            idempotency_key: decision.first.then(|| key.key.clone()),
+            fingerprint: command.fingerprint.clone(),
+        });
+        if decision.first {
+            let prior = PriorOutcome {
+                command_id: command.command_id,
+                fingerprint: command.fingerprint.clone(),
+                position: decision.outcome.position,
+                recorded_at: decision.outcome.recorded_at,
+                verdict: Arc::clone(&decision.outcome.verdict),
+            };
+            self.state.remember(key, prior);
+        }
+    }
+}
+
+fn count(command: &Command, decision: &Decision) {
+    let kind = match command.operations.as_slice() {
+        [only] => only.payload.kind(),
+        _ => "atomic",
+    };
+    let outcome = match (decision.outcome.replay_of, decision.outcome.verdict.as_ref()) {
+        (Some(_), _) => "replayed",
+        (None, Verdict::Accepted { .. }) => "accepted",
+        (None, Verdict::Rejected(_)) => "rejected",
+    };
+    DECIDED.with_label_values(&[kind, outcome]).inc();
+}
+
+/// The key of a level on `stock.levels`.
+fn level_key(tenant: TenantId, key: &LevelKey) -> String {
+    format!("{tenant}/{}/{}", key.item, key.location)
+}

@@ -1,0 +1,222 @@
+//! The group's membership: a thread that polls, and starts and stops a task for each partition that Kafka gives and takes.
+//!
+//! Records do not pass through it: each partition's task reads its own queue, so a slow partition holds up no other, and
+//! librdkafka stops fetching for it by itself once that queue is full.
+
+use super::backoff::Backoff;
+use super::partition::{self, Seat};
+use super::{DeadLetters, Group};
+use crate::runtime::partition::Ended;
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::TopicPartitionList;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How often the membership thread looks up from polling.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a revoked partition may take to finish what is under way.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a group needs to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the cluster is.
+    pub brokers: String,
+    /// Who we are, in the brokers' logs.
+    pub client_id: String,
+    /// The group's full name.
+    pub group: String,
+    /// The topic's full name.
+    pub topic: String,
+    /// Most records in a batch.
+    pub batch_records_max: usize,
+    /// Most bytes of values in a batch.
+    pub batch_bytes_max: usize,
+}
+
+/// Why a group could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Kafka's client refused.
+    #[error("the consumer group could not start: {0}")]
+    Kafka(#[from] KafkaError),
+    /// The membership thread ended unexpectedly.
+    #[error("the membership thread of the consumer group ended unexpectedly")]
+    Thread,
+}
+
+pub(super) type GroupConsumer<G> = BaseConsumer<Membership<G>>;
+
+struct Task {
+    stop: CancellationToken,
+    handle: JoinHandle<()>,
+}
+
+/// Receives the group's assignments; lives inside the consumer.
+pub(super) struct Membership<G: Group> {
+    group: Arc<G>,
+    options: Options,
+    dead_letters: DeadLetters,
+    runtime: Handle,
+    consumer: OnceLock<Weak<GroupConsumer<G>>>,
+    tasks: Mutex<HashMap<i32, Task>>,
+    rejoin: Arc<AtomicBool>,
+}
+
+impl<G: Group> ClientContext for Membership<G> {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(group = %self.options.group, %error, reason, "kafka: the client reports an error");
+    }
+}
+
+impl<G: Group> ConsumerContext for Membership<G> {
+    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Revoke(list) = rebalance {
+            self.stop(&partitions(list));
+        }
+    }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(list) => {
+                // Nothing is read before the claim says where to begin.
+                if let Err(error) = consumer.pause(list) {
+                    tracing::warn!(group = %self.options.group, %error, "new partitions could not be paused");
+                }
+                for partition in partitions(list) {
+                    self.start(partition);
+                }
+            }
+            Rebalance::Revoke(_) => {}
+            Rebalance::Error(error) => tracing::warn!(group = %self.options.group, %error, "rebalance failed; the group tries again"),
+        }
+    }
+}
+
+fn partitions(list: &TopicPartitionList) -> Vec<i32> {
+    list.elements().iter().map(rdkafka::topic_partition_list::TopicPartitionListElem::partition).collect()
+}
+
+impl<G: Group> Membership<G> {
+    fn start(&self, partition: i32) {
+        let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) else { return };
+        let Some(queue) = consumer.split_partition_queue(&self.options.topic, partition) else {
+            tracing::error!(group = %self.options.group, partition, "the partition has no queue of its own; asking the group again");
+            self.rejoin.store(true, Ordering::Release);
+            return;
+        };
+        let stop = CancellationToken::new();
+        let seat = Seat {
+            group: Arc::clone(&self.group),
+            consumer,
+            queue,
+            partition,
+            options: self.options.clone(),
+            dead_letters: self.dead_letters.clone(),
+            stop: stop.clone(),
+        };
+        let rejoin = Arc::clone(&self.rejoin);
+        let handle = self.runtime.spawn(async move {
+            if partition::run(seat).await == Ended::Fenced {
+                rejoin.store(true, Ordering::Release);
+            }
+        });
+        self.lock().insert(partition, Task { stop, handle });
+        tracing::info!(group = %self.options.group, partition, "partition assigned");
+    }
+
+    /// Tells the tasks to stop, then waits for each to finish what is under way. Runs on the membership thread.
+    fn stop(&self, partitions: &[i32]) {
+        let tasks: Vec<_> = partitions.iter().filter_map(|partition| Some((*partition, self.lock().remove(partition)?))).collect();
+        for (_, task) in &tasks {
+            task.stop.cancel();
+        }
+        for (partition, task) in tasks {
+            let abort = task.handle.abort_handle();
+            let drained = self.runtime.block_on(async { tokio::time::timeout(DRAIN_DEADLINE, task.handle).await });
+            if drained.is_err() {
+                abort.abort();
+                tracing::warn!(group = %self.options.group, partition, "partition given up before its work was finished; its next owner goes on from the checkpoint");
+            } else {
+                tracing::info!(group = %self.options.group, partition, "partition given up");
+            }
+        }
+    }
+
+    fn stop_all(&self) {
+        let all: Vec<i32> = self.lock().keys().copied().collect();
+        self.stop(&all);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<i32, Task>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn config(options: &Options) -> ClientConfig {
+    let mut config = twh_sinks::kafka::client_config(&options.brokers, &options.client_id);
+    config
+        .set("group.id", &options.group)
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("auto.offset.reset", "earliest")
+        // The checkpoint is the worker's; Kafka's copy of it serves lag metrics.
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", "1000")
+        .set("enable.auto.offset.store", "false")
+        .set("session.timeout.ms", "10000")
+        .set("heartbeat.interval.ms", "1000")
+        .set("max.poll.interval.ms", "300000")
+        .set("fetch.wait.max.ms", "100")
+        .set("queued.min.messages", "20000")
+        .set("queued.max.messages.kbytes", "32768");
+    config
+}
+
+/// Runs the group until `stop`; partitions are drained before it returns.
+pub async fn run<G: Group>(group: G, options: Options, dead_letters: DeadLetters, stop: CancellationToken) -> Result<(), RunError> {
+    let membership = Membership {
+        group: Arc::new(group),
+        options: options.clone(),
+        dead_letters,
+        runtime: Handle::current(),
+        consumer: OnceLock::new(),
+        tasks: Mutex::default(),
+        rejoin: Arc::default(),
+    };
+    let consumer: Arc<GroupConsumer<G>> = Arc::new(config(&options).create_with_context(membership)?);
+    // The context reaches the consumer that it lives in, without keeping it alive.
+    let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
+    tokio::task::spawn_blocking(move || poll(&consumer, &options, &stop)).await.map_err(|_| RunError::Thread)?
+}
+
+fn poll<G: Group>(consumer: &Arc<GroupConsumer<G>>, options: &Options, stop: &CancellationToken) -> Result<(), RunError> {
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+    consumer.subscribe(&[&options.topic])?;
+    while !stop.is_cancelled() {
+        match consumer.poll(POLL_INTERVAL) {
+            // Records come by the partitions' own queues; one here was fetched before its queue was split off, and is
+            // read again from there.
+            None | Some(Ok(_)) => {}
+            Some(Err(error)) => tracing::warn!(group = %options.group, %error, "kafka: polling failed; the client tries again"),
+        }
+        if consumer.context().rejoin.swap(false, Ordering::AcqRel) {
+            let pause = backoff.pause();
+            tracing::warn!(group = %options.group, pause_ms = pause.as_millis(), "leaving the group and joining it again");
+            consumer.unsubscribe();
+            consumer.context().stop_all();
+            std::thread::sleep(pause);
+            consumer.subscribe(&[&options.topic])?;
+        }
+    }
+    consumer.context().stop_all();
+    consumer.unsubscribe();
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! One consumer loop for every group: assign, claim, batch, apply, checkpoint, drain, dead letters.
+//!
+//! A group brings a [`Group`] (how to take a partition) and a [`Worker`] (what to do with its records). The loop guarantees:
+//! a worker sees its partition's records in order and once an assignment; a batch that cannot be applied for want of a
+//! database or a registry is tried again until it can, while polling goes on; a record that can never be decoded goes to the
+//! dead letters, with its reason, before the partition moves past it; a revoked partition is drained before it is given up.
+//!
+//! It never skips a record, and never commits an offset to Kafka before the worker has applied everything before it.
+
+mod backoff;
+mod consumer;
+mod dead_letters;
+mod partition;
+
+pub use backoff::Backoff;
+pub use consumer::{Options, RunError, run};
+pub use dead_letters::DeadLetters;
+
+use std::fmt::Display;
+use std::future::Future;
+use twh_domain::timestamp::Timestamp;
+
+/// A record as it was read.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// The log's timestamp.
+    pub timestamp: Timestamp,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub payload: Vec<u8>,
+    /// Its headers that are text.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Record {
+    /// A header's value.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// A decoded record and where it stood.
+#[derive(Debug, Clone)]
+pub struct Decoded<T> {
+    /// The record without its value.
+    pub record: Record,
+    /// What it held.
+    pub item: T,
+}
+
+/// Why a record was not decoded.
+#[derive(Debug)]
+pub enum DecodeError {
+    /// It never will be.
+    Poison(String),
+    /// Something needed for it is away: try again.
+    Unavailable(String),
+}
+
+/// Why a batch was not applied. Nothing of it was, unless it says otherwise.
+#[derive(Debug)]
+pub enum ApplyError {
+    /// Something is away: try again.
+    Unavailable(String),
+    /// Another process owns the partition: stop, and ask the group for partitions anew.
+    Fenced(String),
+    /// Going on would be wrong until someone looks: the partition stands still, loudly.
+    Halted(String),
+}
+
+impl ApplyError {
+    /// Something is away.
+    pub fn unavailable(reason: impl Display) -> Self {
+        Self::Unavailable(reason.to_string())
+    }
+}
+
+/// What a claim gives.
+pub struct Claimed<W> {
+    /// The partition's worker.
+    pub worker: W,
+    /// Where to read on.
+    pub next_offset: i64,
+}
+
+/// The offsets that a partition holds now.
+#[derive(Debug, Clone, Copy)]
+pub struct Watermarks {
+    /// The first offset that is still there.
+    pub low: i64,
+    /// The offset of the next record to come.
+    pub high: i64,
+}
+
+/// A consumer group.
+pub trait Group: Send + Sync + 'static {
+    /// What its records decode to.
+    type Item: Send + 'static;
+    /// What works on a partition.
+    type Worker: Worker<Item = Self::Item>;
+
+    /// Takes a partition. Called again, with pauses, while it fails with [`ApplyError::Unavailable`] or [`ApplyError::Halted`].
+    fn claim(&self, partition: i32, watermarks: Watermarks) -> impl Future<Output = Result<Claimed<Self::Worker>, ApplyError>> + Send;
+}
+
+/// What works on a partition, from its claim to its revocation.
+pub trait Worker: Send + 'static {
+    /// What its records decode to.
+    type Item: Send + 'static;
+
+    /// Decodes a record. Called again while it fails with [`DecodeError::Unavailable`].
+    fn decode(&mut self, record: &Record) -> impl Future<Output = Result<Self::Item, DecodeError>> + Send;
+
+    /// Applies a batch and moves to `next_offset`: all of it or nothing. Called again with the same batch while it fails
+    /// with [`ApplyError::Unavailable`].
+    fn apply(&mut self, batch: &[Decoded<Self::Item>], next_offset: i64) -> impl Future<Output = Result<(), ApplyError>> + Send;
+
+    /// Called when the partition is given up: finish what is under way, within the deadline that the loop sets.
+    fn drain(self) -> impl Future<Output = ()> + Send;
+}
