@@ -238,8 +238,18 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Takes a code for a new document, or refuses it as taken.
+    /// Takes the subject's id for a new document. The edge makes a fresh one each time; a command put on the topic by hand
+    /// must not write over a document that is there.
+    pub(crate) fn claim_id(&self, kind: EntityKind) -> Result<(), Stop> {
+        match self.entity(kind, self.subject_id())? {
+            Some(_) => Err(Rejection::Duplicate { kind, field: "id", value: self.subject_id().to_string() }.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the id and a code for a new document, or refuses them as taken.
     pub(crate) fn claim_code(&mut self, kind: EntityKind, field: &'static str, code: &str) -> Result<(), Stop> {
+        self.claim_id(kind)?;
         if self.code(CodeSpace::Entity(kind), code)?.is_some() {
             return Err(Rejection::Duplicate { kind, field, value: code.to_owned() }.into());
         }

@@ -79,6 +79,7 @@ fn post(draft: &mut Draft<'_>, reservation: &Reservation, kind: MovementKind, re
 }
 
 pub(crate) fn create(draft: &mut Draft<'_>, body: &CreateReservation) -> Result<(), Stop> {
+    draft.claim_id(KIND)?;
     let item = draft.stocked_item(body.item_ref(), "")?;
     let reservation = Reservation {
         id: draft.subject_id(),

@@ -1,1 +1,126 @@
-fn main(){}
+//! The Warehouse Hub: one binary, every role.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests stop at the first surprise"))]
+
+mod config;
+mod demo;
+mod roles;
+mod serve;
+mod telemetry;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use config::Config;
+use roles::Role;
+use std::process::ExitCode;
+use twh_schemas::catalogue;
+use twh_sinks::postgres;
+
+/// The Warehouse Hub: a ledger-first inventory platform on Kafka and Postgres.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs every role in one process, or those named.
+    Serve {
+        /// The roles to run; all by default.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        roles: Vec<Role>,
+    },
+    /// Runs the write side of the API.
+    Ingest,
+    /// Runs a consumer group (or a background task).
+    Process {
+        /// Which.
+        #[arg(value_enum)]
+        group: Role,
+    },
+    /// Brings the database's tables up to date.
+    Migrate,
+    /// Creates the topics and registers their schemas; with --markdown, prints their documentation instead.
+    Topics {
+        /// Prints docs/topics.md.
+        #[arg(long)]
+        markdown: bool,
+    },
+    /// Manages tenants.
+    Tenant {
+        #[command(subcommand)]
+        command: TenantCommand,
+    },
+    /// Sends a month of trade through the API of a running server and checks every closing quantity.
+    Demo(demo::DemoArguments),
+    /// Writes a month of trade of our own making, in the columns of the Online Retail dataset.
+    Generate(demo::GenerateArguments),
+    /// Prints the reference of the configuration.
+    Config,
+}
+
+#[derive(Debug, Subcommand)]
+enum TenantCommand {
+    /// Makes a tenant and its first API key, which is shown this once.
+    Create {
+        /// What people call it.
+        #[arg(long)]
+        name: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("twh: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Config => print(&Config::reference()),
+        Command::Topics { markdown: true } => print(&catalogue::to_markdown()),
+        Command::Generate(arguments) => demo::generate(&arguments),
+        command => {
+            let config = Config::from_env()?;
+            telemetry::start(&config)?;
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime could not be started")?;
+            runtime.block_on(run_async(command, config))
+        }
+    }
+}
+
+async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve { roles } if roles.is_empty() => serve::run(config, Role::ALL).await,
+        Command::Serve { roles } => serve::run(config, &roles).await,
+        Command::Ingest => serve::run(config, &[Role::Ingest]).await,
+        Command::Process { group } => serve::run(config, &[group]).await,
+        Command::Migrate => {
+            postgres::migrate(&serve::pool(&config)?).await.context("the tables could not be brought up to date")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Topics { .. } => {
+            serve::prepare_topics(&config).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Tenant { command: TenantCommand::Create { name } } => {
+            let tenant = postgres::tenants::create_tenant(&serve::pool(&config)?, &name).await.context("the tenant could not be made")?;
+            print(&format!("{}\n", serde_json::json!({ "tenant_id": tenant.tenant_id, "api_key": tenant.api_key })))
+        }
+        Command::Demo(arguments) => demo::run(&config, arguments).await,
+        Command::Config | Command::Generate(_) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Writes to standard output: what a command was asked for. Everything else goes to the log.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    use std::io::Write as _;
+    std::io::stdout().write_all(text.as_bytes()).context("standard output cannot be written")?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -158,9 +158,39 @@ impl Book {
             let Entity::Location(location) = location.as_ref() else { panic!("a location") };
             assert!(location.allow_negative_stock || level.reserved <= level.on_hand, "stock is never oversold");
         }
+        self.check_promises();
         for (index, event) in self.events.iter().enumerate() {
             let earlier = self.events[..index].iter().filter(|e| e.tenant == event.tenant).count();
             assert_eq!(event.sequence, i64::try_from(earlier).unwrap() + 1, "events are numbered without a gap");
+        }
+    }
+}
+
+impl Book {
+    /// What is reserved is what open documents hold, no more and no less.
+    fn check_promises(&self) {
+        let mut held: BTreeMap<LevelKey, i64> = BTreeMap::new();
+        for (key, entity) in &self.entities {
+            let mut hold = |item, location, quantity: twh_domain::decimal::Quantity| {
+                *held.entry(LevelKey { tenant: key.tenant, item, location }).or_default() += quantity.micros();
+            };
+            match entity.as_ref() {
+                Entity::SalesOrder(order) => {
+                    let stocked = order.lines.iter().filter(|line| line.stocked);
+                    stocked.for_each(|line| hold(line.item_id, line.location_id, line.quantity_allocated));
+                }
+                Entity::Reservation(reservation) if entity.status() == Some("active") => {
+                    hold(reservation.item_id, reservation.location_id, reservation.quantity);
+                }
+                _ => {}
+            }
+        }
+        for (key, level) in &self.levels {
+            assert_eq!(
+                level.reserved.micros(),
+                held.get(key).copied().unwrap_or_default(),
+                "what is reserved is what open documents hold"
+            );
         }
     }
 }

@@ -1,0 +1,162 @@
+//! One configuration for every role: environment variables with defaults that run on a laptop. All that is wrong with it is
+//! told at once, at start.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// One JSON object a line, for machines.
+    Json,
+    /// For people.
+    Text,
+}
+
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])* $field:ident : $type:ty = $name:literal, $default:literal, $parse:expr;)*) => {
+        /// The configuration.
+        #[derive(Debug, Clone)]
+        pub(crate) struct Config { $($(#[doc = $doc])* pub(crate) $field: $type,)* }
+
+        impl Config {
+            /// Reads the configuration from a set of variables.
+            fn from_variables(variables: &BTreeMap<String, String>) -> Result<Self, Vec<String>> {
+                let mut errors = Vec::new();
+                $(let $field = {
+                    let text = variables.get($name).map_or($default, String::as_str);
+                    let parse: fn(&str) -> Result<$type, String> = $parse;
+                    parse(text).map_err(|error| errors.push(format!("{}={text:?}: {error}", $name))).ok()
+                };)*
+                let known = [$($name),*];
+                for name in variables.keys().filter(|name| name.starts_with("TWH_") && !known.contains(&name.as_str()) && !is_foreign(name)) {
+                    errors.push(format!("{name} is no setting (twh config lists them all)"));
+                }
+                match ($($field,)*) {
+                    ($(Some($field),)*) if errors.is_empty() => Ok(Self { $($field,)* }),
+                    _ => Err(errors),
+                }
+            }
+
+            /// The reference: every setting, its default and what it does, as a Markdown table.
+            pub(crate) fn reference() -> String {
+                let mut table = String::from("| variable | default | what it does |\n|---|---|---|\n");
+                $(table.push_str(&format!("| `{}` | {} | {} |\n", $name, shown($default), [$($doc.trim()),*].join(" ")));)*
+                table
+            }
+        }
+    };
+}
+
+/// Variables that the project's script and the demo read, not this process.
+fn is_foreign(name: &str) -> bool {
+    name.starts_with("TWH_DEV_") || name.starts_with("TWH_DEMO_") || name.starts_with("TWH_TEST_")
+}
+
+fn shown(default: &str) -> String {
+    if default.is_empty() { "–".to_owned() } else { format!("`{default}`") }
+}
+
+fn text(value: &str) -> Result<String, String> {
+    if value.trim().is_empty() { Err("must not be empty".to_owned()) } else { Ok(value.to_owned()) }
+}
+
+fn any_text(value: &str) -> Result<String, String> {
+    Ok(value.to_owned())
+}
+
+/// A prefix becomes part of topic names: what Kafka allows there.
+fn prefix(value: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if value.len() <= 100 && value.chars().all(allowed) { Ok(value.to_owned()) } else { Err("may hold only letters, digits, '.', '-' and '_' (100 at most)".to_owned()) }
+}
+
+fn within<T: std::str::FromStr + PartialOrd + std::fmt::Display>(value: &str, low: T, high: T) -> Result<T, String> {
+    match value.parse::<T>() {
+        Ok(number) if number >= low && number <= high => Ok(number),
+        _ => Err(format!("must be a whole number from {low} to {high}")),
+    }
+}
+
+fn millis(value: &str, low: u64, high: u64) -> Result<Duration, String> {
+    within(value, low, high).map(Duration::from_millis)
+}
+
+settings! {
+    /// Where HTTP is served: the API, or only `/health`, `/ready` and `/metrics` where no HTTP role runs.
+    http_addr: SocketAddr = "TWH_HTTP_ADDR", "127.0.0.1:8080", |v| v.parse().map_err(|_| "must be an address such as 127.0.0.1:8080".to_owned());
+    /// Kafka's bootstrap servers.
+    kafka_brokers: String = "TWH_KAFKA_BROKERS", "127.0.0.1:19092", text;
+    /// The schema registry's Confluent API.
+    schema_registry_url: String = "TWH_SCHEMA_REGISTRY_URL", "http://127.0.0.1:18081/apis/ccompat/v7", text;
+    /// The Postgres database.
+    database_url: String = "TWH_DATABASE_URL", "postgres://twh@127.0.0.1:15432/twh", text;
+    /// Most connections to Postgres.
+    database_connections: u32 = "TWH_DATABASE_CONNECTIONS", "20", |v| within(v, 2, 1_000);
+    /// Redis. Nothing reads it yet; it is here so that one environment serves all parts.
+    redis_url: String = "TWH_REDIS_URL", "redis://127.0.0.1:16379", any_text;
+    /// Leads the name of every topic, schema subject and consumer group, so that environments can share a cluster.
+    topic_prefix: String = "TWH_TOPIC_PREFIX", "", prefix;
+    /// Leads the name of every consumer group, after the topic prefix.
+    group_prefix: String = "TWH_GROUP_PREFIX", "", prefix;
+    /// Partitions of the topics that are keyed by tenant; read when they are made, never changed afterwards.
+    topic_partitions: i32 = "TWH_TOPIC_PARTITIONS", "6", |v| within(v, 1, 10_000);
+    /// Copies of each partition.
+    topic_replication: i32 = "TWH_TOPIC_REPLICATION", "1", |v| within(v, 1, 10);
+    /// How long a request waits for its outcome, in milliseconds, before it is answered with 202.
+    outcome_wait: Duration = "TWH_OUTCOME_WAIT_MS", "10000", |v| millis(v, 1, 600_000);
+    /// How long the log may take to acknowledge a command, in milliseconds, before it is answered with 503.
+    produce_timeout: Duration = "TWH_PRODUCE_TIMEOUT_MS", "5000", |v| millis(v, 100, 600_000);
+    /// Commands that may be under way at once in a process; more are answered with 503.
+    commands_in_flight: usize = "TWH_COMMANDS_IN_FLIGHT", "20000", |v| within(v, 1, 1_000_000);
+    /// Largest request body, in bytes; larger ones are answered with 413.
+    body_bytes_max: usize = "TWH_BODY_BYTES_MAX", "2097152", |v| within(v, 1_024, 104_857_600);
+    /// Most commands that the ledger applies in one transaction.
+    batch_commands: usize = "TWH_BATCH_COMMANDS", "1000", |v| within(v, 1, 100_000);
+    /// Threads that serve HTTP.
+    http_workers: usize = "TWH_HTTP_WORKERS", "2", |v| within(v, 1, 1_024);
+    /// How long a stopping process may take to finish what is under way, in milliseconds.
+    shutdown_timeout: Duration = "TWH_SHUTDOWN_TIMEOUT_MS", "30000", |v| millis(v, 100, 3_600_000);
+    /// What is logged: a level, or filters such as `info,twh_processors=debug`.
+    log: String = "TWH_LOG", "info", text;
+    /// How it is logged: `json` or `text`.
+    log_format: LogFormat = "TWH_LOG_FORMAT", "json", |v| match v { "json" => Ok(LogFormat::Json), "text" => Ok(LogFormat::Text), _ => Err("must be json or text".to_owned()) };
+}
+
+impl Config {
+    /// Reads the configuration of this process.
+    pub(crate) fn from_env() -> anyhow::Result<Self> {
+        Self::from_variables(&std::env::vars().collect()).map_err(|errors| anyhow::anyhow!("the configuration is not usable:\n  {}", errors.join("\n  ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+        Config::from_variables(&variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+    }
+
+    #[test]
+    fn the_defaults_are_usable() {
+        assert_eq!(read(&[]).unwrap().topic_partitions, 6);
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once() {
+        let errors = read(&[("TWH_HTTP_ADDR", "here"), ("TWH_TOPIC_PARTITIONS", "0"), ("TWH_TOPIC_PARTITION", "3"), ("TWH_DEV_X", "1"), ("HOME", "/")]).unwrap_err();
+        assert_eq!(errors.len(), 3, "{errors:?}");
+    }
+
+    #[test]
+    fn the_documented_reference_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+        let page = format!("# Configuration\n\nEvery role reads the same environment variables. `twh config` prints this table.\n\n{}", Config::reference());
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, &page).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), page, "run with UPDATE_DOCS=1 to write it anew");
+    }
+}

@@ -1,0 +1,98 @@
+//! `twh demo` and `twh generate`: a month of trade, the published one or one of our own making.
+
+use crate::config::Config;
+use crate::{print, serve};
+use anyhow::Context as _;
+use clap::Args;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use twh_demo::{GenerateOptions, RunOptions, dataset};
+use twh_sinks::postgres::tenants::create_tenant;
+
+/// What `twh demo` takes.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArguments {
+    /// A file with the columns of the Online Retail dataset, plain, gzip or xlsx; without one, a generated month.
+    #[arg(long, env = "TWH_DEMO_FILE")]
+    file: Option<PathBuf>,
+    /// Fetches the published dataset (UCI, CC BY 4.0) and uses it.
+    #[arg(long, conflicts_with = "file")]
+    download: bool,
+    /// Uses only the first lines of the file.
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Documents under way at once.
+    #[arg(long, default_value_t = 32)]
+    concurrency: usize,
+    /// Ends with one line of JSON on standard output.
+    #[arg(long)]
+    json: bool,
+    /// The server to talk to; the one at TWH_HTTP_ADDR by default.
+    #[arg(long)]
+    url: Option<String>,
+}
+
+/// What `twh generate` takes.
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArguments {
+    /// The same seed makes the same month.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many lines, about.
+    #[arg(long)]
+    lines: Option<usize>,
+    /// Where to write it; standard output by default.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// Runs the month through the API, as a new tenant.
+pub(crate) async fn run(config: &Config, arguments: DemoArguments) -> anyhow::Result<ExitCode> {
+    let json = arguments.json;
+    let lines = {
+        let (file, download) = (arguments.file.clone(), arguments.download);
+        tokio::task::spawn_blocking(move || lines(file, download)).await??
+    };
+    let tenant = create_tenant(&serve::pool(config)?, "Demo").await.context("the demo's tenant could not be made")?;
+    let url = arguments.url.unwrap_or_else(|| format!("http://{}", config.http_addr));
+    let mut options = RunOptions::new(url, tenant.api_key, lines);
+    options.limit = arguments.limit;
+    options.concurrency = arguments.concurrency;
+    options.progress = true;
+    let summary = twh_demo::run(options).await?;
+    eprintln!("{summary}\nTenant {} holds it.", tenant.tenant_id);
+    if json {
+        print(&format!("{}\n", summary.json_line()))?;
+    }
+    Ok(if summary.agrees() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn lines(file: Option<PathBuf>, download: bool) -> anyhow::Result<Vec<dataset::Line>> {
+    if download {
+        let path = std::env::temp_dir().join("online-retail.zip");
+        twh_demo::download(&path)?;
+        return dataset::read(&path);
+    }
+    match file {
+        Some(path) => {
+            eprintln!("Reading {}.", path.display());
+            dataset::read(&path)
+        }
+        None => {
+            eprintln!("No file named (--file or TWH_DEMO_FILE): using a generated month.");
+            Ok(twh_demo::generate(GenerateOptions::default()))
+        }
+    }
+}
+
+/// Writes a generated month.
+pub(crate) fn generate(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
+    let defaults = GenerateOptions::default();
+    let options = GenerateOptions { seed: arguments.seed.unwrap_or(defaults.seed), lines: arguments.lines.unwrap_or(defaults.lines), ..defaults };
+    let lines = twh_demo::generate(options);
+    match &arguments.out {
+        Some(path) => twh_demo::write_csv(&lines, std::fs::File::create(path).with_context(|| format!("{} cannot be written", path.display()))?)?,
+        None => twh_demo::write_csv(&lines, std::io::stdout().lock())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

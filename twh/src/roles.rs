@@ -1,0 +1,31 @@
+//! What a process can be: any set of these.
+
+use clap::ValueEnum;
+
+/// A role of the platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// The write side of the API: commands onto the log.
+    Ingest,
+    /// The read side of the API.
+    Api,
+    /// The consumer group that turns commands into movements and publishes what came of them.
+    Ledger,
+    /// Lets go of reservations whose time has come.
+    Expiry,
+}
+
+impl Role {
+    /// Every role.
+    pub(crate) const ALL: &[Self] = &[Self::Ingest, Self::Api, Self::Ledger, Self::Expiry];
+
+    /// The stable name.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Api => "api",
+            Self::Ledger => "ledger",
+            Self::Expiry => "expiry",
+        }
+    }
+}
