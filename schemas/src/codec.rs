@@ -1,0 +1,137 @@
+//! Confluent's wire format: a zero byte, the schema's id (four bytes, big endian), the Avro datum. Any client with a registry
+//! reads it. Source: Confluent's "Wire format" page of the schema registry.
+//!
+//! A record is decoded by the schema that wrote it; fields that the reader does not have are passed over, fields that the
+//! writer did not have take the reader's default.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_avro_fast::de::{DeserializerConfig, DeserializerState, read::SliceRead};
+use serde_avro_fast::ser::SerializerConfig;
+use serde_avro_fast::{Schema, to_datum};
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::marker::PhantomData;
+use std::sync::{Arc, PoisonError, RwLock};
+
+const MAGIC: u8 = 0;
+const HEADER_LENGTH: usize = 5;
+/// Longest array or map that is read: far above any command, far below what would exhaust memory.
+const SEQUENCE_MAX: usize = 100_000;
+
+/// Why a value was not written.
+#[derive(Debug, thiserror::Error)]
+#[error("the record does not fit its schema: {0}")]
+pub struct EncodeError(String);
+
+/// Why a record was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not in the wire format.
+    #[error("the record is not in Confluent's wire format: {0}")]
+    NotWireFormat(&'static str),
+    /// Its schema is not in the registry.
+    #[error("the record's schema {0} is not in the registry")]
+    UnknownSchema(u32),
+    /// Its schema cannot be used.
+    #[error("the record's schema {id} cannot be used: {reason}")]
+    BadSchema {
+        /// Which.
+        id: u32,
+        /// Why not.
+        reason: String,
+    },
+    /// It is not what its schema says.
+    #[error("the record does not decode by its schema {id}: {reason}")]
+    BadDatum {
+        /// Which schema.
+        id: u32,
+        /// Why not.
+        reason: String,
+    },
+    /// The registry does not answer, so nobody can tell yet.
+    #[error("the schema registry does not answer: {0}")]
+    RegistryUnavailable(String),
+}
+
+impl DecodeError {
+    /// True when the record will never be read, whatever happens.
+    #[must_use]
+    pub const fn is_poison(&self) -> bool {
+        !matches!(self, Self::RegistryUnavailable(_))
+    }
+}
+
+/// Where schemas are found by id.
+pub trait SchemaSource: Send + Sync {
+    /// The schema's text.
+    fn fetch(&self, id: u32) -> impl Future<Output = Result<String, DecodeError>> + Send;
+}
+
+/// Writes and reads the records of one subject.
+pub struct Codec<T, S> {
+    id: u32,
+    schema: Arc<Schema>,
+    source: Arc<S>,
+    writers: RwLock<HashMap<u32, Arc<Schema>>>,
+    record: PhantomData<fn(T) -> T>,
+}
+
+impl<T: Serialize + DeserializeOwned, S: SchemaSource> Codec<T, S> {
+    /// Writes by `schema`, which the registry knows as `id`; reads by whatever wrote.
+    pub fn new(id: u32, schema: &str, source: Arc<S>) -> Result<Self, DecodeError> {
+        let schema = Arc::new(parse(id, schema)?);
+        let writers = RwLock::new(HashMap::from([(id, Arc::clone(&schema))]));
+        Ok(Self { id, schema, source, writers, record: PhantomData })
+    }
+
+    /// The value in wire format.
+    pub fn encode(&self, value: &T) -> Result<Vec<u8>, EncodeError> {
+        let mut bytes = Vec::with_capacity(256);
+        bytes.push(MAGIC);
+        bytes.extend_from_slice(&self.id.to_be_bytes());
+        to_datum(value, bytes, &mut SerializerConfig::new(&self.schema)).map_err(|error| EncodeError(error.to_string()))
+    }
+
+    /// The value of a record; asks the registry for a schema that it meets for the first time.
+    pub async fn decode(&self, bytes: &[u8]) -> Result<T, DecodeError> {
+        let (id, datum) = split(bytes)?;
+        let known = self.writers.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        let schema = match known {
+            Some(schema) => schema,
+            None => {
+                let schema = Arc::new(parse(id, &self.source.fetch(id).await?)?);
+                self.writers.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&schema));
+                schema
+            }
+        };
+        read(id, &schema, datum)
+    }
+}
+
+fn parse(id: u32, schema: &str) -> Result<Schema, DecodeError> {
+    schema
+        .parse()
+        .map_err(|error: serde_avro_fast::schema::SchemaError| DecodeError::BadSchema { id, reason: error.to_string() })
+}
+
+fn split(bytes: &[u8]) -> Result<(u32, &[u8]), DecodeError> {
+    let (header, datum) =
+        bytes.split_at_checked(HEADER_LENGTH).ok_or(DecodeError::NotWireFormat("it is shorter than five bytes"))?;
+    match header {
+        [MAGIC, id @ ..] => Ok((id.iter().fold(0, |id, byte| id << 8 | u32::from(*byte)), datum)),
+        _ => Err(DecodeError::NotWireFormat("its first byte is not 0")),
+    }
+}
+
+fn read<T: DeserializeOwned>(id: u32, schema: &Schema, datum: &[u8]) -> Result<T, DecodeError> {
+    let mut config = DeserializerConfig::new(schema);
+    config.max_seq_size = SEQUENCE_MAX;
+    let mut state = DeserializerState::with_config(SliceRead::new(datum), config);
+    let value = T::deserialize(state.deserializer())
+        .map_err(|error| DecodeError::BadDatum { id, reason: error.to_string() })?;
+    match state.into_reader().read(&mut [0]) {
+        Ok(0) => Ok(value),
+        _ => Err(DecodeError::BadDatum { id, reason: "bytes are left over".to_owned() }),
+    }
+}

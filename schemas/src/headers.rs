@@ -1,0 +1,22 @@
+//! Names of the headers on our records.
+
+/// On a command: the partition of `command.outcomes` where its outcome is awaited.
+pub const REPLY_PARTITION: &str = "twh-reply-partition";
+/// W3C Trace Context, carried from the request to everything that follows from it.
+pub const TRACEPARENT: &str = "traceparent";
+/// CloudEvents: the event's id.
+pub const CE_ID: &str = "ce_id";
+/// CloudEvents: the version of that specification.
+pub const CE_SPECVERSION: &str = "ce_specversion";
+/// CloudEvents: where the event comes from.
+pub const CE_SOURCE: &str = "ce_source";
+/// CloudEvents: its type.
+pub const CE_TYPE: &str = "ce_type";
+/// CloudEvents: when it happened.
+pub const CE_TIME: &str = "ce_time";
+/// CloudEvents: what it is about.
+pub const CE_SUBJECT: &str = "ce_subject";
+/// The value's media type.
+pub const CONTENT_TYPE: &str = "content-type";
+/// Avro in Confluent's wire format.
+pub const AVRO: &str = "application/vnd.confluent.avro";

@@ -1,0 +1,277 @@
+//! The Rust records of the topics that others read, and how the domain's values become them.
+
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use twh_domain::decimal::Quantity;
+use twh_domain::entity::{EntityKind, LevelKey};
+use twh_domain::event::DomainEvent as Event;
+use twh_domain::id::{CommandId, EventId, ItemId, LocationId, TenantId};
+use twh_domain::level::StockLevel as Level;
+use twh_domain::movement::Movement;
+use twh_domain::outcome::{Outcome, Position, Refusal, Resource, Verdict};
+use twh_domain::timestamp::Timestamp;
+use uuid::Uuid;
+
+/// Bytes, written as Avro's `bytes` and not as an array of numbers.
+mod bytes {
+    use serde::de::Visitor;
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+        }
+        deserializer.deserialize_byte_buf(Bytes)
+    }
+}
+
+/// On `stock.movements`: see the schema for what each field means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are documented by the schema")]
+pub struct StockMovement {
+    pub tenant_id: TenantId,
+    pub sequence: i64,
+    pub item_id: ItemId,
+    pub location_id: LocationId,
+    #[serde(rename = "type")]
+    pub movement_type: String,
+    pub change_on_hand: Quantity,
+    pub change_reserved: Quantity,
+    pub on_hand_after: Quantity,
+    pub reserved_after: Quantity,
+    pub reference_type: String,
+    pub reference_id: Uuid,
+    pub reference_line: i32,
+    pub reason: Option<Arc<str>>,
+    pub command_id: CommandId,
+    pub occurred_at: i64,
+    pub recorded_at: i64,
+    #[serde(with = "bytes")]
+    pub hash: Vec<u8>,
+}
+
+impl From<&Movement> for StockMovement {
+    fn from(movement: &Movement) -> Self {
+        Self {
+            tenant_id: movement.tenant,
+            sequence: movement.sequence,
+            item_id: movement.item,
+            location_id: movement.location,
+            movement_type: movement.kind.name().to_owned(),
+            change_on_hand: movement.on_hand_change,
+            change_reserved: movement.reserved_change,
+            on_hand_after: movement.on_hand_after,
+            reserved_after: movement.reserved_after,
+            reference_type: movement.reference_kind.name().to_owned(),
+            reference_id: movement.reference,
+            reference_line: movement.reference_line,
+            reason: movement.reason.clone(),
+            command_id: movement.command,
+            occurred_at: movement.occurred_at.micros(),
+            recorded_at: movement.recorded_at.micros(),
+            hash: movement.hash.to_vec(),
+        }
+    }
+}
+
+/// On `stock.levels`: see the schema for what each field means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are documented by the schema")]
+pub struct StockLevel {
+    pub tenant_id: TenantId,
+    pub item_id: ItemId,
+    pub location_id: LocationId,
+    pub qty_on_hand: Quantity,
+    pub qty_reserved: Quantity,
+    pub available: Quantity,
+    pub version: i64,
+    pub last_counted_at: Option<i64>,
+    pub updated_at: i64,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+impl StockLevel {
+    /// The record of a level as it stands at a position of the log.
+    #[must_use]
+    pub fn new(key: &LevelKey, level: &Level, position: Position) -> Self {
+        Self {
+            tenant_id: key.tenant,
+            item_id: key.item,
+            location_id: key.location,
+            qty_on_hand: level.on_hand,
+            qty_reserved: level.reserved,
+            available: level.available().unwrap_or_default(),
+            version: level.version,
+            last_counted_at: level.last_counted_at.map(Timestamp::micros),
+            updated_at: level.updated_at.micros(),
+            partition: position.partition,
+            offset: position.offset,
+        }
+    }
+}
+
+/// On `domain.events`: see the schema for what each field means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are documented by the schema")]
+pub struct DomainEvent {
+    pub event_id: EventId,
+    pub tenant_id: TenantId,
+    pub sequence: i64,
+    #[serde(rename = "type")]
+    pub event_type: String,
+    pub subject_type: String,
+    pub subject_id: Uuid,
+    pub occurred_at: i64,
+    pub recorded_at: i64,
+    pub command_id: CommandId,
+    pub partition: i32,
+    pub offset: i64,
+    pub data: Arc<str>,
+}
+
+impl DomainEvent {
+    /// The record of an event whose command stands at a position of the log.
+    #[must_use]
+    pub fn new(event: &Event, position: Position) -> Self {
+        Self {
+            event_id: event.id,
+            tenant_id: event.tenant,
+            sequence: event.sequence,
+            event_type: event.event_type.to_owned(),
+            subject_type: event.subject_kind.name().to_owned(),
+            subject_id: event.subject,
+            occurred_at: event.occurred_at.micros(),
+            recorded_at: event.recorded_at.micros(),
+            command_id: event.command,
+            partition: position.partition,
+            offset: position.offset,
+            data: Arc::clone(&event.data),
+        }
+    }
+}
+
+/// On `command.outcomes`: see the schema for what each field means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are documented by the schema")]
+pub struct CommandOutcome {
+    pub command_id: CommandId,
+    pub tenant_id: TenantId,
+    pub replay_of: Option<CommandId>,
+    pub partition: i32,
+    pub offset: i64,
+    pub recorded_at: i64,
+    pub error: Option<RefusalRecord>,
+    #[serde(default)]
+    pub resources: Vec<ResourceRecord>,
+    #[serde(default)]
+    pub first_audit: i64,
+    #[serde(default)]
+    pub last_audit: i64,
+}
+
+/// Why a command was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are documented by the schema")]
+pub struct RefusalRecord {
+    pub code: String,
+    pub message: String,
+    pub details: String,
+}
+
+/// A document as a command left it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are documented by the schema")]
+pub struct ResourceRecord {
+    #[serde(rename = "type")]
+    pub resource_type: String,
+    pub id: Uuid,
+    pub version: i64,
+    pub created: bool,
+    pub document: Arc<str>,
+}
+
+impl From<&Outcome> for CommandOutcome {
+    fn from(outcome: &Outcome) -> Self {
+        let (error, resources, audit) = match outcome.verdict.as_ref() {
+            Verdict::Accepted { resources, audit_sequences } => {
+                (None, resources.iter().map(resource_record).collect(), *audit_sequences)
+            }
+            Verdict::Rejected(refusal) => {
+                let record = RefusalRecord {
+                    code: refusal.code.clone(),
+                    message: refusal.message.clone(),
+                    details: refusal.details.clone(),
+                };
+                (Some(record), Vec::new(), (0, 0))
+            }
+        };
+        Self {
+            command_id: outcome.command_id,
+            tenant_id: outcome.tenant,
+            replay_of: outcome.replay_of,
+            partition: outcome.position.partition,
+            offset: outcome.position.offset,
+            recorded_at: outcome.recorded_at.micros(),
+            error,
+            resources,
+            first_audit: audit.0,
+            last_audit: audit.1,
+        }
+    }
+}
+
+fn resource_record(resource: &Resource) -> ResourceRecord {
+    ResourceRecord {
+        resource_type: resource.kind.name().to_owned(),
+        id: resource.id,
+        version: resource.version,
+        created: resource.created,
+        document: Arc::clone(&resource.document),
+    }
+}
+
+/// An outcome names a kind of document that this program does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("the outcome names an unknown kind of document: {0}")]
+pub struct UnknownKind(String);
+
+impl TryFrom<CommandOutcome> for Outcome {
+    type Error = UnknownKind;
+
+    fn try_from(record: CommandOutcome) -> Result<Self, UnknownKind> {
+        let verdict = match record.error {
+            Some(error) => {
+                Verdict::Rejected(Refusal { code: error.code, message: error.message, details: error.details })
+            }
+            None => Verdict::Accepted {
+                resources: record.resources.into_iter().map(resource).collect::<Result<_, _>>()?,
+                audit_sequences: (record.first_audit, record.last_audit),
+            },
+        };
+        Ok(Self {
+            command_id: record.command_id,
+            tenant: record.tenant_id,
+            replay_of: record.replay_of,
+            position: Position { partition: record.partition, offset: record.offset },
+            recorded_at: Timestamp::from_micros(record.recorded_at),
+            verdict: Arc::new(verdict),
+        })
+    }
+}
+
+fn resource(record: ResourceRecord) -> Result<Resource, UnknownKind> {
+    let kind = EntityKind::from_name(&record.resource_type).ok_or(UnknownKind(record.resource_type))?;
+    Ok(Resource { kind, id: record.id, version: record.version, created: record.created, document: record.document })
+}
