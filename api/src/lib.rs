@@ -1,1 +1,27 @@
-//! The read side: queries over the ledger and its snapshots.
+//! The read side: queries over the ledger and its snapshots. It never writes.
+
+mod commands;
+mod documents;
+mod movements;
+mod stock;
+
+use actix_web::HttpResponse;
+use serde_json::{Value, json};
+use twh_edge::routes::Routes;
+
+/// The read side's routes; they need a `web::Data<PgPool>`.
+#[must_use]
+pub fn routes() -> Routes {
+    documents::routes(Routes::new())
+        .get("/v1/stock", stock::list)
+        .get("/v1/items/{id}/stock", stock::of_item)
+        .get("/v1/items/{id}/movements", movements::of_item)
+        .get("/v1/movements", movements::list)
+        .get("/v1/movements/{sequence}", movements::one)
+        .get("/v1/commands/{id}", commands::one)
+}
+
+/// A page of rows and where the next begins.
+fn page(data: &[Value], next_cursor: Option<String>) -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "data": data, "next_cursor": next_cursor }))
+}

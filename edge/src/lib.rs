@@ -1,1 +1,22 @@
-//! What every HTTP request passes: request id, authentication, errors, ETag and Idempotency-Key.
+//! What every HTTP request passes: request id, authentication, errors, ETag and Idempotency-Key, bodies and queries.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        reason = "tests stop at the first surprise"
+    )
+)]
+
+pub mod auth;
+pub mod body;
+pub mod cursor;
+pub mod error;
+pub mod headers;
+pub mod ops;
+pub mod query;
+pub mod request;
+pub mod routes;

@@ -15,8 +15,12 @@ use twh_sinks::kafka::{Outgoing, Producer, settle};
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
 static SUBMITTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("twh_commands_submitted_total", "Commands given to the log, by what came of it.", &["result"])
-        .expect("the metric's name is unique")
+    register_int_counter_vec!(
+        "twh_commands_submitted_total",
+        "Commands given to the log, by what came of it.",
+        &["result"]
+    )
+    .expect("the metric's name is unique")
 });
 
 /// How the write side is set up.
@@ -43,7 +47,7 @@ pub struct Gateway {
 pub struct UnderWay {
     delivery: rdkafka::producer::DeliveryFuture,
     ticket: Ticket,
-    permit: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// A command that the log has.
@@ -51,7 +55,7 @@ pub struct Acknowledged {
     /// Where it stands.
     pub position: Position,
     ticket: Ticket,
-    permit: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Gateway {
@@ -87,15 +91,18 @@ impl Gateway {
             payload: &payload,
         };
         let delivery = self.producer.enqueue(record).map_err(unavailable)?;
-        Ok(UnderWay { delivery, ticket, permit: permit })
+        Ok(UnderWay { delivery, ticket, _permit: permit })
     }
 }
 
 fn unavailable(error: twh_sinks::kafka::ProduceError) -> ApiError {
     SUBMITTED.with_label_values(&[error.kind()]).inc();
     tracing::warn!(%error, "a command could not be put on the log");
-    ApiError::new(ErrorCode::CommandLogUnavailable, "the command log cannot take the command now; send it again with the same Idempotency-Key")
-        .retry_after(1)
+    ApiError::new(
+        ErrorCode::CommandLogUnavailable,
+        "the command log cannot take the command now; send it again with the same Idempotency-Key",
+    )
+    .retry_after(1)
 }
 
 impl UnderWay {
@@ -104,7 +111,7 @@ impl UnderWay {
         let delivery = settle(self.delivery).await.map_err(unavailable)?;
         SUBMITTED.with_label_values(&["acknowledged"]).inc();
         let position = Position { partition: delivery.partition, offset: delivery.offset };
-        Ok(Acknowledged { position, ticket: self.ticket, permit: self.permit })
+        Ok(Acknowledged { position, ticket: self.ticket, _permit: self._permit })
     }
 }
 

@@ -1,1 +1,26 @@
-//! The write side: validates, makes a command, publishes it, awaits its outcome.
+//! The write side: validates, makes a command, puts it on the log, awaits what becomes of it.
+//!
+//! Everything that is not deterministic (ids, times, actor) is fixed here and travels in the command. Nothing is decided here.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        reason = "tests stop at the first surprise"
+    )
+)]
+
+mod answer;
+mod batch;
+mod compose;
+mod fingerprint;
+mod gateway;
+mod replies;
+mod routes;
+
+pub use gateway::{Gateway, Options};
+pub use replies::Replies;
+pub use routes::routes;

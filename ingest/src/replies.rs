@@ -80,10 +80,17 @@ impl Replies {
         consumer.assign(&assignment)?;
         let waiting = Arc::new(Waiting::default());
         let stop = Arc::new(AtomicBool::new(false));
-        let reader = Reader { consumer, waiting: Arc::clone(&waiting), schemas, runtime: Handle::current(), stop: Arc::clone(&stop) };
-        let thread = std::thread::Builder::new().name("replies".to_owned()).spawn(move || reader.run()).map_err(|_| {
-            KafkaError::ClientCreation("the thread that reads outcomes could not be started".to_owned())
-        })?;
+        let reader = Reader {
+            consumer,
+            waiting: Arc::clone(&waiting),
+            schemas,
+            runtime: Handle::current(),
+            stop: Arc::clone(&stop),
+        };
+        let thread =
+            std::thread::Builder::new().name("replies".to_owned()).spawn(move || reader.run()).map_err(|_| {
+                KafkaError::ClientCreation("the thread that reads outcomes could not be started".to_owned())
+            })?;
         Ok(Self { waiting, partition, stop, thread: Some(thread) })
     }
 
@@ -125,7 +132,9 @@ impl Reader {
             match self.consumer.poll(POLL_INTERVAL) {
                 None => {}
                 Some(Ok(message)) => self.deliver(&message),
-                Some(Err(error)) => tracing::warn!(%error, "kafka: outcomes cannot be read now; the client tries again"),
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "kafka: outcomes cannot be read now; the client tries again")
+                }
             }
         }
     }
@@ -138,7 +147,9 @@ impl Reader {
         match self.runtime.block_on(self.schemas.outcomes.decode(payload)) {
             // Who has stopped waiting has been answered already.
             Ok(outcome) => drop(sender.send(outcome)),
-            Err(error) => tracing::error!(%error, offset = message.offset(), "an outcome cannot be decoded; its request is answered with 202"),
+            Err(error) => {
+                tracing::error!(%error, offset = message.offset(), "an outcome cannot be decoded; its request is answered with 202")
+            }
         }
     }
 }

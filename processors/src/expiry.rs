@@ -72,7 +72,7 @@ impl Expiry {
             asked.extend(due.iter().map(|(_, reservation)| (*reservation, Instant::now())));
             tracing::info!(reservations = due.len(), "expiry: asked the ledger to let go of reservations");
         }
-        if round % FORGET_EVERY == 0 {
+        if round.is_multiple_of(FORGET_EVERY) {
             ledger::forget_outcomes(&self.pool, FORGET_BATCH).await.map_err(|e| e.to_string())?;
         }
         Ok(())
@@ -107,6 +107,10 @@ fn command(tenant_id: TenantId, reservation: Uuid) -> Command {
         // A key of its own: one that came a moment too early must not answer for the next.
         idempotency_key: format!("{SYSTEM_KEY_PREFIX}expire/{command_id}"),
         fingerprint: "expire".to_owned(),
-        operations: vec![Operation { subject: reservation, expected_version: None, payload: Payload::ExpireReservation(ExpireReservation {}) }],
+        operations: vec![Operation {
+            subject: reservation,
+            expected_version: None,
+            payload: Payload::ExpireReservation(ExpireReservation {}),
+        }],
     }
 }

@@ -1,6 +1,15 @@
 //! Stream processors: one consumer loop for all (`runtime`), and a module for each consumer group.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests stop at the first surprise"))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        reason = "tests stop at the first surprise"
+    )
+)]
 
 pub mod expiry;
 pub mod ledger;

@@ -23,11 +23,15 @@ const IDLE: Duration = Duration::from_millis(500);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static PUBLISHED: LazyLock<IntCounter> =
-    LazyLock::new(|| register_int_counter!("twh_outbox_published_total", "Records of the outbox published.").expect("the metric's name is unique"));
+static PUBLISHED: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!("twh_outbox_published_total", "Records of the outbox published.")
+        .expect("the metric's name is unique")
+});
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static FAILED: LazyLock<IntCounter> =
-    LazyLock::new(|| register_int_counter!("twh_outbox_retries_total", "Batches of the outbox that had to be published again.").expect("the metric's name is unique"));
+static FAILED: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!("twh_outbox_retries_total", "Batches of the outbox that had to be published again.")
+        .expect("the metric's name is unique")
+});
 
 /// Full names of topics, by their names in the catalogue.
 pub type TopicNames = Arc<dyn Fn(&'static str) -> String + Send + Sync>;
@@ -149,7 +153,9 @@ impl Task {
     /// Publishes what the table holds beyond what is published, oldest first.
     async fn sweep(&mut self) -> Result<(), Stopped> {
         loop {
-            let found = oldest_after(&self.publishing.pool, self.partition, self.published(), self.publishing.known_topic).await;
+            let found =
+                oldest_after(&self.publishing.pool, self.partition, self.published(), self.publishing.known_topic)
+                    .await;
             match found {
                 Ok(Some(batch)) => self.publish(batch.next_offset, &batch.records).await?,
                 Ok(None) => return Ok(()),
@@ -191,7 +197,9 @@ impl Task {
         }
         match published(&self.publishing.pool, self.partition, through).await {
             Ok(()) => self.deleted_through = through,
-            Err(error) => tracing::warn!(partition = self.partition, %error, "published rows of the outbox are still there; they go with the next commit"),
+            Err(error) => {
+                tracing::warn!(partition = self.partition, %error, "published rows of the outbox are still there; they go with the next commit")
+            }
         }
     }
 

@@ -49,9 +49,12 @@ macro_rules! settings {
     };
 }
 
-/// Variables that the project's script and the demo read, not this process.
+/// Variables of the same environment that other programs read, not this process.
 fn is_foreign(name: &str) -> bool {
-    name.starts_with("TWH_DEV_") || name.starts_with("TWH_DEMO_") || name.starts_with("TWH_TEST_")
+    name == "TWH_REDIS_URL"
+        || name.starts_with("TWH_DEV_")
+        || name.starts_with("TWH_DEMO_")
+        || name.starts_with("TWH_TEST_")
 }
 
 fn shown(default: &str) -> String {
@@ -62,14 +65,14 @@ fn text(value: &str) -> Result<String, String> {
     if value.trim().is_empty() { Err("must not be empty".to_owned()) } else { Ok(value.to_owned()) }
 }
 
-fn any_text(value: &str) -> Result<String, String> {
-    Ok(value.to_owned())
-}
-
 /// A prefix becomes part of topic names: what Kafka allows there.
 fn prefix(value: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    if value.len() <= 100 && value.chars().all(allowed) { Ok(value.to_owned()) } else { Err("may hold only letters, digits, '.', '-' and '_' (100 at most)".to_owned()) }
+    if value.len() <= 100 && value.chars().all(allowed) {
+        Ok(value.to_owned())
+    } else {
+        Err("may hold only letters, digits, '.', '-' and '_' (100 at most)".to_owned())
+    }
 }
 
 fn within<T: std::str::FromStr + PartialOrd + std::fmt::Display>(value: &str, low: T, high: T) -> Result<T, String> {
@@ -94,8 +97,6 @@ settings! {
     database_url: String = "TWH_DATABASE_URL", "postgres://twh@127.0.0.1:15432/twh", text;
     /// Most connections to Postgres.
     database_connections: u32 = "TWH_DATABASE_CONNECTIONS", "20", |v| within(v, 2, 1_000);
-    /// Redis. Nothing reads it yet; it is here so that one environment serves all parts.
-    redis_url: String = "TWH_REDIS_URL", "redis://127.0.0.1:16379", any_text;
     /// Leads the name of every topic, schema subject and consumer group, so that environments can share a cluster.
     topic_prefix: String = "TWH_TOPIC_PREFIX", "", prefix;
     /// Leads the name of every consumer group, after the topic prefix.
@@ -127,7 +128,8 @@ settings! {
 impl Config {
     /// Reads the configuration of this process.
     pub(crate) fn from_env() -> anyhow::Result<Self> {
-        Self::from_variables(&std::env::vars().collect()).map_err(|errors| anyhow::anyhow!("the configuration is not usable:\n  {}", errors.join("\n  ")))
+        Self::from_variables(&std::env::vars().collect())
+            .map_err(|errors| anyhow::anyhow!("the configuration is not usable:\n  {}", errors.join("\n  ")))
     }
 }
 
@@ -146,14 +148,24 @@ mod tests {
 
     #[test]
     fn everything_that_is_wrong_is_told_at_once() {
-        let errors = read(&[("TWH_HTTP_ADDR", "here"), ("TWH_TOPIC_PARTITIONS", "0"), ("TWH_TOPIC_PARTITION", "3"), ("TWH_DEV_X", "1"), ("HOME", "/")]).unwrap_err();
+        let errors = read(&[
+            ("TWH_HTTP_ADDR", "here"),
+            ("TWH_TOPIC_PARTITIONS", "0"),
+            ("TWH_TOPIC_PARTITION", "3"),
+            ("TWH_DEV_X", "1"),
+            ("HOME", "/"),
+        ])
+        .unwrap_err();
         assert_eq!(errors.len(), 3, "{errors:?}");
     }
 
     #[test]
     fn the_documented_reference_is_current() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
-        let page = format!("# Configuration\n\nEvery role reads the same environment variables. `twh config` prints this table.\n\n{}", Config::reference());
+        let page = format!(
+            "# Configuration\n\nEvery role reads the same environment variables. `twh config` prints this table.\n\n{}",
+            Config::reference()
+        );
         if std::env::var_os("UPDATE_DOCS").is_some() {
             std::fs::write(path, &page).unwrap();
         }

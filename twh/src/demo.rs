@@ -88,10 +88,17 @@ fn lines(file: Option<PathBuf>, download: bool) -> anyhow::Result<Vec<dataset::L
 /// Writes a generated month.
 pub(crate) fn generate(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
     let defaults = GenerateOptions::default();
-    let options = GenerateOptions { seed: arguments.seed.unwrap_or(defaults.seed), lines: arguments.lines.unwrap_or(defaults.lines), ..defaults };
+    let options = GenerateOptions {
+        seed: arguments.seed.unwrap_or(defaults.seed),
+        lines: arguments.lines.unwrap_or(defaults.lines),
+        ..defaults
+    };
     let lines = twh_demo::generate(options);
     match &arguments.out {
-        Some(path) => twh_demo::write_csv(&lines, std::fs::File::create(path).with_context(|| format!("{} cannot be written", path.display()))?)?,
+        Some(path) => twh_demo::write_csv(
+            &lines,
+            std::fs::File::create(path).with_context(|| format!("{} cannot be written", path.display()))?,
+        )?,
         None => twh_demo::write_csv(&lines, std::io::stdout().lock())?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,15 @@
 //! The Warehouse Hub: one binary, every role.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests stop at the first surprise"))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        reason = "tests stop at the first surprise"
+    )
+)]
 
 mod config;
 mod demo;
@@ -89,7 +98,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         command => {
             let config = Config::from_env()?;
             telemetry::start(&config)?;
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime could not be started")?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .context("the runtime could not be started")?;
             runtime.block_on(run_async(command, config))
         }
     }
@@ -110,7 +122,9 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
             Ok(ExitCode::SUCCESS)
         }
         Command::Tenant { command: TenantCommand::Create { name } } => {
-            let tenant = postgres::tenants::create_tenant(&serve::pool(&config)?, &name).await.context("the tenant could not be made")?;
+            let tenant = postgres::tenants::create_tenant(&serve::pool(&config)?, &name)
+                .await
+                .context("the tenant could not be made")?;
             print(&format!("{}\n", serde_json::json!({ "tenant_id": tenant.tenant_id, "api_key": tenant.api_key })))
         }
         Command::Demo(arguments) => demo::run(&config, arguments).await,

@@ -14,11 +14,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 use twh_domain::command::{Command, RULES_VERSION};
 use twh_domain::entity::LevelKey;
-use twh_domain::id::TenantId;
 use twh_domain::outcome::{Position, Verdict};
 use twh_domain::state::{IdempotencyKey, PriorOutcome, State};
 use twh_domain::{Decision, Recorded, decide, prefetch};
-use twh_schemas::{Schemas, headers};
+use twh_schemas::Schemas;
 use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::ledger::{self, Batch, Claim, LedgerError, OutcomeRow};
 
@@ -31,8 +30,12 @@ const LOAD_ROUNDS_MAX: usize = 8;
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
 static DECIDED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("twh_commands_decided_total", "Commands decided, by kind and what became of them.", &["kind", "outcome"])
-        .expect("the metric's name is unique")
+    register_int_counter_vec!(
+        "twh_commands_decided_total",
+        "Commands decided, by kind and what became of them.",
+        &["kind", "outcome"]
+    )
+    .expect("the metric's name is unique")
 });
 
 /// What the group works with; shared by all partitions.
@@ -55,7 +58,8 @@ impl Group for Ledger {
     type Worker = Writer;
 
     async fn claim(&self, partition: i32, watermarks: Watermarks) -> Result<Claimed<Writer>, ApplyError> {
-        let claim = ledger::claim(&self.pool, partition, &self.kafka_cluster_id, &self.owner).await.map_err(apply_error)?;
+        let claim =
+            ledger::claim(&self.pool, partition, &self.kafka_cluster_id, &self.owner).await.map_err(apply_error)?;
         check_log(claim, watermarks)?;
         let writer = Writer {
             shared: self.clone(),
@@ -110,7 +114,11 @@ impl Worker for Writer {
 
     async fn decode(&mut self, record: &Record) -> Result<Command, DecodeError> {
         let command: Command = self.shared.schemas.commands.decode(&record.payload).await.map_err(|error| {
-            if error.is_poison() { DecodeError::Poison(error.to_string()) } else { DecodeError::Unavailable(error.to_string()) }
+            if error.is_poison() {
+                DecodeError::Poison(error.to_string())
+            } else {
+                DecodeError::Unavailable(error.to_string())
+            }
         })?;
         if record.key.as_deref() != Some(command.tenant_id.to_string().as_bytes()) {
             // On another tenant's partition it would be decided by a writer that does not own its tenant.
@@ -156,8 +164,9 @@ impl Writer {
             self.state = State::default();
         }
         self.preload(&fresh).await?;
+        let schemas = Arc::clone(&self.shared.schemas);
         let mut writes = Batch::default();
-        let mut records = Records::new(&self.shared.schemas);
+        let mut records = Records::new(&schemas);
         for decoded in fresh {
             let decision = self.decide(decoded).await?;
             self.take(decoded, &decision, &mut writes);
@@ -176,7 +185,11 @@ impl Writer {
 
     /// Finds out whether the commit in doubt went through, and whether the partition is still ours.
     async fn settle(&mut self) -> Result<(), LedgerError> {
-        let fenced = LedgerError::Fenced { partition: self.claim.partition, epoch: self.claim.epoch, expected_offset: self.claim.next_offset };
+        let fenced = LedgerError::Fenced {
+            partition: self.claim.partition,
+            epoch: self.claim.epoch,
+            expected_offset: self.claim.next_offset,
+        };
         let Some(current) = ledger::current(&self.shared.pool, self.claim.partition).await? else { return Err(fenced) };
         if current.epoch != self.claim.epoch {
             return Err(fenced);
@@ -206,7 +219,10 @@ impl Writer {
 
     async fn decide(&mut self, decoded: &Decoded<Command>) -> Result<Decision, LedgerError> {
         let record = &decoded.record;
-        let recorded = Recorded { position: Position { partition: record.partition, offset: record.offset }, at: record.timestamp };
+        let recorded = Recorded {
+            position: Position { partition: record.partition, offset: record.offset },
+            at: record.timestamp,
+        };
         loop {
             match decide(&self.state, &decoded.item, recorded) {
                 Ok(decision) => return Ok(decision),
@@ -270,9 +286,4 @@ fn count(command: &Command, decision: &Decision) {
         (None, Verdict::Rejected(_)) => "rejected",
     };
     DECIDED.with_label_values(&[kind, outcome]).inc();
-}
-
-/// The key of a level on `stock.levels`.
-fn level_key(tenant: TenantId, key: &LevelKey) -> String {
-    format!("{tenant}/{}/{}", key.item, key.location)
 }

@@ -96,7 +96,9 @@ impl<G: Group> ConsumerContext for Membership<G> {
                 }
             }
             Rebalance::Revoke(_) => {}
-            Rebalance::Error(error) => tracing::warn!(group = %self.options.group, %error, "rebalance failed; the group tries again"),
+            Rebalance::Error(error) => {
+                tracing::warn!(group = %self.options.group, %error, "rebalance failed; the group tries again")
+            }
         }
     }
 }
@@ -135,7 +137,8 @@ impl<G: Group> Membership<G> {
 
     /// Tells the tasks to stop, then waits for each to finish what is under way. Runs on the membership thread.
     fn stop(&self, partitions: &[i32]) {
-        let tasks: Vec<_> = partitions.iter().filter_map(|partition| Some((*partition, self.lock().remove(partition)?))).collect();
+        let tasks: Vec<_> =
+            partitions.iter().filter_map(|partition| Some((*partition, self.lock().remove(partition)?))).collect();
         for (_, task) in &tasks {
             task.stop.cancel();
         }
@@ -181,7 +184,12 @@ fn config(options: &Options) -> ClientConfig {
 }
 
 /// Runs the group until `stop`; partitions are drained before it returns.
-pub async fn run<G: Group>(group: G, options: Options, dead_letters: DeadLetters, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run<G: Group>(
+    group: G,
+    options: Options,
+    dead_letters: DeadLetters,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
     let membership = Membership {
         group: Arc::new(group),
         options: options.clone(),
@@ -197,7 +205,11 @@ pub async fn run<G: Group>(group: G, options: Options, dead_letters: DeadLetters
     tokio::task::spawn_blocking(move || poll(&consumer, &options, &stop)).await.map_err(|_| RunError::Thread)?
 }
 
-fn poll<G: Group>(consumer: &Arc<GroupConsumer<G>>, options: &Options, stop: &CancellationToken) -> Result<(), RunError> {
+fn poll<G: Group>(
+    consumer: &Arc<GroupConsumer<G>>,
+    options: &Options,
+    stop: &CancellationToken,
+) -> Result<(), RunError> {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
     consumer.subscribe(&[&options.topic])?;
     while !stop.is_cancelled() {
@@ -205,7 +217,9 @@ fn poll<G: Group>(consumer: &Arc<GroupConsumer<G>>, options: &Options, stop: &Ca
             // Records come by the partitions' own queues; one here was fetched before its queue was split off, and is
             // read again from there.
             None | Some(Ok(_)) => {}
-            Some(Err(error)) => tracing::warn!(group = %options.group, %error, "kafka: polling failed; the client tries again"),
+            Some(Err(error)) => {
+                tracing::warn!(group = %options.group, %error, "kafka: polling failed; the client tries again")
+            }
         }
         if consumer.context().rejoin.swap(false, Ordering::AcqRel) {
             let pause = backoff.pause();

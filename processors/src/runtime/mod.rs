@@ -101,25 +101,33 @@ pub struct Watermarks {
 /// A consumer group.
 pub trait Group: Send + Sync + 'static {
     /// What its records decode to.
-    type Item: Send + 'static;
+    type Item: Send + Sync + 'static;
     /// What works on a partition.
     type Worker: Worker<Item = Self::Item>;
 
     /// Takes a partition. Called again, with pauses, while it fails with [`ApplyError::Unavailable`] or [`ApplyError::Halted`].
-    fn claim(&self, partition: i32, watermarks: Watermarks) -> impl Future<Output = Result<Claimed<Self::Worker>, ApplyError>> + Send;
+    fn claim(
+        &self,
+        partition: i32,
+        watermarks: Watermarks,
+    ) -> impl Future<Output = Result<Claimed<Self::Worker>, ApplyError>> + Send;
 }
 
 /// What works on a partition, from its claim to its revocation.
 pub trait Worker: Send + 'static {
     /// What its records decode to.
-    type Item: Send + 'static;
+    type Item: Send + Sync + 'static;
 
     /// Decodes a record. Called again while it fails with [`DecodeError::Unavailable`].
     fn decode(&mut self, record: &Record) -> impl Future<Output = Result<Self::Item, DecodeError>> + Send;
 
     /// Applies a batch and moves to `next_offset`: all of it or nothing. Called again with the same batch while it fails
     /// with [`ApplyError::Unavailable`].
-    fn apply(&mut self, batch: &[Decoded<Self::Item>], next_offset: i64) -> impl Future<Output = Result<(), ApplyError>> + Send;
+    fn apply(
+        &mut self,
+        batch: &[Decoded<Self::Item>],
+        next_offset: i64,
+    ) -> impl Future<Output = Result<(), ApplyError>> + Send;
 
     /// Called when the partition is given up: finish what is under way, within the deadline that the loop sets.
     fn drain(self) -> impl Future<Output = ()> + Send;

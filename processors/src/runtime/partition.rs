@@ -3,7 +3,9 @@
 use super::backoff::Backoff;
 use super::consumer::{GroupConsumer, Membership, Options};
 use super::{ApplyError, DeadLetters, DecodeError, Decoded, Group, Record, Watermarks, Worker};
-use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec, register_histogram_vec, register_int_counter_vec, register_int_gauge_vec};
+use prometheus::{
+    HistogramVec, IntCounterVec, IntGaugeVec, register_histogram_vec, register_int_counter_vec, register_int_gauge_vec,
+};
 use rdkafka::consumer::Consumer;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -23,21 +25,32 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
 static BATCH_RECORDS: LazyLock<HistogramVec> = LazyLock::new(|| {
     let buckets = vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
-    register_histogram_vec!("twh_batch_records", "Records applied in one batch.", &["group"], buckets).expect("the metric's name is unique")
+    register_histogram_vec!("twh_batch_records", "Records applied in one batch.", &["group"], buckets)
+        .expect("the metric's name is unique")
 });
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
 static APPLY_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
     let buckets = vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0];
-    register_histogram_vec!("twh_batch_apply_seconds", "Time to apply a batch, in seconds.", &["group"], buckets).expect("the metric's name is unique")
+    register_histogram_vec!("twh_batch_apply_seconds", "Time to apply a batch, in seconds.", &["group"], buckets)
+        .expect("the metric's name is unique")
 });
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
 static NEXT_OFFSET: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    register_int_gauge_vec!("twh_next_offset", "The first offset that the group has not applied.", &["group", "partition"]).expect("the metric's name is unique")
+    register_int_gauge_vec!(
+        "twh_next_offset",
+        "The first offset that the group has not applied.",
+        &["group", "partition"]
+    )
+    .expect("the metric's name is unique")
 });
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
 static TROUBLE: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("twh_partition_trouble_total", "What held a partition up: unavailable, halted, fenced, poison, gap.", &["group", "kind"])
-        .expect("the metric's name is unique")
+    register_int_counter_vec!(
+        "twh_partition_trouble_total",
+        "What held a partition up: unavailable, halted, fenced, poison, gap.",
+        &["group", "kind"]
+    )
+    .expect("the metric's name is unique")
 });
 
 /// Everything that a partition's task works with.
@@ -222,7 +235,9 @@ impl<G: Group> Seat<G> {
             let error = match worker.apply(batch, next_offset).await {
                 Ok(()) => {
                     APPLY_SECONDS.with_label_values(&[&self.options.group]).observe(begun.elapsed().as_secs_f64());
-                    BATCH_RECORDS.with_label_values(&[&self.options.group]).observe(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
+                    BATCH_RECORDS
+                        .with_label_values(&[&self.options.group])
+                        .observe(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
                     return Ok(());
                 }
                 Err(error) => error,
@@ -263,7 +278,10 @@ impl<G: Group> Seat<G> {
 
 fn record(message: &BorrowedMessage<'_>) -> Record {
     let headers = message.headers().map_or_else(Vec::new, |headers| {
-        headers.iter().filter_map(|header| Some((header.key.to_owned(), std::str::from_utf8(header.value?).ok()?.to_owned()))).collect()
+        headers
+            .iter()
+            .filter_map(|header| Some((header.key.to_owned(), std::str::from_utf8(header.value?).ok()?.to_owned())))
+            .collect()
     });
     Record {
         partition: message.partition(),

@@ -28,3 +28,8 @@ pub fn connect(url: &str, connections_max: u32, application: &str) -> Result<PgP
 pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
     sqlx::migrate!("../migrations").run(pool).await
 }
+
+/// True when the database answers.
+pub async fn ping(pool: &PgPool) -> Result<(), sqlx::Error> {
+    sqlx::query("select 1").execute(pool).await.map(|_| ())
+}

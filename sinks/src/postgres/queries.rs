@@ -1,1 +1,390 @@
-//! Read queries.
+//! Read queries: every one carries its tenant, walks an index, and gives rows a page at a time.
+
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, PgPool, Row};
+use time::OffsetDateTime;
+use twh_domain::decimal::Quantity;
+use twh_domain::entity::EntityKind;
+use twh_domain::id::{CommandId, TenantId};
+use twh_domain::timestamp::Timestamp;
+use uuid::Uuid;
+
+/// A stored document, as it is answered.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// Its id.
+    pub id: Uuid,
+    /// Its version.
+    pub version: i64,
+    /// It, byte for byte.
+    pub json: String,
+}
+
+fn document(row: &PgRow) -> Result<Document, sqlx::Error> {
+    Ok(Document { id: row.try_get("id")?, version: row.try_get("version")?, json: row.try_get("document")? })
+}
+
+/// One document.
+pub async fn find_document(
+    pool: &PgPool,
+    kind: EntityKind,
+    tenant: TenantId,
+    id: Uuid,
+) -> Result<Option<Document>, sqlx::Error> {
+    let sql = format!(
+        "select id, version, document::text as document from {} where tenant_id = $1 and id = $2",
+        kind.collection()
+    );
+    let row = sqlx::query(AssertSqlSafe(sql)).bind(tenant.0).bind(id).fetch_optional(pool).await?;
+    row.as_ref().map(document).transpose()
+}
+
+/// What documents are asked for; empty fields ask for nothing.
+#[derive(Debug, Clone, Default)]
+pub struct DocumentFilter {
+    /// Exactly this SKU, code or number.
+    pub code: Option<String>,
+    /// Exactly this status.
+    pub status: Option<String>,
+    /// The item with this barcode.
+    pub barcode: Option<String>,
+    /// Items whose name begins like this, in whatever case.
+    pub name_prefix: Option<String>,
+    /// Items of this type.
+    pub item_type: Option<String>,
+}
+
+/// A page of documents by id: ids are made in the order of time.
+pub async fn list_documents(
+    pool: &PgPool,
+    kind: EntityKind,
+    tenant: TenantId,
+    filter: &DocumentFilter,
+    after: Option<Uuid>,
+    newest_first: bool,
+    limit: i64,
+) -> Result<Vec<Document>, sqlx::Error> {
+    let (beyond, order) = if newest_first { ("<", "desc") } else { (">", "asc") };
+    // Filters on names and barcodes stand only where items do, so that other tables need no such columns.
+    let items_only = match kind {
+        EntityKind::Item => {
+            "and ($5::text is null or id in (select item_id from item_barcodes where tenant_id = $1 and barcode = $5))
+             and ($6::text is null or lower(document ->> 'name') like $6)
+             and ($7::text is null or document ->> 'type' = $7)"
+        }
+        _ => "and $5::text is null and $6::text is null and $7::text is null",
+    };
+    let sql = format!(
+        "select id, version, document::text as document from {}
+         where tenant_id = $1 and ($2::uuid is null or id {beyond} $2) and ($3::text is null or code = $3)
+           and ($4::text is null or status = $4) {items_only}
+         order by id {order} limit $8",
+        kind.collection()
+    );
+    let pattern = filter.name_prefix.as_ref().map(|prefix| format!("{}%", escape_like(&prefix.to_lowercase())));
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(tenant.0)
+        .bind(after)
+        .bind(filter.code.as_deref())
+        .bind(filter.status.as_deref())
+        .bind(filter.barcode.as_deref())
+        .bind(pattern)
+        .bind(filter.item_type.as_deref())
+        .bind(limit)
+        .fetch_all(pool)
+        .await?;
+    rows.iter().map(document).collect()
+}
+
+fn escape_like(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_")
+}
+
+/// A level, with the codes that people know it by.
+#[derive(Debug, Clone)]
+pub struct LevelRow {
+    /// Of what.
+    pub item_id: Uuid,
+    /// Of what.
+    pub sku: String,
+    /// Where.
+    pub location_id: Uuid,
+    /// Where.
+    pub location_code: String,
+    /// Physically there.
+    pub on_hand: Quantity,
+    /// Promised.
+    pub reserved: Quantity,
+    /// The last count, where it is known.
+    pub last_counted_at: Option<Timestamp>,
+    /// How many movements made it.
+    pub version: i64,
+    /// The last movement.
+    pub updated_at: Timestamp,
+}
+
+/// Which levels are asked for.
+#[derive(Debug, Clone, Default)]
+pub struct LevelFilter {
+    /// Of this item.
+    pub item_id: Option<Uuid>,
+    /// Of the item with this SKU.
+    pub sku: Option<String>,
+    /// At this location.
+    pub location_id: Option<Uuid>,
+    /// At the location with this code.
+    pub location_code: Option<String>,
+}
+
+/// Which of a movement's two times counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AsOfBasis {
+    /// When the ledger took it: what the books said then.
+    Recorded,
+    /// When it happened: what was true then, as far as is known now.
+    Occurred,
+}
+
+fn micros(row: &PgRow, column: &str) -> Result<Quantity, sqlx::Error> {
+    let micros: i64 = row.try_get(column)?;
+    Quantity::from_micros(micros)
+        .ok_or_else(|| sqlx::Error::Decode(format!("{column} is out of range: {micros}").into()))
+}
+
+fn time(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Error> {
+    Ok(row.try_get::<OffsetDateTime, _>(column)?.into())
+}
+
+fn level(row: &PgRow) -> Result<LevelRow, sqlx::Error> {
+    Ok(LevelRow {
+        item_id: row.try_get("item_id")?,
+        sku: row.try_get("sku")?,
+        location_id: row.try_get("location_id")?,
+        location_code: row.try_get("location_code")?,
+        on_hand: micros(row, "on_hand_micro")?,
+        reserved: micros(row, "reserved_micro")?,
+        last_counted_at: row.try_get::<Option<OffsetDateTime>, _>("last_counted_at")?.map(Timestamp::from),
+        version: row.try_get("version")?,
+        updated_at: time(row, "updated_at")?,
+    })
+}
+
+/// The levels' common tail: names, filters, a page by item and location. `$1` is the tenant.
+const LEVEL_TAIL: &str = "
+    join items i on i.tenant_id = $1 and i.id = l.item_id
+    join locations p on p.tenant_id = $1 and p.id = l.location_id
+    where ($2::uuid is null or l.item_id = $2) and ($3::text is null or i.code = $3)
+      and ($4::uuid is null or l.location_id = $4) and ($5::text is null or p.code = $5)
+      and ($6::uuid is null or (l.item_id, l.location_id) > ($6, $7))
+    order by l.item_id, l.location_id limit $8";
+
+/// A page of levels: now, or as of a time.
+pub async fn list_levels(
+    pool: &PgPool,
+    tenant: TenantId,
+    filter: &LevelFilter,
+    as_of: Option<(Timestamp, AsOfBasis)>,
+    after: Option<(Uuid, Uuid)>,
+    limit: i64,
+) -> Result<Vec<LevelRow>, sqlx::Error> {
+    let source = match as_of {
+        None => "(select * from stock_levels where tenant_id = $1) l",
+        // The last movement of each level tells the level after it.
+        Some((_, AsOfBasis::Recorded)) => {
+            "(select distinct on (item_id, location_id) item_id, location_id, on_hand_after_micro as on_hand_micro,
+                  reserved_after_micro as reserved_micro, null::timestamptz as last_counted_at, sequence as version, recorded_at as updated_at
+              from stock_movements where tenant_id = $1 and recorded_at <= $9
+              order by item_id, location_id, sequence desc) l"
+        }
+        Some((_, AsOfBasis::Occurred)) => {
+            "(select item_id, location_id, sum(on_hand_change_micro)::bigint as on_hand_micro, sum(reserved_change_micro)::bigint as reserved_micro,
+                  max(occurred_at) filter (where kind = 'COUNT') as last_counted_at, count(*) as version, max(occurred_at) as updated_at
+              from stock_movements where tenant_id = $1 and occurred_at <= $9 group by item_id, location_id) l"
+        }
+    };
+    let sql = format!(
+        "select l.item_id, i.code as sku, l.location_id, p.code as location_code, l.on_hand_micro, l.reserved_micro,
+                l.last_counted_at, l.version, l.updated_at from {source} {LEVEL_TAIL}"
+    );
+    let mut query = sqlx::query(AssertSqlSafe(sql))
+        .bind(tenant.0)
+        .bind(filter.item_id)
+        .bind(filter.sku.as_deref())
+        .bind(filter.location_id)
+        .bind(filter.location_code.as_deref())
+        .bind(after.map(|after| after.0))
+        .bind(after.map(|after| after.1))
+        .bind(limit);
+    if let Some((at, _)) = as_of {
+        query = query.bind(at.datetime());
+    }
+    query.fetch_all(pool).await?.iter().map(level).collect()
+}
+
+/// How much of an item is on its way to each location.
+pub async fn in_transit(pool: &PgPool, tenant: TenantId, item: Uuid) -> Result<Vec<(Uuid, Quantity)>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select (t.document ->> 'to_location_id')::uuid as location_id,
+                (sum((line ->> 'quantity_in_transit')::numeric) * 1000000)::bigint as quantity_micro
+         from transfers t, json_array_elements(t.document -> 'lines') line
+         where t.tenant_id = $1 and t.status in ('in_transit', 'partially_received') and line ->> 'item_id' = $2::text
+         group by 1 order by 1",
+    )
+    .bind(tenant.0)
+    .bind(item.to_string())
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get("location_id")?, micros(row, "quantity_micro")?))).collect()
+}
+
+/// A movement, as it is answered.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the columns of stock_movements")]
+pub struct MovementRow {
+    pub sequence: i64,
+    pub item_id: Uuid,
+    pub location_id: Uuid,
+    pub kind: String,
+    pub on_hand_change: Quantity,
+    pub reserved_change: Quantity,
+    pub on_hand_after: Quantity,
+    pub reserved_after: Quantity,
+    pub reference_kind: String,
+    pub reference_id: Uuid,
+    pub reference_line: i32,
+    pub reason: Option<String>,
+    pub command_id: Uuid,
+    pub occurred_at: Timestamp,
+    pub recorded_at: Timestamp,
+    pub hash: Vec<u8>,
+}
+
+/// Which movements are asked for.
+#[derive(Debug, Clone, Default)]
+pub struct MovementFilter {
+    /// Exactly this one.
+    pub sequence: Option<i64>,
+    /// Of this item.
+    pub item_id: Option<Uuid>,
+    /// At this location.
+    pub location_id: Option<Uuid>,
+    /// Of this kind.
+    pub kind: Option<String>,
+    /// Of this document.
+    pub reference_id: Option<Uuid>,
+}
+
+/// A page of movements, newest first.
+pub async fn list_movements(
+    pool: &PgPool,
+    tenant: TenantId,
+    filter: &MovementFilter,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<MovementRow>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select sequence, item_id, location_id, kind, on_hand_change_micro, reserved_change_micro, on_hand_after_micro, reserved_after_micro,
+                reference_kind, reference_id, reference_line, reason, command_id, occurred_at, recorded_at, hash
+         from stock_movements
+         where tenant_id = $1 and ($2::bigint is null or sequence = $2) and ($3::uuid is null or item_id = $3)
+           and ($4::uuid is null or location_id = $4) and ($5::text is null or kind = $5) and ($6::uuid is null or reference_id = $6)
+           and ($7::bigint is null or sequence < $7)
+         order by sequence desc limit $8",
+    )
+    .bind(tenant.0)
+    .bind(filter.sequence)
+    .bind(filter.item_id)
+    .bind(filter.location_id)
+    .bind(filter.kind.as_deref())
+    .bind(filter.reference_id)
+    .bind(before)
+    .bind(limit)
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(movement).collect()
+}
+
+fn movement(row: &PgRow) -> Result<MovementRow, sqlx::Error> {
+    Ok(MovementRow {
+        sequence: row.try_get("sequence")?,
+        item_id: row.try_get("item_id")?,
+        location_id: row.try_get("location_id")?,
+        kind: row.try_get("kind")?,
+        on_hand_change: micros(row, "on_hand_change_micro")?,
+        reserved_change: micros(row, "reserved_change_micro")?,
+        on_hand_after: micros(row, "on_hand_after_micro")?,
+        reserved_after: micros(row, "reserved_after_micro")?,
+        reference_kind: row.try_get("reference_kind")?,
+        reference_id: row.try_get("reference_id")?,
+        reference_line: row.try_get("reference_line")?,
+        reason: row.try_get("reason")?,
+        command_id: row.try_get("command_id")?,
+        occurred_at: time(row, "occurred_at")?,
+        recorded_at: time(row, "recorded_at")?,
+        hash: row.try_get("hash")?,
+    })
+}
+
+/// What became of a command, as it is kept.
+#[derive(Debug, Clone)]
+pub struct OutcomeRow {
+    /// The command that this one repeats.
+    pub replay_of: Option<CommandId>,
+    /// The refusal: code, message, details; `None` when it was accepted.
+    pub refusal: Option<(String, String, String)>,
+    /// The documents that answered it: version and JSON, in the order of its operations.
+    pub documents: Vec<(i64, String)>,
+    /// Where the command that was decided stands in the log.
+    pub position: (i32, i64),
+    /// When the ledger took it.
+    pub recorded_at: Timestamp,
+}
+
+/// What became of a command; `None` when that is not known (yet).
+pub async fn find_outcome(
+    pool: &PgPool,
+    tenant: TenantId,
+    command: CommandId,
+) -> Result<Option<OutcomeRow>, sqlx::Error> {
+    let row = sqlx::query(
+        "select o.replay_of, d.code, d.message, d.details::text as details, d.first_audit, d.last_audit, d.partition, d.log_offset, d.recorded_at
+         from command_outcomes o join command_outcomes d on d.tenant_id = o.tenant_id and d.command_id = coalesce(o.replay_of, o.command_id)
+         where o.tenant_id = $1 and o.command_id = $2",
+    )
+    .bind(tenant.0)
+    .bind(command.0)
+    .fetch_optional(pool)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let refusal = match row.try_get::<Option<String>, _>("code")? {
+        Some(code) => Some((code, row.try_get("message")?, row.try_get("details")?)),
+        None => None,
+    };
+    let documents = sqlx::query(
+        "select entity_version, document::text as document from audit_log
+         where tenant_id = $1 and sequence between $2 and $3 and operation_index is not null order by operation_index",
+    )
+    .bind(tenant.0)
+    .bind(row.try_get::<Option<i64>, _>("first_audit")?)
+    .bind(row.try_get::<Option<i64>, _>("last_audit")?)
+    .fetch_all(pool)
+    .await?;
+    Ok(Some(OutcomeRow {
+        replay_of: row.try_get::<Option<Uuid>, _>("replay_of")?.map(CommandId),
+        refusal,
+        documents: documents
+            .iter()
+            .map(|row| Ok((row.try_get("entity_version")?, row.try_get("document")?)))
+            .collect::<Result<_, sqlx::Error>>()?,
+        position: (row.try_get("partition")?, row.try_get("log_offset")?),
+        recorded_at: time(&row, "recorded_at")?,
+    }))
+}
+
+/// How far the ledger has come on a partition.
+pub async fn applied_through(pool: &PgPool, partition: i32) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar("select next_offset from ledger_partitions where partition = $1")
+        .bind(partition)
+        .fetch_optional(pool)
+        .await
+}

@@ -1,0 +1,138 @@
+//! Documents: one by its id, byte for byte as it was written; many by page and filter.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use twh_domain::entity::EntityKind;
+use twh_edge::auth::Caller;
+use twh_edge::error::ApiError;
+use twh_edge::headers::{etag, has_version};
+use twh_edge::routes::Routes;
+use twh_edge::{cursor, query};
+use twh_sinks::postgres::PgPool;
+use twh_sinks::postgres::queries::{DocumentFilter, find_document, list_documents};
+use uuid::Uuid;
+
+const PATHS: &[(EntityKind, &str, &str)] = &[
+    (EntityKind::Item, "/v1/items", "/v1/items/{id}"),
+    (EntityKind::Location, "/v1/locations", "/v1/locations/{id}"),
+    (EntityKind::Supplier, "/v1/suppliers", "/v1/suppliers/{id}"),
+    (EntityKind::PurchaseOrder, "/v1/purchase_orders", "/v1/purchase_orders/{id}"),
+    (EntityKind::SalesOrder, "/v1/sales_orders", "/v1/sales_orders/{id}"),
+    (EntityKind::Transfer, "/v1/transfers", "/v1/transfers/{id}"),
+    (EntityKind::Return, "/v1/returns", "/v1/returns/{id}"),
+    (EntityKind::Adjustment, "/v1/adjustments", "/v1/adjustments/{id}"),
+    (EntityKind::Count, "/v1/counts", "/v1/counts/{id}"),
+    (EntityKind::Reservation, "/v1/reservations", "/v1/reservations/{id}"),
+];
+
+/// Adds a list and a look-up for each kind.
+pub(crate) fn routes(routes: Routes) -> Routes {
+    PATHS.iter().fold(routes, |routes, &(kind, collection, single)| {
+        routes
+            .get(collection, move |request: HttpRequest, caller: Caller, pool: web::Data<PgPool>| {
+                list(kind, request, caller, pool)
+            })
+            .get(single, move |request: HttpRequest, caller: Caller, pool: web::Data<PgPool>| {
+                one(kind, request, caller, pool)
+            })
+    })
+}
+
+/// The id in a path; what is no id names nothing.
+pub(crate) fn path_id(request: &HttpRequest, kind: EntityKind) -> Result<Uuid, ApiError> {
+    let text = request.match_info().get("id").unwrap_or_default();
+    Uuid::parse_str(text).map_err(|_| ApiError::not_found(kind.noun()))
+}
+
+async fn one(
+    kind: EntityKind,
+    request: HttpRequest,
+    caller: Caller,
+    pool: web::Data<PgPool>,
+) -> Result<HttpResponse, ApiError> {
+    let id = path_id(&request, kind)?;
+    let found = find_document(&pool, kind, caller.tenant_id, id).await.map_err(ApiError::unavailable)?;
+    let document = found.ok_or_else(|| ApiError::not_found(kind.noun()))?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header(etag(document.version));
+    if has_version(&request, document.version) {
+        return Ok(response.status(StatusCode::NOT_MODIFIED).finish());
+    }
+    Ok(response.content_type("application/json").body(document.json))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    limit: Option<i64>,
+    cursor: Option<String>,
+    sku: Option<String>,
+    code: Option<String>,
+    number: Option<String>,
+    status: Option<String>,
+    barcode: Option<String>,
+    name: Option<String>,
+    #[serde(rename = "type")]
+    item_type: Option<String>,
+}
+
+impl ListQuery {
+    /// The filter, where the kind has what is asked about.
+    fn filter(&self, kind: EntityKind) -> Result<DocumentFilter, ApiError> {
+        use EntityKind::{Item, Location, PurchaseOrder, Reservation, SalesOrder, Supplier, Transfer};
+        let numbered = !matches!(kind, Item | Location | Supplier | Reservation);
+        let asked = [
+            ("sku", &self.sku, kind == Item),
+            ("code", &self.code, matches!(kind, Location | Supplier)),
+            ("number", &self.number, numbered),
+            ("status", &self.status, matches!(kind, PurchaseOrder | SalesOrder | Transfer | Reservation)),
+            ("barcode", &self.barcode, kind == Item),
+            ("name", &self.name, kind == Item),
+            ("type", &self.item_type, kind == Item),
+        ];
+        for (name, value, known) in asked {
+            if value.is_some() && !known {
+                return Err(query::invalid(name, "is no filter of this list"));
+            }
+            if value.as_ref().is_some_and(|value| value.contains('\0')) {
+                return Err(query::invalid(name, "must not hold NUL"));
+            }
+        }
+        Ok(DocumentFilter {
+            code: self.sku.clone().or_else(|| self.code.clone()).or_else(|| self.number.clone()),
+            status: self.status.clone(),
+            barcode: self.barcode.clone(),
+            name_prefix: self.name.clone(),
+            item_type: self.item_type.clone(),
+        })
+    }
+}
+
+async fn list(
+    kind: EntityKind,
+    request: HttpRequest,
+    caller: Caller,
+    pool: web::Data<PgPool>,
+) -> Result<HttpResponse, ApiError> {
+    let asked: ListQuery = query::parse(&request)?;
+    let limit = query::limit(asked.limit)?;
+    let after = asked.cursor.as_deref().map(cursor::decode::<Uuid>).transpose()?;
+    let newest_first = !matches!(kind, EntityKind::Item | EntityKind::Location | EntityKind::Supplier);
+    let filter = asked.filter(kind)?;
+    // One row more than the page tells whether there is another page.
+    let mut rows = list_documents(&pool, kind, caller.tenant_id, &filter, after, newest_first, limit + 1)
+        .await
+        .map_err(ApiError::unavailable)?;
+    let more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+    if more {
+        rows.pop();
+    }
+    let next = if more { rows.last().map(|row| cursor::encode(&row.id)) } else { None };
+    // The documents stand in the page as they were written, without being read and written again.
+    let data = rows.iter().map(|row| row.json.as_str()).collect::<Vec<_>>().join(",");
+    let next = next.map_or_else(|| "null".to_owned(), |cursor| format!("\"{cursor}\""));
+    Ok(HttpResponse::Ok()
+        .content_type("application/json")
+        .body(format!("{{\"data\":[{data}],\"next_cursor\":{next}}}")))
+}

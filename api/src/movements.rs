@@ -1,0 +1,107 @@
+//! Movements: the ledger as it stands, newest first.
+
+use crate::documents::path_id;
+use crate::page;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use twh_domain::entity::EntityKind;
+use twh_domain::movement::MovementKind;
+use twh_edge::auth::Caller;
+use twh_edge::error::ApiError;
+use twh_edge::{cursor, query};
+use twh_sinks::postgres::PgPool;
+use twh_sinks::postgres::queries::{MovementFilter, MovementRow, find_document, list_movements};
+use uuid::Uuid;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MovementQuery {
+    limit: Option<i64>,
+    cursor: Option<String>,
+    item_id: Option<Uuid>,
+    location_id: Option<Uuid>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    reference_id: Option<Uuid>,
+}
+
+fn row(movement: &MovementRow) -> Value {
+    json!({
+        "id": movement.sequence,
+        "item_id": movement.item_id,
+        "location_id": movement.location_id,
+        "type": movement.kind,
+        "change_on_hand": movement.on_hand_change,
+        "change_reserved": movement.reserved_change,
+        "on_hand_after": movement.on_hand_after,
+        "reserved_after": movement.reserved_after,
+        "reference_type": movement.reference_kind,
+        "reference_id": movement.reference_id,
+        "reference_line": movement.reference_line,
+        "reason": movement.reason,
+        "command_id": movement.command_id,
+        "occurred_at": movement.occurred_at,
+        "recorded_at": movement.recorded_at,
+        "hash": movement.hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+    })
+}
+
+async fn answer(pool: &PgPool, caller: &Caller, asked: MovementQuery) -> Result<HttpResponse, ApiError> {
+    let limit = query::limit(asked.limit)?;
+    let before = asked.cursor.as_deref().map(cursor::decode::<i64>).transpose()?;
+    if asked.kind.as_deref().is_some_and(|kind| MovementKind::from_name(kind).is_none()) {
+        let names: Vec<_> = MovementKind::ALL.iter().map(|kind| kind.name()).collect();
+        return Err(query::invalid("type", &format!("must be one of {}", names.join(", "))));
+    }
+    let filter = MovementFilter {
+        sequence: None,
+        item_id: asked.item_id,
+        location_id: asked.location_id,
+        kind: asked.kind,
+        reference_id: asked.reference_id,
+    };
+    let mut rows =
+        list_movements(pool, caller.tenant_id, &filter, before, limit + 1).await.map_err(ApiError::unavailable)?;
+    let more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+    if more {
+        rows.pop();
+    }
+    let next = if more { rows.last().map(|movement| cursor::encode(&movement.sequence)) } else { None };
+    Ok(page(&rows.iter().map(row).collect::<Vec<_>>(), next))
+}
+
+pub(crate) async fn list(
+    request: HttpRequest,
+    caller: Caller,
+    pool: web::Data<PgPool>,
+) -> Result<HttpResponse, ApiError> {
+    answer(&pool, &caller, query::parse(&request)?).await
+}
+
+pub(crate) async fn of_item(
+    request: HttpRequest,
+    caller: Caller,
+    pool: web::Data<PgPool>,
+) -> Result<HttpResponse, ApiError> {
+    let id = path_id(&request, EntityKind::Item)?;
+    let item = find_document(&pool, EntityKind::Item, caller.tenant_id, id).await.map_err(ApiError::unavailable)?;
+    item.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;
+    let mut asked: MovementQuery = query::parse(&request)?;
+    if asked.item_id.replace(id).is_some_and(|other| other != id) {
+        return Err(query::invalid("item_id", "is the path's"));
+    }
+    answer(&pool, &caller, asked).await
+}
+
+pub(crate) async fn one(
+    request: HttpRequest,
+    caller: Caller,
+    pool: web::Data<PgPool>,
+) -> Result<HttpResponse, ApiError> {
+    let missing = || ApiError::not_found("movement");
+    let sequence: i64 = request.match_info().get("sequence").and_then(|text| text.parse().ok()).ok_or_else(missing)?;
+    let filter = MovementFilter { sequence: Some(sequence), ..MovementFilter::default() };
+    let rows = list_movements(&pool, caller.tenant_id, &filter, None, 1).await.map_err(ApiError::unavailable)?;
+    Ok(HttpResponse::Ok().json(row(rows.first().ok_or_else(missing)?)))
+}

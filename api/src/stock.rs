@@ -1,0 +1,134 @@
+//! Stock: levels now, or as of a time; an item's levels over all locations.
+
+use crate::documents::path_id;
+use crate::page;
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use twh_domain::decimal::Quantity;
+use twh_domain::entity::EntityKind;
+use twh_domain::timestamp::Timestamp;
+use twh_edge::auth::Caller;
+use twh_edge::error::ApiError;
+use twh_edge::headers::{etag, has_version};
+use twh_edge::{cursor, query};
+use twh_sinks::postgres::PgPool;
+use twh_sinks::postgres::queries::{AsOfBasis, LevelFilter, LevelRow, find_document, in_transit, list_levels};
+use uuid::Uuid;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StockQuery {
+    limit: Option<i64>,
+    cursor: Option<String>,
+    item_id: Option<Uuid>,
+    sku: Option<String>,
+    location_id: Option<Uuid>,
+    location_code: Option<String>,
+    as_of: Option<String>,
+    as_of_basis: Option<String>,
+}
+
+impl StockQuery {
+    fn as_of(&self) -> Result<Option<(Timestamp, AsOfBasis)>, ApiError> {
+        let basis = match self.as_of_basis.as_deref() {
+            None | Some("recorded") => AsOfBasis::Recorded,
+            Some("occurred") => AsOfBasis::Occurred,
+            Some(_) => return Err(query::invalid("as_of_basis", "must be recorded or occurred")),
+        };
+        match self.as_of.as_deref().map(str::parse) {
+            None if self.as_of_basis.is_some() => Err(query::invalid("as_of_basis", "needs as_of")),
+            None => Ok(None),
+            Some(Ok(at)) => Ok(Some((at, basis))),
+            Some(Err(_)) => Err(query::invalid(
+                "as_of",
+                "must be an RFC 3339 time such as 2026-03-01T09:30:00Z (a + in it is written %2B)",
+            )),
+        }
+    }
+}
+
+fn row(level: &LevelRow) -> Value {
+    json!({
+        "item_id": level.item_id,
+        "sku": level.sku,
+        "location_id": level.location_id,
+        "location_code": level.location_code,
+        "qty_on_hand": level.on_hand,
+        "qty_reserved": level.reserved,
+        "available": level.on_hand.checked_sub(level.reserved).unwrap_or_default(),
+        "last_counted_at": level.last_counted_at,
+        "version": level.version,
+        "updated_at": level.updated_at,
+    })
+}
+
+pub(crate) async fn list(
+    request: HttpRequest,
+    caller: Caller,
+    pool: web::Data<PgPool>,
+) -> Result<HttpResponse, ApiError> {
+    let asked: StockQuery = query::parse(&request)?;
+    let limit = query::limit(asked.limit)?;
+    let after = asked.cursor.as_deref().map(cursor::decode::<(Uuid, Uuid)>).transpose()?;
+    let as_of = asked.as_of()?;
+    for (name, value) in [("sku", &asked.sku), ("location_code", &asked.location_code)] {
+        if value.as_ref().is_some_and(|value| value.contains('\0')) {
+            return Err(query::invalid(name, "must not hold NUL"));
+        }
+    }
+    let filter = LevelFilter {
+        item_id: asked.item_id,
+        sku: asked.sku,
+        location_id: asked.location_id,
+        location_code: asked.location_code,
+    };
+    let mut rows =
+        list_levels(&pool, caller.tenant_id, &filter, as_of, after, limit + 1).await.map_err(ApiError::unavailable)?;
+    let more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+    if more {
+        rows.pop();
+    }
+    let next = if more { rows.last().map(|level| cursor::encode(&(level.item_id, level.location_id))) } else { None };
+    Ok(page(&rows.iter().map(row).collect::<Vec<_>>(), next))
+}
+
+pub(crate) async fn of_item(
+    request: HttpRequest,
+    caller: Caller,
+    pool: web::Data<PgPool>,
+) -> Result<HttpResponse, ApiError> {
+    let id = path_id(&request, EntityKind::Item)?;
+    let item = find_document(&pool, EntityKind::Item, caller.tenant_id, id).await.map_err(ApiError::unavailable)?;
+    item.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;
+    let filter = LevelFilter { item_id: Some(id), ..LevelFilter::default() };
+    let levels =
+        list_levels(&pool, caller.tenant_id, &filter, None, None, i64::MAX).await.map_err(ApiError::unavailable)?;
+    let coming: BTreeMap<Uuid, Quantity> =
+        in_transit(&pool, caller.tenant_id, id).await.map_err(ApiError::unavailable)?.into_iter().collect();
+    let total = |of: fn(&LevelRow) -> Quantity| {
+        levels.iter().map(of).try_fold(Quantity::ZERO, Quantity::checked_add).unwrap_or_default()
+    };
+    let (on_hand, reserved) = (total(|level| level.on_hand), total(|level| level.reserved));
+    let on_the_way = coming.values().copied().try_fold(Quantity::ZERO, Quantity::checked_add).unwrap_or_default();
+    // Every movement of the item raises one level's version, so their sum names this answer.
+    let version = levels.iter().map(|level| level.version).sum();
+    let mut response = HttpResponse::Ok();
+    if coming.is_empty() {
+        response.insert_header(etag(version));
+        if has_version(&request, version) {
+            return Ok(response.status(StatusCode::NOT_MODIFIED).finish());
+        }
+    }
+    Ok(response.json(json!({
+        "item_id": id,
+        "qty_on_hand": on_hand,
+        "qty_reserved": reserved,
+        "available": on_hand.checked_sub(reserved).unwrap_or_default(),
+        "qty_in_transit": on_the_way,
+        "in_transit": coming.iter().map(|(location, quantity)| json!({ "to_location_id": location, "quantity": quantity })).collect::<Vec<_>>(),
+        "levels": levels.iter().map(row).collect::<Vec<_>>(),
+    })))
+}

@@ -1,0 +1,259 @@
+//! Errors as clients see them: one table of codes, each with its status, what it means and what to do.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::{HttpResponse, ResponseError};
+use serde_json::{Value, json};
+use std::fmt;
+use twh_domain::outcome::Refusal;
+
+macro_rules! codes {
+    ($($variant:ident $status:literal $name:literal $meaning:literal $remedy:literal)*) => {
+        /// Every code that an answer can carry.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[allow(missing_docs, reason = "each is documented by its row of the table")]
+        pub enum ErrorCode { $($variant,)* }
+
+        impl ErrorCode {
+            /// The whole table.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+            /// The stable name.
+            #[must_use]
+            pub const fn name(self) -> &'static str { match self { $(Self::$variant => $name,)* } }
+            /// What it means.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str { match self { $(Self::$variant => $meaning,)* } }
+            /// What to do.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str { match self { $(Self::$variant => $remedy,)* } }
+            const fn number(self) -> u16 { match self { $(Self::$variant => $status,)* } }
+        }
+    };
+}
+
+codes! {
+    MalformedJson 400 "MALFORMED_JSON" "The body is not JSON." "Mend the syntax at the line and column named."
+    InvalidQuery 400 "INVALID_QUERY" "A query parameter is unknown or has a value that it cannot have." "Mend the parameter named; take cursors from the answer before, unchanged."
+    IdempotencyKeyRequired 400 "IDEMPOTENCY_KEY_REQUIRED" "The request changes something and has no Idempotency-Key." "Send a key of your own, new for each thing you want done, the same for each retry of it."
+    IdempotencyKeyInvalid 400 "IDEMPOTENCY_KEY_INVALID" "The Idempotency-Key is not 1 to 255 visible ASCII characters, or begins with system/." "Send another key: a UUID will do."
+    InvalidIfMatch 400 "INVALID_IF_MATCH" "If-Match is not one strong ETag as we send them." "Send the ETag header of the resource as you got it, such as \"3\"."
+    Unauthenticated 401 "UNAUTHENTICATED" "There is no API key, or none that we know." "Send Authorization: Bearer with a valid key."
+    NotFound 404 "NOT_FOUND" "What the path names does not exist for you." "Check the id, and that the key belongs to the right tenant."
+    RouteNotFound 404 "ROUTE_NOT_FOUND" "There is no such path." "See the reference for the paths there are."
+    MethodNotAllowed 405 "METHOD_NOT_ALLOWED" "The path does not take this method." "The Allow header names those it takes."
+    Duplicate 409 "DUPLICATE" "A code, number or barcode is taken." "Use another, or the resource that has it."
+    IllegalTransition 409 "ILLEGAL_TRANSITION" "The document's status does not allow the action." "Read the document again and see where it stands."
+    InsufficientStock 409 "INSUFFICIENT_STOCK" "Less is available than asked for; nothing was done." "The details name each short line, what was requested and what is available."
+    QuantityExceeded 409 "QUANTITY_EXCEEDED" "More than the line has left to ship, receive or return." "The details name the line and its limit."
+    PreconditionFailed 412 "PRECONDITION_FAILED" "The resource has changed since you read it." "Read it again, decide again, and send its new ETag."
+    BodyTooLarge 413 "BODY_TOO_LARGE" "The body is larger than the server takes." "Split the request."
+    UnsupportedMediaType 415 "UNSUPPORTED_MEDIA_TYPE" "The body is not declared as JSON." "Send Content-Type: application/json."
+    ValidationFailed 422 "VALIDATION_FAILED" "The body is JSON, but not what this endpoint takes." "The details name each field and what is wrong with it."
+    UnknownReference 422 "UNKNOWN_REFERENCE" "The body names an item, location or other document that does not exist." "The details name the field."
+    UnknownLine 422 "UNKNOWN_LINE" "The document has no line of this number." "Read the document and use its line numbers."
+    ItemNotStocked 422 "ITEM_NOT_STOCKED" "The item is a service and holds no stock." "Leave the line out."
+    QuantityOutOfRange 422 "QUANTITY_OUT_OF_RANGE" "A quantity or level would have more than 12 digits before the point." "Check the quantity and the item's unit."
+    IdempotencyKeyMismatch 422 "IDEMPOTENCY_KEY_MISMATCH" "The Idempotency-Key was used for another request." "Send a new key for a new request."
+    PreconditionRequired 428 "PRECONDITION_REQUIRED" "The request must say which version it is meant for." "Send If-Match with the resource's ETag."
+    Internal 500 "INTERNAL" "Something is wrong on our side." "Retry with the same Idempotency-Key; if it stays, tell us the request id."
+    CommandLogUnavailable 503 "COMMAND_LOG_UNAVAILABLE" "The command could not be stored durably now." "Retry with the same Idempotency-Key after the seconds in Retry-After."
+    Overloaded 503 "OVERLOADED" "Too many commands are under way." "Retry with the same Idempotency-Key after the seconds in Retry-After."
+    ServiceUnavailable 503 "SERVICE_UNAVAILABLE" "A part that the answer needs is away." "Retry after the seconds in Retry-After."
+}
+
+impl ErrorCode {
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.number()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// The code with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.name() == name)
+    }
+
+    /// What a status means that was set below our code.
+    fn from_status(status: StatusCode) -> Self {
+        match status.as_u16() {
+            404 => Self::RouteNotFound,
+            405 => Self::MethodNotAllowed,
+            413 => Self::BodyTooLarge,
+            415 => Self::UnsupportedMediaType,
+            400..=499 => Self::MalformedJson,
+            _ => Self::Internal,
+        }
+    }
+}
+
+/// An error answer.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    code: ErrorCode,
+    message: String,
+    details: Value,
+    retry_after_seconds: Option<u32>,
+    allow: Option<String>,
+}
+
+impl ApiError {
+    /// An error with a message for the client.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: json!([]), retry_after_seconds: None, allow: None }
+    }
+
+    /// With what was wrong, where: a JSON array.
+    #[must_use]
+    pub fn details(mut self, details: Value) -> Self {
+        self.details = details;
+        self
+    }
+
+    /// With the time after which a retry makes sense.
+    #[must_use]
+    pub const fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_seconds = Some(seconds);
+        self
+    }
+
+    /// With the methods that the path takes.
+    #[must_use]
+    pub fn allow(mut self, methods: String) -> Self {
+        self.allow = Some(methods);
+        self
+    }
+
+    /// A defect of ours: logged whole, told to the client only as such.
+    pub fn internal(error: impl fmt::Display) -> Self {
+        tracing::error!(%error, "internal error");
+        Self::new(ErrorCode::Internal, "something is wrong on our side")
+    }
+
+    /// A part that the answer needs is away: logged whole, told to the client only as such.
+    pub fn unavailable(error: impl fmt::Display) -> Self {
+        tracing::warn!(%error, "a part that an answer needs is away");
+        Self::new(ErrorCode::ServiceUnavailable, "a part that the answer needs is away").retry_after(1)
+    }
+
+    /// What the path names does not exist for the caller.
+    #[must_use]
+    pub fn not_found(noun: &str) -> Self {
+        Self::new(ErrorCode::NotFound, format!("there is no such {noun}"))
+    }
+
+    /// The code.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The body of the answer.
+    #[must_use]
+    pub fn body(&self, request_id: &str) -> Value {
+        json!({ "code": self.code.name(), "message": self.message, "details": self.details, "request_id": request_id })
+    }
+
+    /// The answer.
+    #[must_use]
+    pub fn response(&self, request_id: &str) -> HttpResponse {
+        let mut response = HttpResponse::build(self.code.status());
+        if let Some(seconds) = self.retry_after_seconds {
+            response.insert_header((RETRY_AFTER, seconds));
+        }
+        if self.code == ErrorCode::Unauthenticated {
+            response.insert_header((WWW_AUTHENTICATE, "Bearer"));
+        }
+        if let Some(methods) = &self.allow {
+            response.insert_header(("Allow", methods.as_str()));
+        }
+        response.json(self.body(request_id))
+    }
+
+    /// The error of an answer that failed below our code (a connection, a payload, a path).
+    pub(crate) fn from_status(status: StatusCode, reason: &str) -> Self {
+        let code = ErrorCode::from_status(status);
+        if code == ErrorCode::Internal { Self::internal(reason) } else { Self::new(code, reason) }
+    }
+}
+
+impl From<&Refusal> for ApiError {
+    fn from(refusal: &Refusal) -> Self {
+        let code = ErrorCode::from_name(&refusal.code).unwrap_or(ErrorCode::Internal);
+        Self::new(code, refusal.message.clone())
+            .details(serde_json::from_str(&refusal.details).unwrap_or_else(|_| json!([])))
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.name(), self.message)
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.code.status()
+    }
+    // The middleware writes it anew, with the request's id.
+    fn error_response(&self) -> HttpResponse {
+        self.response("")
+    }
+}
+
+/// The table as a page of the documentation.
+#[must_use]
+pub fn to_markdown() -> String {
+    let mut page = String::from(
+        "# Errors\n\nEvery error answer has the same shape:\n\n```json\n{\"code\": \"INSUFFICIENT_STOCK\", \"message\": \"not enough stock is available\", \
+         \"details\": [{\"line\": 1, \"sku\": \"WIDGET\", \"requested\": \"7\", \"available\": \"3\"}], \"request_id\": \"0193…\"}\n```\n\n\
+         `code` is stable, `message` is for people and may change, `details` says what was wrong and where, `request_id` finds it in our logs.\n\n\
+         | code | status | meaning | what to do |\n|---|---|---|---|\n",
+    );
+    for code in ErrorCode::ALL {
+        page.push_str(&format!("| `{}` | {} | {} | {} |\n", code.name(), code.number(), code.meaning(), code.remedy()));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twh_domain::decimal::Quantity;
+    use twh_domain::entity::EntityKind;
+    use twh_domain::rejection::Rejection;
+
+    #[test]
+    fn every_refusal_of_the_rules_has_a_row() {
+        let kind = EntityKind::Item;
+        let refusals = [
+            Rejection::Invalid(vec![]),
+            Rejection::NotFound(kind),
+            Rejection::UnknownReference { field: String::new(), kind },
+            Rejection::UnknownLine { line: 1 },
+            Rejection::Duplicate { kind, field: "sku", value: String::new() },
+            Rejection::IllegalTransition { kind, status: "draft", action: "shipped" },
+            Rejection::InsufficientStock(vec![]),
+            Rejection::QuantityExceeded { line: 1, requested: Quantity::ZERO, limit: Quantity::ZERO },
+            Rejection::NotStocked { field: String::new(), sku: String::new() },
+            Rejection::OutOfRange,
+            Rejection::VersionMismatch { expected: 1, actual: 2 },
+            Rejection::IdempotencyMismatch,
+        ];
+        for refusal in refusals {
+            assert!(ErrorCode::from_name(refusal.code()).is_some(), "{}", refusal.code());
+        }
+    }
+
+    #[test]
+    fn the_page_of_errors_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/errors.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, to_markdown()).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(path).unwrap_or_default() == to_markdown(),
+            "docs/errors.md is not current: run the tests with UPDATE_DOCS=1"
+        );
+    }
+}

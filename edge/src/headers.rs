@@ -1,0 +1,143 @@
+//! Headers that commands and reads are steered by.
+
+use crate::error::{ApiError, ErrorCode};
+use actix_web::HttpRequest;
+use actix_web::http::header::{ETAG, HeaderMap, IF_MATCH, IF_NONE_MATCH};
+use std::time::Duration;
+use twh_domain::command::SYSTEM_KEY_PREFIX;
+
+const KEY_LENGTH_MAX: usize = 255;
+
+/// The request's Idempotency-Key; every request that changes something has one.
+pub fn idempotency_key(request: &HttpRequest) -> Result<String, ApiError> {
+    let Some(value) = request.headers().get("idempotency-key") else {
+        return Err(ApiError::new(ErrorCode::IdempotencyKeyRequired, "send an Idempotency-Key"));
+    };
+    check_idempotency_key(value.to_str().unwrap_or_default()).map(str::to_owned)
+}
+
+/// A key that a client may use.
+pub fn check_idempotency_key(key: &str) -> Result<&str, ApiError> {
+    let sound = (1..=KEY_LENGTH_MAX).contains(&key.len())
+        && key.bytes().all(|b| b.is_ascii_graphic())
+        && !key.starts_with(SYSTEM_KEY_PREFIX);
+    let invalid = || {
+        ApiError::new(
+            ErrorCode::IdempotencyKeyInvalid,
+            format!(
+                "an Idempotency-Key is 1 to {KEY_LENGTH_MAX} visible ASCII characters and does not begin with {SYSTEM_KEY_PREFIX}"
+            ),
+        )
+    };
+    if sound { Ok(key) } else { Err(invalid()) }
+}
+
+/// The version in `If-Match`: one strong ETag of ours. `*` sets no condition.
+pub fn if_match(request: &HttpRequest) -> Result<Option<i64>, ApiError> {
+    let mut values = request.headers().get_all(IF_MATCH);
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => parse_if_match(value.to_str().unwrap_or_default()),
+        (Some(_), Some(_)) => Err(invalid_if_match()),
+    }
+}
+
+fn invalid_if_match() -> ApiError {
+    ApiError::new(ErrorCode::InvalidIfMatch, "If-Match takes one strong ETag as we send them, such as \"3\"")
+}
+
+/// The version in the text of an `If-Match`.
+pub fn parse_if_match(text: &str) -> Result<Option<i64>, ApiError> {
+    if text.trim() == "*" {
+        return Ok(None);
+    }
+    let inner = text.trim().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    match inner.and_then(|version| version.parse::<i64>().ok()) {
+        Some(version) => Ok(Some(version)),
+        None => Err(invalid_if_match()),
+    }
+}
+
+/// Says that a request must name the version that it is meant for.
+#[must_use]
+pub fn if_match_missing() -> ApiError {
+    ApiError::new(ErrorCode::PreconditionRequired, "send If-Match with the resource's ETag")
+}
+
+/// The ETag of a version.
+#[must_use]
+pub fn etag(version: i64) -> (actix_web::http::header::HeaderName, String) {
+    (ETAG, format!("\"{version}\""))
+}
+
+/// True when the client has this version already (`If-None-Match`).
+#[must_use]
+pub fn has_version(request: &HttpRequest, version: i64) -> bool {
+    let tag = format!("\"{version}\"");
+    let names = |text: &str| text.split(',').any(|one| one.trim().trim_start_matches("W/") == tag || one.trim() == "*");
+    request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(names)
+}
+
+/// What the client prefers (RFC 7240).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Prefer {
+    /// Answer with 202 as soon as the command is durable.
+    pub respond_async: bool,
+    /// Answer with 202 after waiting this long.
+    pub wait: Option<Duration>,
+}
+
+impl Prefer {
+    /// What a request prefers; what it does not understand it passes over, as the RFC says.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut prefer = Self::default();
+        let texts = headers.get_all("prefer").filter_map(|value| value.to_str().ok());
+        for preference in texts.flat_map(|text| text.split(',')).map(str::trim) {
+            if preference.eq_ignore_ascii_case("respond-async") {
+                prefer.respond_async = true;
+            } else if let Some(seconds) = preference.strip_prefix("wait=") {
+                prefer.wait = seconds.trim_matches('"').parse().ok().map(Duration::from_secs);
+            }
+        }
+        prefer
+    }
+}
+
+/// A W3C `traceparent` that is sound, to be carried on.
+#[must_use]
+pub fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let parts: Vec<&str> = text.split('-').collect();
+    let hex = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    match parts.as_slice() {
+        [version, trace, parent, flags] if hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2) => {
+            Some(text.to_owned())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_strong_etag_of_ours_is_a_condition() {
+        assert_eq!(parse_if_match("\"3\"").unwrap(), Some(3));
+        assert_eq!(parse_if_match("*").unwrap(), None);
+        for bad in ["3", "W/\"3\"", "\"3\", \"4\"", "\"\"", "\"x\"", ""] {
+            assert_eq!(parse_if_match(bad).unwrap_err().code(), ErrorCode::InvalidIfMatch, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_platforms_own_keys_are_not_for_clients() {
+        for bad in ["", "a b", "system/expire/1", "é", &"x".repeat(256)] {
+            assert!(check_idempotency_key(bad).is_err(), "{bad}");
+        }
+        assert!(check_idempotency_key("0193-a").is_ok());
+    }
+}

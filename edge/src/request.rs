@@ -1,0 +1,107 @@
+//! Around every request: its id, its log line, its metrics, and the shape of its errors.
+
+use crate::error::ApiError;
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse};
+use prometheus::{HistogramVec, IntCounterVec, register_histogram_vec, register_int_counter_vec};
+use std::sync::LazyLock;
+use std::time::Instant;
+use tracing::Instrument as _;
+use twh_domain::id::TenantId;
+use uuid::Uuid;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_LENGTH_MAX: usize = 128;
+
+#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
+static REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!("twh_http_requests_total", "Requests answered.", &["method", "route", "status"])
+        .expect("the metric's name is unique")
+});
+#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
+static SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+    register_histogram_vec!("twh_http_request_seconds", "Time to answer, in seconds.", &["method", "route"], buckets)
+        .expect("the metric's name is unique")
+});
+
+/// The request's id: the client's own where it is sound, else a new one.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub String);
+
+impl RequestId {
+    /// The id of a request that passed the middleware.
+    #[must_use]
+    pub fn of(request: &HttpRequest) -> String {
+        request.extensions().get::<Self>().map(|id| id.0.clone()).unwrap_or_default()
+    }
+}
+
+/// Who called, for the log line; set once the caller is known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CallerTenant(pub(crate) TenantId);
+
+fn request_id(request: &ServiceRequest) -> String {
+    let sound =
+        |text: &&str| (1..=REQUEST_ID_LENGTH_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    let own = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok()).filter(sound);
+    own.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
+}
+
+/// The middleware: use with `actix_web::middleware::from_fn`.
+pub async fn around<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let begun = Instant::now();
+    let id = request_id(&request);
+    let method = request.method().to_string();
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let span = tracing::info_span!("request", request_id = %id, tenant_id = tracing::field::Empty);
+    let plain = request.request().clone();
+    let answered = next.call(request).instrument(span.clone()).await;
+    let mut response = match answered {
+        Ok(response) => shaped(response.map_into_boxed_body(), &id),
+        Err(error) => {
+            let response = shape(&error, error.as_response_error().status_code(), &id);
+            ServiceResponse::new(plain, response)
+        }
+    };
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    let route = response.request().match_pattern().unwrap_or_else(|| "unknown".to_owned());
+    let status = response.status().as_u16();
+    let elapsed = begun.elapsed();
+    REQUESTS.with_label_values(&[method.as_str(), &route, &status.to_string()]).inc();
+    SECONDS.with_label_values(&[&method, &route]).observe(elapsed.as_secs_f64());
+    if let Some(CallerTenant(tenant)) = response.request().extensions().get::<CallerTenant>() {
+        span.record("tenant_id", tracing::field::display(tenant));
+    }
+    let entered = span.enter();
+    let microseconds = elapsed.as_micros();
+    if route.starts_with("/v1") {
+        tracing::info!(method, route, status, microseconds, "answered");
+    } else {
+        tracing::debug!(method, route, status, microseconds, "answered");
+    }
+    drop(entered);
+    Ok(response)
+}
+
+/// Gives an answer that carries an error the shape of our errors, with the request's id.
+fn shaped(response: ServiceResponse<BoxBody>, id: &str) -> ServiceResponse<BoxBody> {
+    let Some(error) = response.response().error() else { return response };
+    let new = shape(error, response.status(), id);
+    response.into_response(new)
+}
+
+fn shape(error: &Error, status: actix_web::http::StatusCode, id: &str) -> HttpResponse {
+    match error.as_error::<ApiError>() {
+        Some(known) => known.response(id),
+        None => ApiError::from_status(status, &error.to_string()).response(id),
+    }
+}

@@ -1,0 +1,149 @@
+//! `commands:batch`: many commands in one request, each with its own outcome; or, atomic, one command of many operations.
+
+use crate::answer::{error_entry, outcome_entry, pending_body, pending_location};
+use crate::compose::{Asked, command};
+use crate::gateway::{Gateway, UnderWay};
+use crate::routes::{needs_if_match, submit};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use twh_domain::command::OPERATIONS_MAX;
+use twh_domain::id::CommandId;
+use twh_edge::auth::Caller;
+use twh_edge::body::{BatchBody, BatchEntry, JsonBody, parse, payload_from_value};
+use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::headers::{
+    Prefer, check_idempotency_key, idempotency_key, if_match_missing, parse_if_match, traceparent,
+};
+use twh_edge::request::RequestId;
+
+pub(crate) async fn handle(
+    request: HttpRequest,
+    caller: Caller,
+    gateway: web::Data<Gateway>,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let batch: BatchBody = parse(&body.0)?;
+    if batch.commands.is_empty() || batch.commands.len() > OPERATIONS_MAX {
+        let problem = json!([{ "field": "commands", "problem": format!("must hold 1 to {OPERATIONS_MAX} commands") }]);
+        return Err(ApiError::new(ErrorCode::ValidationFailed, "the batch is empty or too long").details(problem));
+    }
+    if batch.atomic {
+        atomic(&request, &caller, &gateway, batch).await
+    } else {
+        each(&request, &caller, &gateway, batch).await
+    }
+}
+
+/// What an entry asks for, checked as its endpoint would.
+fn asked(entry: BatchEntry) -> Result<Asked, ApiError> {
+    let payload = payload_from_value(&entry.kind, Value::Object(entry.body))?;
+    let creates = entry.kind.ends_with(".create");
+    if payload.is_internal() || creates == entry.id.is_some() {
+        let problem = if payload.is_internal() {
+            json!([{ "field": "type", "problem": "is not for clients" }])
+        } else if creates {
+            json!([{ "field": "id", "problem": "must be left out: the id is made here" }])
+        } else {
+            json!([{ "field": "id", "problem": "is required: what does the command act upon?" }])
+        };
+        return Err(
+            ApiError::new(ErrorCode::ValidationFailed, "the command is not one that can be sent").details(problem)
+        );
+    }
+    let expected_version = match entry.if_match.as_deref() {
+        // An ETag as it came, or the version in it.
+        Some(text) if text.starts_with('"') || text == "*" => parse_if_match(text)?,
+        Some(text) => parse_if_match(&format!("\"{text}\""))?,
+        None if needs_if_match(&entry.kind) => return Err(if_match_missing()),
+        None => None,
+    };
+    Ok(Asked { subject: entry.id, expected_version, payload })
+}
+
+async fn atomic(
+    request: &HttpRequest,
+    caller: &Caller,
+    gateway: &Gateway,
+    batch: BatchBody,
+) -> Result<HttpResponse, ApiError> {
+    let key = idempotency_key(request)?;
+    let mut all = Vec::with_capacity(batch.commands.len());
+    for (index, entry) in batch.commands.into_iter().enumerate() {
+        all.push(asked(entry).map_err(|error| in_batch(&error, index))?);
+    }
+    submit(request, caller, gateway, key, all, true).await
+}
+
+/// The error of one entry, as the error of the whole.
+fn in_batch(error: &ApiError, index: usize) -> ApiError {
+    let mut details = error.body("").get("details").cloned().unwrap_or_default();
+    for row in details.as_array_mut().into_iter().flatten() {
+        if let Some(row) = row.as_object_mut() {
+            row.insert("index".to_owned(), json!(index));
+        }
+    }
+    ApiError::new(error.code(), format!("command {index} of the batch: {error}")).details(details)
+}
+
+/// Every entry is handed over before any is waited for, so that the log has them in their order, together.
+async fn each(
+    request: &HttpRequest,
+    caller: &Caller,
+    gateway: &Gateway,
+    batch: BatchBody,
+) -> Result<HttpResponse, ApiError> {
+    let request_id = RequestId::of(request);
+    let trace = traceparent(request.headers());
+    let prefer = Prefer::of(request.headers());
+    let under_way: Vec<_> = batch
+        .commands
+        .into_iter()
+        .map(|entry| hand_over(entry, caller, gateway, &request_id, trace.as_deref()))
+        .collect();
+    let deadline = Instant::now() + prefer.wait.unwrap_or_else(|| gateway.outcome_wait());
+    let mut results = Vec::with_capacity(under_way.len());
+    for entry in under_way {
+        let result = match entry {
+            Ok((id, under_way)) => settle(id, under_way, prefer, deadline, &request_id).await,
+            Err(error) => Err(error),
+        };
+        results.push(result.unwrap_or_else(|error| error_entry(&error, &request_id)));
+    }
+    Ok(HttpResponse::Ok().json(json!({ "results": results })))
+}
+
+fn hand_over(
+    entry: BatchEntry,
+    caller: &Caller,
+    gateway: &Gateway,
+    request_id: &str,
+    trace: Option<&str>,
+) -> Result<(CommandId, UnderWay), ApiError> {
+    let key = entry
+        .idempotency_key
+        .as_deref()
+        .ok_or_else(|| ApiError::new(ErrorCode::IdempotencyKeyRequired, "give each command its idempotency_key"))?;
+    let key = check_idempotency_key(key)?.to_owned();
+    let command = command(caller, request_id, key, vec![asked(entry)?]);
+    Ok((command.command_id, gateway.hand_over(&command, trace)?))
+}
+
+async fn settle(
+    id: CommandId,
+    under_way: UnderWay,
+    prefer: Prefer,
+    deadline: Instant,
+    request_id: &str,
+) -> Result<Value, ApiError> {
+    let mut acknowledged = under_way.acknowledged().await?;
+    let wait = if prefer.respond_async { Duration::ZERO } else { deadline.saturating_duration_since(Instant::now()) };
+    let outcome = if wait.is_zero() { None } else { acknowledged.outcome(wait).await };
+    Ok(match outcome {
+        Some(outcome) => outcome_entry(&outcome, request_id),
+        None => {
+            let position = acknowledged.position;
+            json!({ "status": 202, "command_id": id, "position": position.to_string(), "location": pending_location(id, position), "body": pending_body(id, position) })
+        }
+    })
+}

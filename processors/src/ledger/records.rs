@@ -1,0 +1,123 @@
+//! What a batch publishes: outcomes, events and movements in the order of the commands, then the levels as the batch leaves them.
+
+use crate::runtime::Decoded;
+use std::collections::BTreeMap;
+use twh_domain::Decision;
+use twh_domain::command::Command;
+use twh_domain::entity::LevelKey;
+use twh_domain::event::DomainEvent;
+use twh_domain::level::StockLevel;
+use twh_domain::outcome::Position;
+use twh_schemas::catalogue::{EVENTS, LEVELS, MOVEMENTS, OUTCOMES};
+use twh_schemas::codec::EncodeError;
+use twh_schemas::{Schemas, headers, records};
+use twh_sinks::postgres::ledger::LedgerError;
+use twh_sinks::postgres::outbox::OutboxRecord;
+
+pub(super) struct Records<'a> {
+    schemas: &'a Schemas,
+    records: Vec<OutboxRecord>,
+}
+
+fn encode_error(error: EncodeError) -> LedgerError {
+    LedgerError::Corrupt { what: "record to publish", reason: error.to_string() }
+}
+
+impl<'a> Records<'a> {
+    pub(super) const fn new(schemas: &'a Schemas) -> Self {
+        Self { schemas, records: Vec::new() }
+    }
+
+    /// Adds what one decision publishes.
+    pub(super) fn add(&mut self, decoded: &Decoded<Command>, decision: &Decision) -> Result<(), LedgerError> {
+        let trace = decoded.record.header(headers::TRACEPARENT);
+        let position = decision.outcome.position;
+        let tenant = decoded.item.tenant_id.to_string();
+        self.outcome(decoded, decision, trace)?;
+        for event in &decision.effects.events {
+            let payload =
+                self.schemas.events.encode(&records::DomainEvent::new(event, position)).map_err(encode_error)?;
+            self.records.push(OutboxRecord {
+                topic: EVENTS.name,
+                partition: None,
+                key: tenant.clone(),
+                headers: cloud_event(event, trace),
+                payload,
+            });
+        }
+        for movement in &decision.effects.movements {
+            let payload =
+                self.schemas.movements.encode(&records::StockMovement::from(movement)).map_err(encode_error)?;
+            self.records.push(OutboxRecord {
+                topic: MOVEMENTS.name,
+                partition: None,
+                key: tenant.clone(),
+                headers: traced(trace),
+                payload,
+            });
+        }
+        Ok(())
+    }
+
+    /// The outcome goes where it is awaited; one that nobody awaits is found by its command's id.
+    fn outcome(
+        &mut self,
+        decoded: &Decoded<Command>,
+        decision: &Decision,
+        trace: Option<&str>,
+    ) -> Result<(), LedgerError> {
+        let Some(partition) = decoded.record.header(headers::REPLY_PARTITION).and_then(|text| text.parse::<i32>().ok())
+        else {
+            return Ok(());
+        };
+        // A partition that is not there would hold the outbox up for ever.
+        let partition = (0..reply_partitions()).contains(&partition).then_some(partition);
+        let payload = self.schemas.outcomes.encode(&decision.outcome).map_err(encode_error)?;
+        let key = decoded.item.command_id.to_string();
+        self.records.push(OutboxRecord { topic: OUTCOMES.name, partition, key, headers: traced(trace), payload });
+        Ok(())
+    }
+
+    /// Adds each level that changed, once, as of `offset`; gives it all.
+    pub(super) fn finish(
+        mut self,
+        levels: &BTreeMap<LevelKey, StockLevel>,
+        offset: i64,
+        partition: i32,
+    ) -> Result<Vec<OutboxRecord>, LedgerError> {
+        for (key, level) in levels {
+            let record = records::StockLevel::new(key, level, Position { partition, offset });
+            let payload = self.schemas.levels.encode(&record).map_err(encode_error)?;
+            let key = format!("{}/{}/{}", key.tenant, key.item, key.location);
+            self.records.push(OutboxRecord { topic: LEVELS.name, partition: None, key, headers: Vec::new(), payload });
+        }
+        Ok(self.records)
+    }
+}
+
+const fn reply_partitions() -> i32 {
+    match OUTCOMES.partitions {
+        twh_schemas::catalogue::Partitions::Fixed(count) => count,
+        twh_schemas::catalogue::Partitions::Configured => 1,
+    }
+}
+
+fn traced(trace: Option<&str>) -> Vec<(String, String)> {
+    trace.map(|trace| (headers::TRACEPARENT.to_owned(), trace.to_owned())).into_iter().collect()
+}
+
+/// CloudEvents 1.0, Kafka protocol binding, binary mode.
+fn cloud_event(event: &DomainEvent, trace: Option<&str>) -> Vec<(String, String)> {
+    let mut list = traced(trace);
+    let attributes = [
+        (headers::CE_ID, event.id.to_string()),
+        (headers::CE_SPECVERSION, "1.0".to_owned()),
+        (headers::CE_SOURCE, format!("/tenants/{}", event.tenant)),
+        (headers::CE_TYPE, event.event_type.to_owned()),
+        (headers::CE_TIME, event.occurred_at.to_string()),
+        (headers::CE_SUBJECT, format!("{}/{}", event.subject_kind.collection(), event.subject)),
+        (headers::CONTENT_TYPE, headers::AVRO.to_owned()),
+    ];
+    list.extend(attributes.map(|(name, value)| (name.to_owned(), value)));
+    list
+}

@@ -1,0 +1,262 @@
+//! Runs roles in one process: prepares what they stand on, starts each, and stops them in order when told to.
+
+use crate::config::Config;
+use crate::roles::Role;
+use actix_web::{App, HttpServer, middleware, web};
+use anyhow::Context as _;
+use futures::FutureExt as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use twh_edge::auth::Authenticator;
+use twh_edge::body::BodyLimit;
+use twh_edge::ops::{self, Check, Checks};
+use twh_edge::routes::{Routes, not_found};
+use twh_ingest::{Gateway, Replies};
+use twh_processors::expiry::Expiry;
+use twh_processors::ledger::{self, Ledger};
+use twh_processors::outbox::Publishing;
+use twh_processors::runtime::{self, Backoff, DeadLetters};
+use twh_schemas::Schemas;
+use twh_schemas::catalogue::{self, COMMANDS, LEDGER_DLQ, OUTCOMES};
+use twh_sinks::kafka::{Producer, client_config};
+use twh_sinks::postgres::{self, PgPool};
+
+/// How long a starting process waits for the parts that it stands on.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How long committed events are tried before their batch is begun anew.
+const OUTBOX_TIMEOUT: Duration = Duration::from_secs(60);
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
+const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// A pool of connections as configured.
+pub(crate) fn pool(config: &Config) -> anyhow::Result<PgPool> {
+    postgres::connect(&config.database_url, config.database_connections, "twh")
+        .context("TWH_DATABASE_URL is not usable")
+}
+
+/// Makes the topics and registers their schemas.
+pub(crate) async fn prepare_topics(config: &Config) -> anyhow::Result<Schemas> {
+    let client = client_config(&config.kafka_brokers, "twh-admin");
+    catalogue::create_topics(&client, &config.topic_prefix, config.topic_partitions, config.topic_replication)
+        .await
+        .with_context(|| format!("Kafka at {}", config.kafka_brokers))?;
+    Ok(Schemas::connect(&config.schema_registry_url, &config.topic_prefix).await?)
+}
+
+/// Everything that roles share.
+struct Parts {
+    config: Config,
+    pool: PgPool,
+    schemas: Arc<Schemas>,
+    client_id: String,
+}
+
+/// Runs roles until SIGTERM or SIGINT.
+pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCode> {
+    let names: Vec<_> = roles.iter().map(|role| role.name()).collect();
+    let parts = Parts {
+        pool: pool(&config)?,
+        schemas: Arc::new(prepare(&config).await?),
+        client_id: format!("twh-{}", uuid::Uuid::new_v4().simple()),
+        config,
+    };
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    if roles.contains(&Role::Ledger) {
+        start_ledger(&parts, &mut tasks, &stop).await?;
+    }
+    if roles.contains(&Role::Expiry) {
+        start_expiry(&parts, &mut tasks, &stop)?;
+    }
+    let gateway = if roles.contains(&Role::Ingest) { Some(gateway(&parts).await?) } else { None };
+    let server = serve_http(&parts, gateway, roles.contains(&Role::Api))?;
+    let handle = server.handle();
+    let mut server = tokio::spawn(server);
+    tracing::info!(roles = names.join(","), address = %parts.config.http_addr, "started");
+    let ended = tokio::select! {
+        signal = signal() => signal,
+        ended = &mut server => ended.context("the HTTP server ended").and_then(|ended| ended.context("the HTTP server failed")),
+        Some(ended) = tasks.join_next() => ended.context("a role ended").and_then(|ended| ended),
+    };
+    tracing::info!("stopping: no new requests; finishing what is under way");
+    let stopping = async {
+        handle.stop(true).await;
+        stop.cancel();
+        while tasks.join_next().await.is_some() {}
+    };
+    if tokio::time::timeout(parts.config.shutdown_timeout, stopping).await.is_err() {
+        tracing::warn!(
+            "stopped before all was finished; nothing acknowledged is lost, the next start goes on from the checkpoint"
+        );
+    }
+    tracing::info!("stopped");
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Brings tables, topics and schemas up to date; parts that are still starting are waited for.
+async fn prepare(config: &Config) -> anyhow::Result<Schemas> {
+    let begun = tokio::time::Instant::now();
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
+    loop {
+        let prepared = async {
+            postgres::migrate(&pool(config)?).await.context("the tables could not be brought up to date")?;
+            prepare_topics(config).await
+        };
+        match prepared.await {
+            Ok(schemas) => return Ok(schemas),
+            // What the registry or the database refuses stays refused.
+            Err(error) if is_final(&error) || begun.elapsed() > START_PATIENCE => return Err(error),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "a part is not there yet; trying again");
+                tokio::time::sleep(backoff.pause()).await;
+            }
+        }
+    }
+}
+
+fn is_final(error: &anyhow::Error) -> bool {
+    use twh_schemas::registry::RegistryError;
+    matches!(error.downcast_ref::<RegistryError>(), Some(RegistryError::Refused { .. } | RegistryError::Unusable(_)))
+        || error
+            .downcast_ref::<sqlx::migrate::MigrateError>()
+            .is_some_and(|error| !matches!(error, sqlx::migrate::MigrateError::Execute(_)))
+}
+
+async fn start_ledger(
+    parts: &Parts,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let config = &parts.config;
+    let prefix = config.topic_prefix.clone();
+    let producer = Producer::new(&config.kafka_brokers, &format!("{}-outbox", parts.client_id), OUTBOX_TIMEOUT)?;
+    let asked = producer.clone();
+    let kafka_cluster_id = tokio::task::spawn_blocking(move || asked.cluster_id(KAFKA_TIMEOUT))
+        .await?
+        .context("Kafka does not say which cluster it is")?;
+    let group = format!("{}{}{}", config.topic_prefix, config.group_prefix, ledger::GROUP);
+    let source = COMMANDS.full_name(&prefix);
+    let dead_letters = DeadLetters::new(producer.clone(), group.clone(), source.clone(), LEDGER_DLQ.full_name(&prefix));
+    let ledger = Ledger {
+        pool: parts.pool.clone(),
+        schemas: Arc::clone(&parts.schemas),
+        publishing: Publishing {
+            pool: parts.pool.clone(),
+            producer,
+            known_topic: catalogue::known_topic,
+            full_name: Arc::new(move |name| format!("{prefix}{name}")),
+        },
+        kafka_cluster_id,
+        owner: parts.client_id.clone(),
+    };
+    let options = runtime::Options {
+        brokers: config.kafka_brokers.clone(),
+        client_id: format!("{}-ledger", parts.client_id),
+        group,
+        topic: source,
+        batch_records_max: config.batch_commands,
+        batch_bytes_max: BATCH_BYTES_MAX,
+    };
+    let stop = stop.clone();
+    tasks.spawn(async move { Ok(runtime::run(ledger, options, dead_letters, stop).await?) });
+    Ok(())
+}
+
+fn start_expiry(
+    parts: &Parts,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let expiry = Expiry {
+        pool: parts.pool.clone(),
+        producer: Producer::new(
+            &parts.config.kafka_brokers,
+            &format!("{}-expiry", parts.client_id),
+            parts.config.produce_timeout,
+        )?,
+        schemas: Arc::clone(&parts.schemas),
+        commands_topic: COMMANDS.full_name(&parts.config.topic_prefix),
+    };
+    tasks.spawn(expiry.run(stop.clone()).map(Ok));
+    Ok(())
+}
+
+async fn gateway(parts: &Parts) -> anyhow::Result<web::Data<Gateway>> {
+    let config = &parts.config;
+    let producer =
+        Producer::new(&config.kafka_brokers, &format!("{}-ingest", parts.client_id), config.produce_timeout)?;
+    let (brokers, client_id) = (config.kafka_brokers.clone(), format!("{}-replies", parts.client_id));
+    let (topic, schemas) = (OUTCOMES.full_name(&config.topic_prefix), Arc::clone(&parts.schemas));
+    let replies = tokio::task::spawn_blocking(move || Replies::start(&brokers, &client_id, &topic, schemas)).await??;
+    let options = twh_ingest::Options {
+        commands_topic: COMMANDS.full_name(&config.topic_prefix),
+        outcome_wait: config.outcome_wait,
+        in_flight_max: config.commands_in_flight,
+    };
+    Ok(web::Data::new(Gateway::new(options, producer, Arc::clone(&parts.schemas), replies)))
+}
+
+fn serve_http(parts: &Parts, gateway: Option<web::Data<Gateway>>, api: bool) -> anyhow::Result<actix_web::dev::Server> {
+    let config = &parts.config;
+    let checks = checks(parts)?;
+    let authenticator = web::Data::new(Authenticator::new(parts.pool.clone()));
+    let pool = web::Data::new(parts.pool.clone());
+    let body_limit = BodyLimit(config.body_bytes_max);
+    let factory = move || {
+        let mut routes = Routes::new();
+        if gateway.is_some() {
+            routes = routes.merge(twh_ingest::routes());
+        }
+        if api {
+            routes = routes.merge(twh_api::routes());
+        }
+        let app = App::new().app_data(authenticator.clone()).app_data(pool.clone()).app_data(body_limit);
+        let app = match &gateway {
+            Some(gateway) => app.app_data(gateway.clone()),
+            None => app,
+        };
+        app.wrap(middleware::from_fn(twh_edge::request::around))
+            .configure(|config| ops::configure(&checks, config))
+            .configure(|config| routes.configure(config))
+            .default_service(web::to(not_found))
+    };
+    let shutdown_seconds = config.shutdown_timeout.as_secs().max(1);
+    let server = HttpServer::new(factory)
+        .workers(config.http_workers)
+        .keep_alive(KEEP_ALIVE)
+        .shutdown_timeout(shutdown_seconds)
+        .disable_signals()
+        .bind(config.http_addr)
+        .with_context(|| format!("TWH_HTTP_ADDR {} cannot be served", config.http_addr))?;
+    Ok(server.run())
+}
+
+fn checks(parts: &Parts) -> anyhow::Result<Checks> {
+    let pool = parts.pool.clone();
+    let database: Check = Arc::new(move || {
+        let pool = pool.clone();
+        async move { postgres::ping(&pool).await.map_err(|error| error.to_string()) }.boxed()
+    });
+    let producer = Producer::new(&parts.config.kafka_brokers, &format!("{}-ready", parts.client_id), KAFKA_TIMEOUT)?;
+    let kafka: Check = Arc::new(move || {
+        let producer = producer.clone();
+        let asked = tokio::task::spawn_blocking(move || producer.reaches_cluster(Duration::from_secs(2)));
+        async move { asked.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string()) }.boxed()
+    });
+    Ok(Checks(vec![("database", database), ("kafka", kafka)]))
+}
+
+async fn signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
