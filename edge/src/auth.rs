@@ -16,6 +16,8 @@ use uuid::Uuid;
 const REMEMBER: Duration = Duration::from_secs(30);
 /// Keys remembered at once.
 const KEYS_MAX: usize = 100_000;
+/// Longest key that is looked up at all; ours are 73 characters long.
+const KEY_LENGTH_MAX: usize = 256;
 /// Longest `User-Agent` that is kept.
 const USER_AGENT_LENGTH_MAX: usize = 256;
 
@@ -86,7 +88,8 @@ impl FromRequest for Caller {
 
 fn bearer(request: &HttpRequest) -> Option<&str> {
     let (scheme, key) = request.headers().get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    let key = key.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && (1..=KEY_LENGTH_MAX).contains(&key.len())).then_some(key)
 }
 
 fn user_agent(request: &HttpRequest) -> Option<String> {

@@ -1,25 +1,36 @@
 //! Bodies: read within a limit, understood as JSON, refused with every field that is wrong.
 
 use crate::error::{ApiError, ErrorCode};
-use actix_web::http::header::CONTENT_TYPE;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use actix_web::{FromRequest, HttpRequest, dev, web};
 use futures::StreamExt as _;
 use futures::future::LocalBoxFuture;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use twh_domain::command::Payload;
 use twh_domain::timestamp::Timestamp;
+use twh_domain::validate::Problem;
 
 /// How much of a body that is too large is read and thrown away, so that the client gets to read the answer.
 const DRAIN_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How far a client's clock may be ahead of ours.
 const CLOCK_SKEW_MICROS: i64 = 5 * 60 * 1_000_000;
+/// The first microsecond of the year 10000, which RFC 3339 has no way to write (section 1: years 0000 to 9999).
+const YEAR_10000_MICROS: i64 = 253_402_300_800_000_000;
+/// Longest field path or problem in an answer, in characters: both may quote what the client sent.
+const QUOTE_LENGTH_MAX: usize = 300;
 
 /// The largest body that is taken, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyLimit(pub usize);
+
+impl Default for BodyLimit {
+    fn default() -> Self {
+        Self(1024 * 1024)
+    }
+}
 
 /// A body that is declared as JSON, within the limit; `{}` where it is empty.
 #[derive(Debug)]
@@ -30,21 +41,34 @@ impl FromRequest for JsonBody {
     type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut dev::Payload) -> Self::Future {
-        let limit = request.app_data::<BodyLimit>().map_or(0, |limit| limit.0);
-        let declared = request.headers().get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default().to_owned());
+        let limit = request.app_data::<BodyLimit>().copied().unwrap_or_default().0;
+        let header = |name: HeaderName| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+        let declared_json = header(CONTENT_TYPE).is_some_and(is_json);
+        let plain = header(CONTENT_ENCODING).is_none_or(|coding| coding.eq_ignore_ascii_case("identity"));
+        let length = header(CONTENT_LENGTH).and_then(|text| text.parse().ok()).unwrap_or(0);
         let payload = payload.take();
         Box::pin(async move {
+            if length > DRAIN_BYTES_MAX {
+                return Err(too_large(limit));
+            }
             let bytes = read(payload, limit).await?;
             if bytes.is_empty() {
                 return Ok(Self(web::Bytes::from_static(b"{}")));
             }
-            if declared.is_some_and(|text| is_json(&text)) {
+            if !plain {
+                return Err(ApiError::new(ErrorCode::UnsupportedMediaType, "send the body without a Content-Encoding"));
+            }
+            if declared_json {
                 Ok(Self(bytes))
             } else {
                 Err(ApiError::new(ErrorCode::UnsupportedMediaType, "send Content-Type: application/json"))
             }
         })
     }
+}
+
+fn too_large(limit: usize) -> ApiError {
+    ApiError::new(ErrorCode::BodyTooLarge, format!("the body may be {limit} bytes long at most"))
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -64,11 +88,7 @@ async fn read(mut payload: dev::Payload, limit: usize) -> Result<web::Bytes, Api
             break;
         }
     }
-    if length > limit {
-        Err(ApiError::new(ErrorCode::BodyTooLarge, format!("the body may be {limit} bytes long at most")))
-    } else {
-        Ok(kept.freeze())
-    }
+    if length > limit { Err(too_large(limit)) } else { Ok(kept.freeze()) }
 }
 
 /// Reads a body of a known shape.
@@ -88,14 +108,41 @@ fn json_error(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError 
     if !error.inner().is_data() {
         return malformed(error.inner());
     }
-    field_error(&error.path().to_string(), &error.inner().to_string())
+    field_error(&error.path().to_string(), error.inner())
 }
 
-fn field_error(path: &str, problem: &str) -> ApiError {
+/// What serde says about a field, told by its path.
+fn field_error(path: &str, error: &serde_json::Error) -> ApiError {
+    let text = error.to_string();
     // serde_json says where in the text; the path says it better.
-    let problem = problem.split(" at line ").next().unwrap_or(problem);
-    let field = if path == "." { "" } else { path };
-    invalid(json!([{ "field": field, "problem": problem }]))
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let problem = text.strip_suffix(&place).unwrap_or(&text);
+    let parent = if path == "." { "" } else { path };
+    let named = |prefix: &str| problem.strip_prefix(prefix)?.split('`').next();
+    // These two serde tells of the object that the field is in.
+    if let Some(field) = named("missing field `") {
+        return refused(&join(parent, field), "is required");
+    }
+    if let Some(field) = named("duplicate field `") {
+        return refused(&join(parent, field), "stands twice");
+    }
+    if problem.starts_with("unknown field") {
+        return refused(parent, "is not a field of this body");
+    }
+    refused(parent, problem)
+}
+
+fn join(parent: &str, field: &str) -> String {
+    match parent {
+        "" => field.to_owned(),
+        own if own == field || own.ends_with(&format!(".{field}")) => own.to_owned(),
+        parent => format!("{parent}.{field}"),
+    }
+}
+
+fn refused(field: &str, problem: &str) -> ApiError {
+    let short = |text: &str| text.chars().take(QUOTE_LENGTH_MAX).collect::<String>();
+    invalid(json!([{ "field": short(field), "problem": short(problem) }]))
 }
 
 fn invalid(details: Value) -> ApiError {
@@ -113,19 +160,20 @@ pub fn parse_payload(kind: &str, body: &[u8]) -> Result<Payload, ApiError> {
             None => return Err(unknown_kind(kind)),
             Some(Ok(payload)) => payload,
             Some(Err(error)) if error.is_data() => {
-                return Err(field_error(&track.path().to_string(), &error.to_string()));
+                return Err(field_error(&track.path().to_string(), &error));
             }
             Some(Err(error)) => return Err(malformed(&error)),
         };
         reader.end().map_err(|error| malformed(&error))?;
         return check(payload);
     }
-    payload_from_value(kind, parse(body)?)
+    let Once(body) = parse(body)?;
+    payload_from_value(kind, Value::Object(body))
 }
 
 /// Reads and checks the body of a command that stands inside a larger body.
 pub fn payload_from_value(kind: &str, body: Value) -> Result<Payload, ApiError> {
-    let Value::Object(mut body) = body else { return Err(field_error("", "is not an object")) };
+    let Value::Object(mut body) = body else { return Err(refused("", "is not an object")) };
     if kind.ends_with(".update") {
         nulls_to_clear(&mut body)?;
     }
@@ -133,7 +181,7 @@ pub fn payload_from_value(kind: &str, body: Value) -> Result<Payload, ApiError> 
     match Payload::deserialize_kind(kind, serde_path_to_error::Deserializer::new(Value::Object(body), &mut track)) {
         None => Err(unknown_kind(kind)),
         Some(Ok(payload)) => check(payload),
-        Some(Err(error)) => Err(field_error(&track.path().to_string(), &error.to_string())),
+        Some(Err(error)) => Err(field_error(&track.path().to_string(), &error)),
     }
 }
 
@@ -144,7 +192,7 @@ fn unknown_kind(kind: &str) -> ApiError {
 /// In a PATCH, `null` empties a field (RFC 7396); the command says so by name.
 fn nulls_to_clear(body: &mut Map<String, Value>) -> Result<(), ApiError> {
     if body.contains_key("clear") {
-        return Err(field_error("clear", "unknown field `clear`"));
+        return Err(refused("clear", "is not a field of this body"));
     }
     let cleared: Vec<String> =
         body.iter().filter(|(_, value)| value.is_null()).map(|(field, _)| field.clone()).collect();
@@ -155,21 +203,57 @@ fn nulls_to_clear(body: &mut Map<String, Value>) -> Result<(), ApiError> {
 
 fn check(payload: Payload) -> Result<Payload, ApiError> {
     let mut problems = payload.problems();
+    let mut about = |field: &str, problem: &str| {
+        problems.push(Problem { field: field.to_owned(), problem: problem.to_owned() });
+    };
     if let Some(at) = payload.occurred_at() {
         let now = Timestamp::from(OffsetDateTime::now_utc());
-        let problem = if at.micros() > now.micros() + CLOCK_SKEW_MICROS {
-            Some("lies in the future")
+        if at.micros() > now.micros() + CLOCK_SKEW_MICROS {
+            about("occurred_at", "lies in the future");
         } else if at.micros() < 0 {
-            Some("lies before 1970")
-        } else {
-            None
-        };
-        problems.extend(problem.map(|problem| twh_domain::validate::Problem {
-            field: "occurred_at".to_owned(),
-            problem: problem.to_owned(),
-        }));
+            about("occurred_at", "lies before 1970");
+        }
+    }
+    // An offset can carry a sound text out of the years that can be written down: 9999-12-31T23:59:59-01:00.
+    if let Payload::CreateReservation(body) = &payload
+        && body.expires_at.is_some_and(|at| !(0..YEAR_10000_MICROS).contains(&at.micros()))
+    {
+        about("expires_at", "must lie in the years 1970 to 9999, UTC");
     }
     if problems.is_empty() { Ok(payload) } else { Err(invalid(json!(problems))) }
+}
+
+/// An object in which each field stands once: of two values, none is the one that was meant.
+struct Once(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Once {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(OnceVisitor)
+    }
+}
+
+struct OnceVisitor;
+
+impl<'de> Visitor<'de> for OnceVisitor {
+    type Value = Once;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Once, A::Error> {
+        let mut fields = Map::new();
+        while let Some((field, value)) = access.next_entry::<String, Value>()? {
+            if fields.contains_key(&field) {
+                return Err(serde::de::Error::custom(format_args!("duplicate field `{field}`")));
+            }
+            fields.insert(field, value);
+        }
+        Ok(Once(fields))
+    }
+}
+
+fn once<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
+    Once::deserialize(deserializer).map(|Once(fields)| fields)
 }
 
 /// One command of `commands:batch`.
@@ -186,7 +270,7 @@ pub struct BatchEntry {
     /// The version that the client saw.
     pub if_match: Option<String>,
     /// As the endpoint's body.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "once")]
     pub body: Map<String, Value>,
 }
 
@@ -204,6 +288,8 @@ pub struct BatchBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use twh_domain::command::KINDS;
 
     fn refusal(kind: &str, body: &str) -> (ErrorCode, Value) {
         let error = parse_payload(kind, body.as_bytes()).unwrap_err();
@@ -221,6 +307,11 @@ mod tests {
             (r#"{"sku": "😀"}"#, "sku"),
             (r#"{"sku": "A", "reorder_point": 1234567890123456789012345678901234567890}"#, "reorder_point"),
             (r#"{"sku": "A", "metadata": {"a": 1}}"#, "metadata.a"),
+            (r#"{"name": "A"}"#, "sku"),
+            (r#"{"sku": "A", "sku": "B"}"#, "sku"),
+            (r#"{"sku": "A", "cost_price": {"amount": "1"}}"#, "cost_price.currency"),
+            (r#"{"sku": null}"#, "sku"),
+            (r#"[]"#, ""),
         ];
         for (body, field) in cases {
             let (code, details) = refusal("item.create", body);
@@ -255,6 +346,90 @@ mod tests {
         assert_eq!(refusal("item.update", r#"{"unit": null}"#).1[0]["field"], "unit");
         assert_eq!(refusal("item.update", r#"{"clear": ["name"]}"#).1[0]["field"], "clear");
         assert_eq!(refusal("item.update", r#"{"sku": "B"}"#).1[0]["field"], "sku");
+        assert_eq!(
+            refusal("item.update", r#"{"name": "A", "name": null}"#).1[0]["field"],
+            "name",
+            "which one is meant?"
+        );
+    }
+
+    #[test]
+    fn an_answer_quotes_little_of_what_was_sent() {
+        for body in [
+            format!(r#"{{"{}": 1}}"#, "x".repeat(100_000)),
+            format!(r#"{{"sku": "A", "type": "{}"}}"#, "é".repeat(9_999)),
+        ] {
+            let error = parse_payload("item.create", body.as_bytes()).unwrap_err();
+            assert!(error.body("r").to_string().len() < 2_000);
+        }
+    }
+
+    /// JSON of the shapes that clients get wrong: the fields there are, with values of any kind.
+    fn json_value() -> impl Strategy<Value = Value> {
+        let field = prop::sample::select(vec![
+            "sku",
+            "name",
+            "lines",
+            "quantity",
+            "line",
+            "item_id",
+            "location_code",
+            "sale_price",
+            "amount",
+            "currency",
+            "metadata",
+            "barcodes",
+            "occurred_at",
+            "expires_at",
+            "clear",
+            "type",
+            "\0",
+        ]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::from),
+            prop::sample::select(vec!["A", "M", "1.5", "EUR", "0000-01-01T00:00:00+23:59", "2026-03-01T09:30:00Z"])
+                .prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(field.clone(), inner, 0..6).prop_map(|fields| Value::Object(
+                    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+                )),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bodies_are_refused_or_can_be_written_down(kind in prop::sample::select(KINDS), body in json_value()) {
+            if let Ok(payload) = parse_payload(kind, body.to_string().as_bytes()) {
+                prop_assert!(serde_json::to_string(&payload).is_ok());
+            }
+            let _ = payload_from_value(kind, body);
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(kind in prop::sample::select(KINDS), body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse_payload(kind, &body);
+            let _ = parse::<BatchBody>(&body);
+        }
+    }
+
+    /// A time that no calendar here can write would end whoever writes it down: the edge, and each ledger that reads the log.
+    #[test]
+    fn every_time_that_is_taken_can_be_written_down() {
+        for time in ["0000-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "1969-12-31T23:59:59Z"] {
+            let body = format!(r#"{{"sku": "A", "location_code": "M", "quantity": 1, "expires_at": "{time}"}}"#);
+            assert_eq!(refusal("reservation.create", &body).1[0]["field"], "expires_at", "{time}");
+        }
+        let last = r#"{"sku": "A", "location_code": "M", "quantity": 1, "expires_at": "9999-12-31T23:59:59.999999Z"}"#;
+        let payload = parse_payload("reservation.create", last.as_bytes()).unwrap();
+        assert!(serde_json::to_string(&payload).unwrap().contains("9999-12-31T23:59:59.999999Z"));
     }
 
     #[test]

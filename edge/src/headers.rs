@@ -7,6 +7,8 @@ use std::time::Duration;
 use twh_domain::command::SYSTEM_KEY_PREFIX;
 
 const KEY_LENGTH_MAX: usize = 255;
+/// Longest wait that a client may prefer, in seconds; what is asked beyond it is cut down to it.
+const WAIT_SECONDS_MAX: u64 = 3_600;
 
 /// The request's Idempotency-Key; every request that changes something has one.
 pub fn idempotency_key(request: &HttpRequest) -> Result<String, ApiError> {
@@ -52,7 +54,9 @@ pub fn parse_if_match(text: &str) -> Result<Option<i64>, ApiError> {
         return Ok(None);
     }
     let inner = text.trim().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    match inner.and_then(|version| version.parse::<i64>().ok()) {
+    let version = inner.and_then(|version| version.parse::<i64>().ok());
+    // ETags are compared byte for byte (RFC 9110, 8.8.3.2): "+3" and "03" are none of ours.
+    match version {
         Some(version) => Ok(Some(version)),
         None => Err(invalid_if_match()),
     }
@@ -93,11 +97,16 @@ impl Prefer {
     pub fn of(headers: &HeaderMap) -> Self {
         let mut prefer = Self::default();
         let texts = headers.get_all("prefer").filter_map(|value| value.to_str().ok());
-        for preference in texts.flat_map(|text| text.split(',')).map(str::trim) {
-            if preference.eq_ignore_ascii_case("respond-async") {
+        for preference in texts.flat_map(|text| text.split(',')) {
+            // A preference may have parameters after `;`: none of ours has.
+            let preference = preference.split(';').next().unwrap_or_default();
+            let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
+            let (name, value) = (name.trim(), value.trim().trim_matches('"'));
+            // The first of a kind counts (RFC 7240, section 2).
+            if name.eq_ignore_ascii_case("respond-async") {
                 prefer.respond_async = true;
-            } else if let Some(seconds) = preference.strip_prefix("wait=") {
-                prefer.wait = seconds.trim_matches('"').parse().ok().map(Duration::from_secs);
+            } else if name.eq_ignore_ascii_case("wait") && prefer.wait.is_none() {
+                prefer.wait = value.parse().ok().map(|seconds: u64| Duration::from_secs(seconds.min(WAIT_SECONDS_MAX)));
             }
         }
         prefer
@@ -123,14 +132,35 @@ pub fn traceparent(headers: &HeaderMap) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use actix_web::http::header::{HeaderName, HeaderValue};
 
     #[test]
     fn only_a_strong_etag_of_ours_is_a_condition() {
         assert_eq!(parse_if_match("\"3\"").unwrap(), Some(3));
         assert_eq!(parse_if_match("*").unwrap(), None);
-        for bad in ["3", "W/\"3\"", "\"3\", \"4\"", "\"\"", "\"x\"", ""] {
+        for bad in
+            ["3", "W/\"3\"", "\"3\", \"4\"", "\"\"", "\"x\"", "", "\"+3\"", "\"03\"", "\"", "\"9223372036854775808\""]
+        {
             assert_eq!(parse_if_match(bad).unwrap_err().code(), ErrorCode::InvalidIfMatch, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_preference_is_read_as_the_rfc_spells_it_and_bounded() {
+        let prefer = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(HeaderName::from_static("prefer"), HeaderValue::from_str(value).unwrap());
+            }
+            let prefer = Prefer::of(&headers);
+            (prefer.respond_async, prefer.wait.map(|wait| wait.as_secs()))
+        };
+        assert_eq!(prefer(&[]), (false, None));
+        assert_eq!(prefer(&["Respond-Async; a=b, wait=5"]), (true, Some(5)));
+        assert_eq!(prefer(&["WAIT = \"7\"", "wait=9, return=minimal"]), (false, Some(7)));
+        assert_eq!(prefer(&["wait=-1, wait=x"]), (false, None));
+        // A deadline this far away would overflow the clock of whoever adds it to now.
+        assert_eq!(prefer(&["wait=18446744073709551615"]), (false, Some(WAIT_SECONDS_MAX)));
     }
 
     #[test]

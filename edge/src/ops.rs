@@ -1,5 +1,6 @@
 //! What the one who runs it asks: is it alive, is it ready, how is it doing.
 
+use crate::routes::Routes;
 use actix_web::{HttpResponse, web};
 use futures::future::BoxFuture;
 use prometheus::{Encoder as _, TextEncoder};
@@ -19,11 +20,8 @@ pub struct Checks(pub Vec<(&'static str, Check)>);
 
 /// Serves `/health`, `/ready` and `/metrics`.
 pub fn configure(checks: &Checks, config: &mut web::ServiceConfig) {
-    config
-        .app_data(web::Data::new(checks.clone()))
-        .route("/health", web::get().to(health))
-        .route("/ready", web::get().to(ready))
-        .route("/metrics", web::get().to(metrics));
+    config.app_data(web::Data::new(checks.clone()));
+    Routes::new().get("/health", health).get("/ready", ready).get("/metrics", metrics).configure(config);
 }
 
 async fn health() -> HttpResponse {

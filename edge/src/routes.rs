@@ -33,7 +33,7 @@ impl Routes {
         self
     }
 
-    /// Adds a `GET`.
+    /// Adds a `GET`, and with it the `HEAD` that belongs to it (RFC 9110, section 9.1): the same answer without its body.
     #[must_use]
     pub fn get<F, A>(self, path: &'static str, handler: F) -> Self
     where
@@ -41,7 +41,7 @@ impl Routes {
         A: actix_web::FromRequest + 'static,
         F::Output: Responder + 'static,
     {
-        self.on(Method::GET, path, handler)
+        self.on(Method::GET, path, handler.clone()).on(Method::HEAD, path, handler)
     }
 
     /// Adds all of another table.

@@ -8,6 +8,7 @@ use prometheus::{
 };
 use rdkafka::consumer::Consumer;
 use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::sync::{Arc, LazyLock};
@@ -19,6 +20,7 @@ use twh_domain::timestamp::Timestamp;
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 /// A wake-up that got lost costs at most this much.
 const IDLE_CHECK: Duration = Duration::from_millis(250);
+const SEEK_TRIES_MAX: u32 = 40;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -123,8 +125,15 @@ async fn watermarks<G: Group>(seat: &Seat<G>) -> Result<Watermarks, ApplyError> 
 async fn seek<G: Group>(seat: &Seat<G>, next_offset: i64) -> Result<(), ApplyError> {
     let (consumer, topic, partition) = (Arc::clone(&seat.consumer), seat.options.topic.clone(), seat.partition);
     let moved = tokio::task::spawn_blocking(move || {
-        // Right after an assignment the client does not know the partition's place yet and refuses: the caller tries again.
-        consumer.seek(&topic, partition, Offset::Offset(next_offset), KAFKA_TIMEOUT)?;
+        let mut tries = 0;
+        loop {
+            match consumer.seek(&topic, partition, Offset::Offset(next_offset), KAFKA_TIMEOUT) {
+                // Right after an assignment the client does not know the partition's place yet, for a moment.
+                Err(KafkaError::Seek(_)) if tries < SEEK_TRIES_MAX => tries += 1,
+                moved => break moved?,
+            }
+            std::thread::sleep(RETRY_FIRST);
+        }
         let mut list = TopicPartitionList::new();
         list.add_partition(&topic, partition);
         consumer.resume(&list)
