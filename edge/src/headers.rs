@@ -56,7 +56,7 @@ pub fn parse_if_match(text: &str) -> Result<Option<i64>, ApiError> {
     let inner = text.trim().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let version = inner.and_then(|version| version.parse::<i64>().ok());
     // ETags are compared byte for byte (RFC 9110, 8.8.3.2): "+3" and "03" are none of ours.
-    match version {
+    match version.filter(|version| inner == Some(version.to_string().as_str())) {
         Some(version) => Ok(Some(version)),
         None => Err(invalid_if_match()),
     }
