@@ -7,6 +7,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_avro_fast::de::{DeserializerConfig, DeserializerState, read::SliceRead};
+use serde_avro_fast::schema::{Name, SchemaMut};
 use serde_avro_fast::ser::SerializerConfig;
 use serde_avro_fast::{Schema, to_datum};
 use std::collections::HashMap;
@@ -110,9 +111,17 @@ impl<T: Serialize + DeserializeOwned, S: SchemaSource> Codec<T, S> {
 }
 
 fn parse(id: u32, schema: &str) -> Result<Schema, DecodeError> {
-    schema
-        .parse()
-        .map_err(|error: serde_avro_fast::schema::SchemaError| DecodeError::BadSchema { id, reason: error.to_string() })
+    let frozen = schema.parse().and_then(|mut schema: SchemaMut| {
+        schema.nodes_mut().iter_mut().filter_map(|node| node.type_.name_mut()).for_each(forget_namespace);
+        schema.freeze()
+    });
+    frozen.map_err(|error| DecodeError::BadSchema { id, reason: error.to_string() })
+}
+
+/// A branch of a union is offered to serde by its record's full name, and Rust's variants have no namespace. References
+/// between records are resolved by now, so that nothing else reads the names.
+fn forget_namespace(name: &mut Name) {
+    *name = Name::from_fully_qualified_name(name.name());
 }
 
 fn split(bytes: &[u8]) -> Result<(u32, &[u8]), DecodeError> {
