@@ -41,7 +41,7 @@ impl Authenticator {
         {
             return Ok(owner);
         }
-        let owner = find_key(&self.pool, &hash).await.map_err(ApiError::unavailable)?;
+        let owner = find_key(&self.pool, &hash).await.map_err(ApiError::database)?;
         self.known.insert(hash, (Instant::now(), owner));
         Ok(owner)
     }

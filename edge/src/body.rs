@@ -152,6 +152,10 @@ fn invalid(details: Value) -> ApiError {
 
 /// Reads and checks the body of a command.
 pub fn parse_payload(kind: &str, body: &[u8]) -> Result<Payload, ApiError> {
+    // serde reads an array as a record too, field by field in its own order: no client can mean that.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        let Value::Object(_) = parse::<Value>(body)? else { return Err(refused("", "is not an object")) };
+    }
     if !kind.ends_with(".update") {
         let mut reader = serde_json::Deserializer::from_slice(body);
         let mut track = serde_path_to_error::Track::new();
@@ -312,6 +316,7 @@ mod tests {
             (r#"{"sku": "A", "cost_price": {"amount": "1"}}"#, "cost_price.currency"),
             (r#"{"sku": null}"#, "sku"),
             (r#"[]"#, ""),
+            (r#"["A", null, null, "stock", null, [], null, null, null, {}]"#, ""),
         ];
         for (body, field) in cases {
             let (code, details) = refusal("item.create", body);

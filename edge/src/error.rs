@@ -6,6 +6,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 use std::fmt;
 use twh_domain::outcome::Refusal;
+use twh_sinks::postgres::queries::is_away;
 
 macro_rules! codes {
     ($($variant:ident $status:literal $name:literal $meaning:literal $remedy:literal)*) => {
@@ -134,6 +135,11 @@ impl ApiError {
     pub fn unavailable(error: impl fmt::Display) -> Self {
         tracing::warn!(%error, "a part that an answer needs is away");
         Self::new(ErrorCode::ServiceUnavailable, "a part that the answer needs is away").retry_after(1)
+    }
+
+    /// A query that failed: a retry makes sense where the database is away, and only there.
+    pub fn database(error: sqlx::Error) -> Self {
+        if is_away(&error) { Self::unavailable(error) } else { Self::internal(error) }
     }
 
     /// What the path names does not exist for the caller.

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use twh_domain::id::CommandId;
@@ -71,10 +71,7 @@ impl Replies {
             .set("auto.offset.reset", "latest")
             .set("fetch.wait.max.ms", "100")
             .create()?;
-        let metadata = consumer.fetch_metadata(Some(topic), KAFKA_TIMEOUT)?;
-        let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len()).max(1);
-        let partition = i32::try_from(Uuid::new_v4().as_u128() % partitions as u128).unwrap_or_default();
-        let (_, end) = consumer.fetch_watermarks(topic, partition, KAFKA_TIMEOUT)?;
+        let (partition, end) = choose(&consumer, topic)?;
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition_offset(topic, partition, Offset::Offset(end))?;
         consumer.assign(&assignment)?;
@@ -106,6 +103,21 @@ impl Replies {
         let (sender, outcome) = oneshot::channel();
         self.waiting.lock().insert(command, sender);
         Ticket { command, waiting: Arc::clone(&self.waiting), outcome }
+    }
+}
+
+/// A partition at random and where it ends. A broker that has just made the topic may need a moment to say.
+fn choose(consumer: &BaseConsumer, topic: &str) -> Result<(i32, i64), KafkaError> {
+    let begun = Instant::now();
+    loop {
+        let metadata = consumer.fetch_metadata(Some(topic), KAFKA_TIMEOUT)?;
+        let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len()).max(1);
+        let partition = i32::try_from(Uuid::new_v4().as_u128() % partitions as u128).unwrap_or_default();
+        match consumer.fetch_watermarks(topic, partition, KAFKA_TIMEOUT) {
+            Ok((_, end)) => return Ok((partition, end)),
+            Err(error) if begun.elapsed() > KAFKA_TIMEOUT => return Err(error),
+            Err(_) => std::thread::sleep(POLL_INTERVAL),
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! The catalogue: the one table from which topics are made, schemas registered and the documentation written.
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use std::time::Duration;
-
 pub use crate::markdown::to_markdown;
+pub use crate::topics::{TopicError, create_topics};
+
+/// The longest record batch that the topics take (`max.message.bytes`), and what a producer's `message.max.bytes` should be.
+pub const MESSAGE_BYTES_MAX: i32 = 4 * 1024 * 1024;
+/// The longest value that fits a message together with its key, its headers and the framing.
+pub const VALUE_BYTES_MAX: usize = 4_000_000;
+/// Acknowledged means that this many replicas have it, where there are enough to lose one and go on.
+const REPLICAS_IN_SYNC_MIN: &str = "2";
 
 /// What a new schema of a subject must be able to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +91,18 @@ impl Topic {
         format!("{prefix}{}-value", self.name)
     }
 
-    fn settings(&self) -> Vec<(&'static str, String)> {
+    /// How many partitions it is made with, where `configured` is what the environment says.
+    #[must_use]
+    pub const fn partition_count(&self, configured: i32) -> i32 {
+        match self.partitions {
+            Partitions::Configured => configured,
+            Partitions::Fixed(count) => count,
+        }
+    }
+
+    /// The settings that it is made with.
+    #[must_use]
+    pub fn settings(&self, replication: i32) -> Vec<(&'static str, String)> {
         let mut settings = match self.retention {
             Retention::Forever => vec![("cleanup.policy", "delete".to_owned()), ("retention.ms", "-1".to_owned())],
             Retention::Hours(hours) => {
@@ -97,8 +110,12 @@ impl Topic {
             }
             Retention::Compacted => vec![("cleanup.policy", "compact".to_owned())],
         };
+        settings.push(("max.message.bytes", MESSAGE_BYTES_MAX.to_string()));
         if self.log_append_time {
             settings.push(("message.timestamp.type", "LogAppendTime".to_owned()));
+        }
+        if replication > 2 {
+            settings.push(("min.insync.replicas", REPLICAS_IN_SYNC_MIN.to_owned()));
         }
         settings
     }
@@ -169,7 +186,7 @@ pub const LEDGER_DLQ: Topic = Topic {
     name: "ledger.dlq",
     key: "as on commands",
     value: None,
-    partitions: Partitions::Fixed(1),
+    partitions: Partitions::Configured,
     retention: Retention::Forever,
     log_append_time: false,
     about: "Records of commands that could never be decoded, untouched. Headers say why (twh-dlq-reason), where (twh-dlq-topic, twh-dlq-partition, \
@@ -183,53 +200,4 @@ pub const TOPICS: &[Topic] = &[COMMANDS, OUTCOMES, EVENTS, MOVEMENTS, LEVELS, LE
 #[must_use]
 pub fn known_topic(name: &str) -> Option<&'static str> {
     TOPICS.iter().find(|topic| topic.name == name).map(|topic| topic.name)
-}
-
-/// Why the topics are not as they must be.
-#[derive(Debug, thiserror::Error)]
-pub enum TopicError {
-    /// The cluster failed or cannot be reached.
-    #[error("the topics could not be made: {0}")]
-    Kafka(#[from] KafkaError),
-    /// The broker refused one.
-    #[error("the topic {topic} could not be made: {code}")]
-    Refused {
-        /// Which.
-        topic: String,
-        /// Why.
-        code: RDKafkaErrorCode,
-    },
-}
-
-/// Makes the topics that are missing. Those that are there stay as they are: a topic's partitions never change afterwards,
-/// for a tenant would move to another one.
-pub async fn create_topics(
-    client: &ClientConfig,
-    prefix: &str,
-    partitions: i32,
-    replication: i32,
-) -> Result<(), TopicError> {
-    let admin: AdminClient<DefaultClientContext> = client.create()?;
-    let names: Vec<String> = TOPICS.iter().map(|topic| topic.full_name(prefix)).collect();
-    let settings: Vec<_> = TOPICS.iter().map(Topic::settings).collect();
-    let new = TOPICS.iter().zip(&names).zip(&settings).map(|((topic, name), settings)| {
-        let count = match topic.partitions {
-            Partitions::Configured => partitions,
-            Partitions::Fixed(count) => count,
-        };
-        let topic = NewTopic::new(name, count, TopicReplication::Fixed(replication));
-        settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
-    });
-    let new: Vec<_> = new.collect();
-    let options = AdminOptions::new()
-        .operation_timeout(Some(Duration::from_secs(30)))
-        .request_timeout(Some(Duration::from_secs(30)));
-    for result in admin.create_topics(&new, &options).await? {
-        match result {
-            Ok(name) => tracing::info!(topic = name, "topic made"),
-            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((topic, code)) => return Err(TopicError::Refused { topic, code }),
-        }
-    }
-    Ok(())
 }

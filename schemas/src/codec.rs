@@ -1,11 +1,12 @@
 //! Confluent's wire format: a zero byte, the schema's id (four bytes, big endian), the Avro datum. Any client with a registry
 //! reads it. Source: Confluent's "Wire format" page of the schema registry.
 //!
-//! A record is decoded by the schema that wrote it; fields that the reader does not have are passed over, fields that the
-//! writer did not have take the reader's default.
+//! A record is decoded by the schema that wrote it; fields that the writer did not have take the reader's default. A record of
+//! our own kind that is sound, yet says what this version does not know (a newer one is at work beside it), is never poison:
+//! it waits for an upgrade, for nothing that was acknowledged may be set aside.
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_avro_fast::de::{DeserializerConfig, DeserializerState, read::SliceRead};
 use serde_avro_fast::schema::{Name, SchemaMut};
 use serde_avro_fast::ser::SerializerConfig;
@@ -50,6 +51,16 @@ pub enum DecodeError {
         /// Why not.
         reason: String,
     },
+    /// It is sound, and of our own kind, but says what this version does not know.
+    #[error(
+        "the record is of a version that this one does not understand (schema {id}: {reason}); it waits for this process to be upgraded"
+    )]
+    NotUnderstood {
+        /// Which schema.
+        id: u32,
+        /// What was not understood.
+        reason: String,
+    },
     /// The registry does not answer, so nobody can tell yet.
     #[error("the schema registry does not answer: {0}")]
     RegistryUnavailable(String),
@@ -59,7 +70,7 @@ impl DecodeError {
     /// True when the record will never be read, whatever happens.
     #[must_use]
     pub const fn is_poison(&self) -> bool {
-        !matches!(self, Self::RegistryUnavailable(_))
+        !matches!(self, Self::RegistryUnavailable(_) | Self::NotUnderstood { .. })
     }
 }
 
@@ -69,53 +80,72 @@ pub trait SchemaSource: Send + Sync {
     fn fetch(&self, id: u32) -> impl Future<Output = Result<String, DecodeError>> + Send;
 }
 
+/// A schema that wrote records.
+struct Writer {
+    id: u32,
+    schema: Schema,
+    /// The name of its record, without the namespace.
+    name: Option<String>,
+}
+
 /// Writes and reads the records of one subject.
 pub struct Codec<T, S> {
-    id: u32,
-    schema: Arc<Schema>,
+    own: Arc<Writer>,
     source: Arc<S>,
-    writers: RwLock<HashMap<u32, Arc<Schema>>>,
+    writers: RwLock<HashMap<u32, Arc<Writer>>>,
     record: PhantomData<fn(T) -> T>,
 }
 
 impl<T: Serialize + DeserializeOwned, S: SchemaSource> Codec<T, S> {
     /// Writes by `schema`, which the registry knows as `id`; reads by whatever wrote.
     pub fn new(id: u32, schema: &str, source: Arc<S>) -> Result<Self, DecodeError> {
-        let schema = Arc::new(parse(id, schema)?);
-        let writers = RwLock::new(HashMap::from([(id, Arc::clone(&schema))]));
-        Ok(Self { id, schema, source, writers, record: PhantomData })
+        let own = Arc::new(parse(id, schema)?);
+        let writers = RwLock::new(HashMap::from([(id, Arc::clone(&own))]));
+        Ok(Self { own, source, writers, record: PhantomData })
     }
 
     /// The value in wire format.
     pub fn encode(&self, value: &T) -> Result<Vec<u8>, EncodeError> {
         let mut bytes = Vec::with_capacity(256);
         bytes.push(MAGIC);
-        bytes.extend_from_slice(&self.id.to_be_bytes());
-        to_datum(value, bytes, &mut SerializerConfig::new(&self.schema)).map_err(|error| EncodeError(error.to_string()))
+        bytes.extend_from_slice(&self.own.id.to_be_bytes());
+        to_datum(value, bytes, &mut SerializerConfig::new(&self.own.schema))
+            .map_err(|error| EncodeError(error.to_string()))
     }
 
-    /// The value of a record; asks the registry for a schema that it meets for the first time.
+    /// The value of a record. Asks the registry for a schema that it meets for the first time; waits for nothing else.
     pub async fn decode(&self, bytes: &[u8]) -> Result<T, DecodeError> {
         let (id, datum) = split(bytes)?;
         let known = self.writers.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
-        let schema = match known {
-            Some(schema) => schema,
+        let writer = match known {
+            Some(writer) => writer,
             None => {
-                let schema = Arc::new(parse(id, &self.source.fetch(id).await?)?);
-                self.writers.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&schema));
-                schema
+                let writer = Arc::new(parse(id, &self.source.fetch(id).await?)?);
+                self.writers.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&writer));
+                writer
             }
         };
-        read(id, &schema, datum)
+        read(&writer, datum).map_err(|reason| self.why(&writer, datum, reason))
+    }
+
+    fn why(&self, writer: &Writer, datum: &[u8], reason: String) -> DecodeError {
+        let id = writer.id;
+        let ours = id != self.own.id && writer.name == self.own.name;
+        if ours && read::<IgnoredAny>(writer, datum).is_ok() {
+            DecodeError::NotUnderstood { id, reason }
+        } else {
+            DecodeError::BadDatum { id, reason }
+        }
     }
 }
 
-fn parse(id: u32, schema: &str) -> Result<Schema, DecodeError> {
-    let frozen = schema.parse().and_then(|mut schema: SchemaMut| {
+fn parse(id: u32, schema: &str) -> Result<Writer, DecodeError> {
+    let parsed = schema.parse().and_then(|mut schema: SchemaMut| {
         schema.nodes_mut().iter_mut().filter_map(|node| node.type_.name_mut()).for_each(forget_namespace);
-        schema.freeze()
+        let name = schema.root().type_.name().map(|name| name.name().to_owned());
+        Ok(Writer { id, schema: schema.freeze()?, name })
     });
-    frozen.map_err(|error| DecodeError::BadSchema { id, reason: error.to_string() })
+    parsed.map_err(|error| DecodeError::BadSchema { id, reason: error.to_string() })
 }
 
 /// A branch of a union is offered to serde by its record's full name, and Rust's variants have no namespace. References
@@ -133,14 +163,13 @@ fn split(bytes: &[u8]) -> Result<(u32, &[u8]), DecodeError> {
     }
 }
 
-fn read<T: DeserializeOwned>(id: u32, schema: &Schema, datum: &[u8]) -> Result<T, DecodeError> {
-    let mut config = DeserializerConfig::new(schema);
+fn read<T: DeserializeOwned>(writer: &Writer, datum: &[u8]) -> Result<T, String> {
+    let mut config = DeserializerConfig::new(&writer.schema);
     config.max_seq_size = SEQUENCE_MAX;
     let mut state = DeserializerState::with_config(SliceRead::new(datum), config);
-    let value = T::deserialize(state.deserializer())
-        .map_err(|error| DecodeError::BadDatum { id, reason: error.to_string() })?;
+    let value = T::deserialize(state.deserializer()).map_err(|error| error.to_string())?;
     match state.into_reader().read(&mut [0]) {
         Ok(0) => Ok(value),
-        _ => Err(DecodeError::BadDatum { id, reason: "bytes are left over".to_owned() }),
+        _ => Err("bytes are left over".to_owned()),
     }
 }

@@ -16,7 +16,9 @@ pub mod catalogue;
 pub mod codec;
 pub mod headers;
 mod markdown;
+pub mod partition;
 pub mod records;
 pub mod registry;
+mod topics;
 
 pub use registry::Schemas;

@@ -92,11 +92,17 @@ impl Registry {
     async fn set_compatibility(&self, subject: &str, level: &str) -> Result<(), RegistryError> {
         let url = format!("{}/config/{subject}", self.url);
         let body = serde_json::json!({ "compatibility": level });
-        let sent = self.http.put(url).json(&body).send().await.and_then(reqwest::Response::error_for_status);
-        sent.map(|_| ()).map_err(|e| RegistryError::Unavailable {
+        let unavailable = |reason: String| RegistryError::Unavailable {
             url: self.url.clone(),
-            reason: format!("compatibility of {subject}: {e}"),
-        })
+            reason: format!("the compatibility of {subject} cannot be set: {reason}"),
+        };
+        let answer = self.http.put(url).json(&body).send().await.map_err(|error| unavailable(error.to_string()))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let said = answer.text().await.unwrap_or_default();
+        Err(unavailable(format!("{status}: {said}")))
     }
 }
 

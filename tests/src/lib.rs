@@ -1,1 +1,315 @@
-//! Whole-system tests against the real parts.
+//! What whole-system tests stand on: an environment of their own (database, topics, port) on the real parts, and a client.
+//!
+//! The parts are those that `./dev env` names; the server is the built binary. Nothing is mocked.
+
+use anyhow::{Context as _, Result, bail};
+use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::{Client, Method, StatusCode};
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+use uuid::Uuid;
+
+const START_PATIENCE: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+fn variable(name: &str, default: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| default.to_owned())
+}
+
+/// Where Kafka is.
+#[must_use]
+pub fn brokers() -> String {
+    variable("TWH_KAFKA_BROKERS", "127.0.0.1:19092")
+}
+
+/// Where the registry is.
+#[must_use]
+pub fn registry() -> String {
+    variable("TWH_SCHEMA_REGISTRY_URL", "http://127.0.0.1:18081/apis/ccompat/v7")
+}
+
+/// The root of the project.
+#[must_use]
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The built binary, beside the test that runs.
+pub fn binary() -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let path = test.parent().and_then(|deps| deps.parent()).context("the test has no place")?.join("twh");
+    if path.exists() { Ok(path) } else { bail!("{} is not built: cargo build --release -p twh", path.display()) }
+}
+
+/// An environment of a test's own, with a server on it.
+pub struct World {
+    /// The server's address.
+    pub url: String,
+    /// Leads its topics.
+    pub prefix: String,
+    /// Its database.
+    pub database_url: String,
+    variables: BTreeMap<String, String>,
+    server: Option<Child>,
+    started: bool,
+    database: String,
+    admin_url: String,
+}
+
+impl World {
+    /// An environment with a running server of every role.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// An environment with a running server, configured further.
+    pub async fn start_with(settings: &[(&str, &str)]) -> Result<Self> {
+        let mut world = Self::prepare(settings).await?;
+        world.start_server().await?;
+        Ok(world)
+    }
+
+    /// An environment without a server.
+    pub async fn prepare(settings: &[(&str, &str)]) -> Result<Self> {
+        let id = Uuid::new_v4().simple().to_string();
+        let name = format!("twh_test_{}", id.get(..12).unwrap_or(&id));
+        let admin_url = variable("TWH_DATABASE_URL", "postgres://twh@127.0.0.1:15432/twh");
+        let mut admin = PgConnection::connect(&admin_url).await.context("Postgres: is ./dev up?")?;
+        sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut admin).await?;
+        let (server, _) = admin_url.rsplit_once('/').context("TWH_DATABASE_URL names no database")?;
+        let database_url = format!("{server}/{name}");
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut variables = BTreeMap::from([
+            ("TWH_HTTP_ADDR".to_owned(), format!("127.0.0.1:{port}")),
+            ("TWH_KAFKA_BROKERS".to_owned(), brokers()),
+            ("TWH_SCHEMA_REGISTRY_URL".to_owned(), registry()),
+            ("TWH_DATABASE_URL".to_owned(), database_url.clone()),
+            ("TWH_TOPIC_PREFIX".to_owned(), format!("{name}.")),
+            ("TWH_TOPIC_PARTITIONS".to_owned(), "3".to_owned()),
+            ("TWH_LOG_FORMAT".to_owned(), "text".to_owned()),
+        ]);
+        variables.extend(settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        Ok(Self {
+            url: format!("http://127.0.0.1:{port}"),
+            prefix: format!("{name}."),
+            database_url,
+            variables,
+            server: None,
+            started: false,
+            database: name,
+            admin_url,
+        })
+    }
+
+    /// The binary with some arguments, in this environment; its log goes beside the test's build.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(binary()?);
+        command.args(arguments).envs(&self.variables).stdin(Stdio::null()).kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// Where the server's log is.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        std::env::temp_dir().join(format!("{}.log", self.database))
+    }
+
+    /// Starts the server and waits until it serves and its ledger applies.
+    pub async fn start_server(&mut self) -> Result<()> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
+        self.server = Some(self.command(&["serve"])?.stdout(log.try_clone()?).stderr(log).spawn()?);
+        let begun = Instant::now();
+        let client = Client::new();
+        loop {
+            if let Ok(answer) = client.get(format!("{}/ready", self.url)).send().await
+                && answer.status().is_success()
+            {
+                self.started = true;
+                return Ok(());
+            }
+            if let Some(status) = self.server.as_mut().and_then(|server| server.try_wait().ok().flatten()) {
+                bail!("the server ended with {status}: see {}", self.log_path().display());
+            }
+            if begun.elapsed() > START_PATIENCE {
+                bail!("the server is not ready: see {}", self.log_path().display());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Ends the server as a power cut would (SIGKILL).
+    pub async fn kill_server(&mut self) -> Result<()> {
+        let mut server = self.server.take().context("no server runs")?;
+        server.kill().await?;
+        Ok(())
+    }
+
+    /// Asks the server to stop (SIGTERM) and waits until it has.
+    pub async fn stop_server(&mut self) -> Result<std::process::ExitStatus> {
+        let mut server = self.server.take().context("no server runs")?;
+        let id = server.id().context("the server has ended")?;
+        Command::new("kill").args(["-TERM", &id.to_string()]).status().await?;
+        Ok(tokio::time::timeout(START_PATIENCE, server.wait()).await??)
+    }
+
+    /// A new tenant and a client that calls as it.
+    pub async fn tenant(&self) -> Result<Tenant> {
+        let output = self.command(&["tenant", "create", "--name", "test"])?.output().await?;
+        let made: Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        let text = |key: &str| {
+            made.get(key).and_then(Value::as_str).map(str::to_owned).context("tenant create says something else")
+        };
+        let client = Client::builder().timeout(REQUEST_TIMEOUT).build()?;
+        Ok(Tenant { id: text("tenant_id")?, key: text("api_key")?, url: self.url.clone(), client })
+    }
+
+    /// The environment's database.
+    pub async fn pool(&self) -> Result<PgPool> {
+        Ok(PgPool::connect(&self.database_url).await?)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = server.start_kill();
+        }
+        // A failed test, or a server that did not start, leaves its log to be read.
+        if self.started && !std::thread::panicking() {
+            let _ = std::fs::remove_file(self.log_path());
+        }
+        let (url, name) = (self.admin_url.clone(), self.database.clone());
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+            runtime.block_on(async {
+                let mut admin = PgConnection::connect(&url).await.ok()?;
+                sqlx::query(AssertSqlSafe(format!("drop database if exists {name} with (force)")))
+                    .execute(&mut admin)
+                    .await
+                    .ok()
+            })
+        });
+        let _ = dropped.join();
+    }
+}
+
+/// A tenant's client.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    /// The tenant's id.
+    pub id: String,
+    /// Its API key.
+    pub key: String,
+    url: String,
+    client: Client,
+}
+
+/// An answer, read whole.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body; null where it is not JSON.
+    pub body: Value,
+}
+
+impl Answer {
+    /// A header's text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The error's code; empty where it is none.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        self.body.get("code").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// The resource's id; empty where it has none.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.body.get("id").and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+impl Tenant {
+    /// Sends a request with exactly these headers beside the key.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Vec<u8>>,
+    ) -> Result<Answer> {
+        let mut request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.key);
+        for (name, value) in headers {
+            request = request.header(*name, HeaderValue::from_str(value)?);
+        }
+        if let Some(body) = body {
+            request = request.body(body);
+        }
+        let answer = request.send().await?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let body = serde_json::from_slice(&answer.bytes().await?).unwrap_or_default();
+        Ok(Answer { status, headers, body })
+    }
+
+    /// `POST` with a key of its own.
+    pub async fn post(&self, path: &str, body: Value) -> Result<Answer> {
+        self.post_as(path, &Uuid::new_v4().to_string(), body).await
+    }
+
+    /// `POST` with this key.
+    pub async fn post_as(&self, path: &str, key: &str, body: Value) -> Result<Answer> {
+        let headers = [("idempotency-key", key), ("content-type", "application/json")];
+        self.send(Method::POST, path, &headers, Some(body.to_string().into_bytes())).await
+    }
+
+    /// `POST` that must succeed.
+    pub async fn done(&self, path: &str, body: Value) -> Result<Answer> {
+        let answer = self.post(path, body).await?;
+        if answer.status.is_success() { Ok(answer) } else { bail!("POST {path}: {} {}", answer.status, answer.body) }
+    }
+
+    /// `GET`.
+    pub async fn get(&self, path: &str) -> Result<Answer> {
+        self.send(Method::GET, path, &[], None).await
+    }
+
+    /// A stock item, a location `MAIN` and this much of the item there.
+    pub async fn stock(&self, sku: &str, quantity: i64) -> Result<()> {
+        self.done("/v1/items", serde_json::json!({ "sku": sku })).await?;
+        self.post("/v1/locations", serde_json::json!({ "code": "MAIN" })).await?;
+        let lines = serde_json::json!([{ "sku": sku, "quantity": quantity }]);
+        self.done(
+            "/v1/adjustments",
+            serde_json::json!({ "location_code": "MAIN", "reason": "opening", "lines": lines }),
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// (on hand, reserved) of an item over all locations.
+    pub async fn level(&self, sku: &str) -> Result<(String, String)> {
+        let answer = self.get(&format!("/v1/stock?sku={sku}")).await?;
+        let text = |key: &str| {
+            answer.body.pointer(&format!("/data/0/{key}")).and_then(Value::as_str).unwrap_or("0").to_owned()
+        };
+        Ok((text("qty_on_hand"), text("qty_reserved")))
+    }
+
+    /// How many movements the tenant's ledger holds.
+    pub async fn movements(&self) -> Result<i64> {
+        let answer = self.get("/v1/movements?limit=1").await?;
+        Ok(answer.body.pointer("/data/0/id").and_then(Value::as_i64).unwrap_or_default())
+    }
+}

@@ -65,6 +65,8 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
         config,
     };
     let stop = CancellationToken::new();
+    // Whichever way this function ends, nothing that it started goes on.
+    let _stop_on_return = stop.clone().drop_guard();
     let mut tasks = JoinSet::new();
     if roles.contains(&Role::Ledger) {
         start_ledger(&parts, &mut tasks, &stop).await?;
