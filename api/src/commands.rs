@@ -3,14 +3,16 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
+use twh_domain::entity::EntityKind;
 use twh_domain::id::CommandId;
 use twh_domain::outcome::{Position, Refusal};
 use twh_edge::auth::Caller;
 use twh_edge::error::ApiError;
+use twh_edge::headers::etag;
 use twh_edge::query;
 use twh_edge::request::RequestId;
 use twh_sinks::postgres::PgPool;
-use twh_sinks::postgres::queries::{OutcomeRow, applied_through, find_outcome};
+use twh_sinks::postgres::queries::{Document, OutcomeRow, applied_through, find_outcome};
 use uuid::Uuid;
 
 #[derive(Deserialize)]
@@ -37,15 +39,17 @@ pub(crate) async fn one(
     let undecided = match position {
         Some(position) => applied_through(&pool, position.partition)
             .await
-            .map_err(ApiError::unavailable)?
+            .map_err(ApiError::database)?
             .is_none_or(|next| next <= position.offset),
         None => false,
     };
-    match find_outcome(&pool, caller.tenant_id, command).await.map_err(ApiError::unavailable)? {
+    match find_outcome(&pool, caller.tenant_id, command).await.map_err(ApiError::database)? {
         Some(outcome) => Ok(HttpResponse::Ok().json(decided(command, &outcome, &RequestId::of(&request)))),
-        None if undecided => Ok(HttpResponse::Ok()
-            .insert_header(("Retry-After", "1"))
-            .json(json!({ "command_id": command, "status": "pending" }))),
+        None if undecided => Ok(HttpResponse::Ok().insert_header(("Retry-After", "1")).json(json!({
+            "command_id": command,
+            "status": "pending",
+            "position": position.map(|position| position.to_string()),
+        }))),
         None => Err(missing()),
     }
 }
@@ -58,12 +62,8 @@ fn decided(command: CommandId, outcome: &OutcomeRow, request_id: &str) -> Value 
             ("rejected", error.code().status().as_u16(), error.body(request_id))
         }
         None => match outcome.documents.as_slice() {
-            [(version, document)] => ("accepted", if *version == 1 { 201 } else { 200 }, json!(raw(document))),
-            many => (
-                "accepted",
-                200,
-                json!({ "results": many.iter().map(|(_, document)| raw(document)).collect::<Vec<_>>() }),
-            ),
+            [(_, document)] => ("accepted", http_status(document), json!(raw(&document.json))),
+            many => ("accepted", 200, json!({ "results": many.iter().map(entry).collect::<Vec<_>>() })),
         },
     };
     json!({
@@ -74,6 +74,21 @@ fn decided(command: CommandId, outcome: &OutcomeRow, request_id: &str) -> Value 
         "position": format!("{}-{}", outcome.position.0, outcome.position.1),
         "recorded_at": outcome.recorded_at,
         "replayed": outcome.replay_of.is_some(),
+    })
+}
+
+const fn http_status(document: &Document) -> u16 {
+    if document.version == 1 { 201 } else { 200 }
+}
+
+/// A document as the batch that made it answers it.
+fn entry((kind, document): &(EntityKind, Document)) -> Value {
+    let (_, tag) = etag(document.version);
+    json!({
+        "status": http_status(document),
+        "etag": tag,
+        "location": format!("/v1/{}/{}", kind.collection(), document.id),
+        "body": raw(&document.json),
     })
 }
 

@@ -52,7 +52,7 @@ async fn one(
     pool: web::Data<PgPool>,
 ) -> Result<HttpResponse, ApiError> {
     let id = path_id(&request, kind)?;
-    let found = find_document(&pool, kind, caller.tenant_id, id).await.map_err(ApiError::unavailable)?;
+    let found = find_document(&pool, kind, caller.tenant_id, id).await.map_err(ApiError::database)?;
     let document = found.ok_or_else(|| ApiError::not_found(kind.noun()))?;
     let mut response = HttpResponse::Ok();
     response.insert_header(etag(document.version));
@@ -77,6 +77,27 @@ struct ListQuery {
     item_type: Option<String>,
 }
 
+/// The statuses that documents of a kind can have.
+const fn statuses(kind: EntityKind) -> &'static [&'static str] {
+    match kind {
+        EntityKind::PurchaseOrder => &["draft", "ordered", "partially_received", "received", "closed", "cancelled"],
+        EntityKind::SalesOrder => &["draft", "allocated", "partially_shipped", "shipped", "closed", "cancelled"],
+        EntityKind::Transfer => &["draft", "in_transit", "partially_received", "received", "closed", "cancelled"],
+        EntityKind::Reservation => &["active", "released", "expired"],
+        _ => &[],
+    }
+}
+
+/// A misspelt value would find nothing, which looks like an answer.
+fn one_of(parameter: &str, asked: Option<&str>, known: &[&str]) -> Result<(), ApiError> {
+    match asked {
+        Some(value) if !known.contains(&value) => {
+            Err(query::invalid(parameter, &format!("must be one of {}", known.join(", "))))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl ListQuery {
     /// The filter, where the kind has what is asked about.
     fn filter(&self, kind: EntityKind) -> Result<DocumentFilter, ApiError> {
@@ -99,6 +120,8 @@ impl ListQuery {
                 return Err(query::invalid(name, "must not hold NUL"));
             }
         }
+        one_of("status", self.status.as_deref(), statuses(kind))?;
+        one_of("type", self.item_type.as_deref(), &["stock", "service"])?;
         Ok(DocumentFilter {
             code: self.sku.clone().or_else(|| self.code.clone()).or_else(|| self.number.clone()),
             status: self.status.clone(),
@@ -123,7 +146,7 @@ async fn list(
     // One row more than the page tells whether there is another page.
     let mut rows = list_documents(&pool, kind, caller.tenant_id, &filter, after, newest_first, limit + 1)
         .await
-        .map_err(ApiError::unavailable)?;
+        .map_err(ApiError::database)?;
     let more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     if more {
         rows.pop();
@@ -135,4 +158,34 @@ async fn list(
     Ok(HttpResponse::Ok()
         .content_type("application/json")
         .body(format!("{{\"data\":[{data}],\"next_cursor\":{next}}}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::de::DeserializeOwned;
+    use serde_json::json;
+    use twh_domain::purchase_order::PurchaseOrderStatus;
+    use twh_domain::reservation::ReservationStatus;
+    use twh_domain::sales_order::SalesOrderStatus;
+    use twh_domain::transfer::TransferStatus;
+
+    /// Holds that the filter takes the statuses of `T`, all of them and no others.
+    fn agrees<T: DeserializeOwned>(kind: EntityKind) {
+        let error = serde_json::from_value::<T>(json!("?")).err().unwrap().to_string();
+        // serde names every variant: unknown variant `?`, expected one of `draft`, `ordered`, …
+        let mut known: Vec<&str> = error.split('`').skip(1).step_by(2).filter(|name| *name != "?").collect();
+        let mut asked = statuses(kind).to_vec();
+        known.sort_unstable();
+        asked.sort_unstable();
+        assert_eq!(asked, known, "{kind:?}");
+    }
+
+    #[test]
+    fn every_status_of_the_rules_can_be_asked_for() {
+        agrees::<PurchaseOrderStatus>(EntityKind::PurchaseOrder);
+        agrees::<SalesOrderStatus>(EntityKind::SalesOrder);
+        agrees::<TransferStatus>(EntityKind::Transfer);
+        agrees::<ReservationStatus>(EntityKind::Reservation);
+    }
 }

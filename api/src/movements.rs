@@ -62,7 +62,7 @@ async fn answer(pool: &PgPool, caller: &Caller, asked: MovementQuery) -> Result<
         reference_id: asked.reference_id,
     };
     let mut rows =
-        list_movements(pool, caller.tenant_id, &filter, before, limit + 1).await.map_err(ApiError::unavailable)?;
+        list_movements(pool, caller.tenant_id, &filter, before, limit + 1).await.map_err(ApiError::database)?;
     let more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     if more {
         rows.pop();
@@ -85,7 +85,7 @@ pub(crate) async fn of_item(
     pool: web::Data<PgPool>,
 ) -> Result<HttpResponse, ApiError> {
     let id = path_id(&request, EntityKind::Item)?;
-    let item = find_document(&pool, EntityKind::Item, caller.tenant_id, id).await.map_err(ApiError::unavailable)?;
+    let item = find_document(&pool, EntityKind::Item, caller.tenant_id, id).await.map_err(ApiError::database)?;
     item.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;
     let mut asked: MovementQuery = query::parse(&request)?;
     if asked.item_id.replace(id).is_some_and(|other| other != id) {
@@ -102,6 +102,6 @@ pub(crate) async fn one(
     let missing = || ApiError::not_found("movement");
     let sequence: i64 = request.match_info().get("sequence").and_then(|text| text.parse().ok()).ok_or_else(missing)?;
     let filter = MovementFilter { sequence: Some(sequence), ..MovementFilter::default() };
-    let rows = list_movements(&pool, caller.tenant_id, &filter, None, 1).await.map_err(ApiError::unavailable)?;
+    let rows = list_movements(&pool, caller.tenant_id, &filter, None, 1).await.map_err(ApiError::database)?;
     Ok(HttpResponse::Ok().json(row(rows.first().ok_or_else(missing)?)))
 }

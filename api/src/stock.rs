@@ -15,7 +15,7 @@ use twh_edge::error::ApiError;
 use twh_edge::headers::{etag, has_version};
 use twh_edge::{cursor, query};
 use twh_sinks::postgres::PgPool;
-use twh_sinks::postgres::queries::{AsOfBasis, LevelFilter, LevelRow, find_document, in_transit, list_levels};
+use twh_sinks::postgres::queries::{AsOfBasis, ItemStock, LevelFilter, LevelRow, item_stock, list_levels};
 use uuid::Uuid;
 
 #[derive(Deserialize)]
@@ -85,8 +85,9 @@ pub(crate) async fn list(
         location_id: asked.location_id,
         location_code: asked.location_code,
     };
-    let mut rows =
-        list_levels(&pool, caller.tenant_id, &filter, as_of, after, limit + 1).await.map_err(ApiError::unavailable)?;
+    let mut rows = list_levels(pool.get_ref(), caller.tenant_id, &filter, as_of, after, limit + 1)
+        .await
+        .map_err(ApiError::database)?;
     let more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     if more {
         rows.pop();
@@ -101,13 +102,9 @@ pub(crate) async fn of_item(
     pool: web::Data<PgPool>,
 ) -> Result<HttpResponse, ApiError> {
     let id = path_id(&request, EntityKind::Item)?;
-    let item = find_document(&pool, EntityKind::Item, caller.tenant_id, id).await.map_err(ApiError::unavailable)?;
-    item.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;
-    let filter = LevelFilter { item_id: Some(id), ..LevelFilter::default() };
-    let levels =
-        list_levels(&pool, caller.tenant_id, &filter, None, None, i64::MAX).await.map_err(ApiError::unavailable)?;
-    let coming: BTreeMap<Uuid, Quantity> =
-        in_transit(&pool, caller.tenant_id, id).await.map_err(ApiError::unavailable)?.into_iter().collect();
+    let stock = item_stock(&pool, caller.tenant_id, id).await.map_err(ApiError::database)?;
+    let ItemStock { levels, in_transit } = stock.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;
+    let coming: BTreeMap<Uuid, Quantity> = in_transit.into_iter().collect();
     let total = |of: fn(&LevelRow) -> Quantity| {
         levels.iter().map(of).try_fold(Quantity::ZERO, Quantity::checked_add).unwrap_or_default()
     };

@@ -1,13 +1,32 @@
 //! Read queries: every one carries its tenant, walks an index, and gives rows a page at a time.
 
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgPool, Row};
+use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row};
 use time::OffsetDateTime;
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::EntityKind;
 use twh_domain::id::{CommandId, TenantId};
 use twh_domain::timestamp::Timestamp;
 use uuid::Uuid;
+
+/// True when the database is away or worn out, so that the same query may work a little later; false for a defect.
+#[must_use]
+pub fn is_away(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => true,
+        // PostgreSQL's appendix A: 08 connection, 40 rolled back, 53 resources, 57 an operator stepped in, 58 its system;
+        // 25006 is what a primary that was demoted says.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            code == "25006" || ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+        }),
+        _ => false,
+    }
+}
 
 /// A stored document, as it is answered.
 #[derive(Debug, Clone)]
@@ -180,7 +199,7 @@ const LEVEL_TAIL: &str = "
 
 /// A page of levels: now, or as of a time.
 pub async fn list_levels(
-    pool: &PgPool,
+    executor: impl PgExecutor<'_>,
     tenant: TenantId,
     filter: &LevelFilter,
     as_of: Option<(Timestamp, AsOfBasis)>,
@@ -189,12 +208,15 @@ pub async fn list_levels(
 ) -> Result<Vec<LevelRow>, sqlx::Error> {
     let source = match as_of {
         None => "(select * from stock_levels where tenant_id = $1) l",
-        // The last movement of each level tells the level after it.
+        // The last movement of each level tells the level after it; how many there are and the last count, the rest.
         Some((_, AsOfBasis::Recorded)) => {
-            "(select distinct on (item_id, location_id) item_id, location_id, on_hand_after_micro as on_hand_micro,
-                  reserved_after_micro as reserved_micro, null::timestamptz as last_counted_at, sequence as version, recorded_at as updated_at
-              from stock_movements where tenant_id = $1 and recorded_at <= $9
-              order by item_id, location_id, sequence desc) l"
+            "(select h.item_id, h.location_id, m.on_hand_after_micro as on_hand_micro, m.reserved_after_micro as reserved_micro,
+                  c.occurred_at as last_counted_at, h.version, m.recorded_at as updated_at
+              from (select item_id, location_id, count(*) as version, max(sequence) as last_sequence,
+                        max(sequence) filter (where kind = 'COUNT') as count_sequence
+                    from stock_movements where tenant_id = $1 and recorded_at <= $9 group by item_id, location_id) h
+              join stock_movements m on m.tenant_id = $1 and m.sequence = h.last_sequence
+              left join stock_movements c on c.tenant_id = $1 and c.sequence = h.count_sequence) l"
         }
         Some((_, AsOfBasis::Occurred)) => {
             "(select item_id, location_id, sum(on_hand_change_micro)::bigint as on_hand_micro, sum(reserved_change_micro)::bigint as reserved_micro,
@@ -218,11 +240,42 @@ pub async fn list_levels(
     if let Some((at, _)) = as_of {
         query = query.bind(at.datetime());
     }
-    query.fetch_all(pool).await?.iter().map(level).collect()
+    query.fetch_all(executor).await?.iter().map(level).collect()
 }
 
-/// How much of an item is on its way to each location.
-pub async fn in_transit(pool: &PgPool, tenant: TenantId, item: Uuid) -> Result<Vec<(Uuid, Quantity)>, sqlx::Error> {
+/// Where an item is.
+#[derive(Debug, Clone)]
+pub struct ItemStock {
+    /// At each location.
+    pub levels: Vec<LevelRow>,
+    /// On its way, by the location that it goes to.
+    pub in_transit: Vec<(Uuid, Quantity)>,
+}
+
+/// Where an item is, all as of one moment: goods that arrive meanwhile are neither counted twice nor left out. `None`
+/// when there is no such item.
+pub async fn item_stock(pool: &PgPool, tenant: TenantId, item: Uuid) -> Result<Option<ItemStock>, sqlx::Error> {
+    let mut tx = pool.begin_with("begin transaction isolation level repeatable read read only").await?;
+    let exists: bool = sqlx::query_scalar("select exists (select from items where tenant_id = $1 and id = $2)")
+        .bind(tenant.0)
+        .bind(item)
+        .fetch_one(&mut *tx)
+        .await?;
+    if !exists {
+        return Ok(None);
+    }
+    let filter = LevelFilter { item_id: Some(item), ..LevelFilter::default() };
+    let levels = list_levels(&mut *tx, tenant, &filter, None, None, i64::MAX).await?;
+    let in_transit = in_transit(&mut *tx, tenant, item).await?;
+    tx.commit().await?;
+    Ok(Some(ItemStock { levels, in_transit }))
+}
+
+async fn in_transit(
+    executor: impl PgExecutor<'_>,
+    tenant: TenantId,
+    item: Uuid,
+) -> Result<Vec<(Uuid, Quantity)>, sqlx::Error> {
     let rows = sqlx::query(
         "select (t.document ->> 'to_location_id')::uuid as location_id,
                 (sum((line ->> 'quantity_in_transit')::numeric) * 1000000)::bigint as quantity_micro
@@ -232,7 +285,7 @@ pub async fn in_transit(pool: &PgPool, tenant: TenantId, item: Uuid) -> Result<V
     )
     .bind(tenant.0)
     .bind(item.to_string())
-    .fetch_all(pool)
+    .fetch_all(executor)
     .await?;
     rows.iter().map(|row| Ok((row.try_get("location_id")?, micros(row, "quantity_micro")?))).collect()
 }
@@ -332,8 +385,8 @@ pub struct OutcomeRow {
     pub replay_of: Option<CommandId>,
     /// The refusal: code, message, details; `None` when it was accepted.
     pub refusal: Option<(String, String, String)>,
-    /// The documents that answered it: version and JSON, in the order of its operations.
-    pub documents: Vec<(i64, String)>,
+    /// The documents that answered it, in the order of its operations.
+    pub documents: Vec<(EntityKind, Document)>,
     /// Where the command that was decided stands in the log.
     pub position: (i32, i64),
     /// When the ledger took it.
@@ -361,7 +414,7 @@ pub async fn find_outcome(
         None => None,
     };
     let documents = sqlx::query(
-        "select entity_version, document::text as document from audit_log
+        "select entity_kind, entity_id as id, entity_version as version, document::text as document from audit_log
          where tenant_id = $1 and sequence between $2 and $3 and operation_index is not null order by operation_index",
     )
     .bind(tenant.0)
@@ -374,7 +427,12 @@ pub async fn find_outcome(
         refusal,
         documents: documents
             .iter()
-            .map(|row| Ok((row.try_get("entity_version")?, row.try_get("document")?)))
+            .map(|row| {
+                let name: String = row.try_get("entity_kind")?;
+                let kind = EntityKind::from_name(&name)
+                    .ok_or_else(|| sqlx::Error::Decode(format!("there is no kind {name:?}").into()))?;
+                Ok((kind, document(row)?))
+            })
             .collect::<Result<_, sqlx::Error>>()?,
         position: (row.try_get("partition")?, row.try_get("log_offset")?),
         recorded_at: time(&row, "recorded_at")?,
