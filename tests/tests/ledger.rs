@@ -1,0 +1,230 @@
+//! The ledger against a second writer, a poisoned log, a rewritten history and an incompatible schema.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "tests stop at the first surprise"
+)]
+
+use futures::future::join_all;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use twh_sinks::postgres::ledger::{Batch, LedgerError, claim, commit, current};
+use twh_tests::{Tenant, World, brokers, registry};
+
+fn adjust(quantity: i64) -> Value {
+    json!({ "location_code": "MAIN", "reason": "found", "lines": [{ "sku": "WIDGET", "quantity": quantity }] })
+}
+
+/// Every event of the tenant, by sequence: none is missing.
+async fn events_are_complete(world: &World, tenant: &Tenant) {
+    let pool = world.pool().await.unwrap();
+    let expected: i64 = sqlx::query_scalar("select event_sequence from ledger_heads where tenant_id = $1::uuid")
+        .bind(&tenant.id)
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    let topic = format!("{}domain.events", world.prefix);
+    let headers = tokio::task::spawn_blocking(move || read_from_start(&topic)).await.unwrap();
+    let mut ids: Vec<String> = headers.into_iter().filter(|(key, _)| *key == tenant.id).map(|(_, id)| id).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(i64::try_from(ids.len()).unwrap(), expected, "every event is on the topic; repeats carry the same id");
+}
+
+/// (key, ce_id or DLQ reason) of every record of a topic.
+fn read_from_start(topic: &str) -> Vec<(String, String)> {
+    let consumer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", brokers()).set("group.id", "reader").create().unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).unwrap();
+    let mut list = TopicPartitionList::new();
+    let mut left = 0;
+    for partition in metadata.topics()[0].partitions() {
+        let (low, high) = consumer.fetch_watermarks(topic, partition.id(), Duration::from_secs(10)).unwrap();
+        left += high - low;
+        list.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
+    }
+    consumer.assign(&list).unwrap();
+    let mut records = Vec::new();
+    let begun = Instant::now();
+    while left > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{topic}: {left} records do not come");
+        let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
+        let message = message.unwrap();
+        left -= 1;
+        let header = |name: &str| {
+            message
+                .headers()
+                .and_then(|all| all.iter().find(|one| one.key == name))
+                .and_then(|one| one.value)
+                .map(|value| String::from_utf8_lossy(value).into_owned())
+        };
+        let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
+        records.push((key, header("ce_id").or_else(|| header("twh-dlq-reason")).unwrap_or_default()));
+    }
+    records
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_writer_changes_nothing() {
+    let world = World::prepare(&[]).await.unwrap();
+    assert!(world.command(&["migrate"]).unwrap().status().await.unwrap().success());
+    let pool = world.pool().await.unwrap();
+    let first = claim(&pool, 0, "cluster", "first").await.unwrap();
+    let second = claim(&pool, 0, "cluster", "second").await.unwrap();
+    assert!(second.epoch > first.epoch);
+    let before = current(&pool, 0).await.unwrap();
+    let refused = commit(&pool, first, 10, -1, &Batch::default()).await.unwrap_err();
+    assert!(matches!(refused, LedgerError::Fenced { .. }), "{refused}");
+    assert_eq!(current(&pool, 0).await.unwrap(), before);
+    commit(&pool, second, 10, -1, &Batch::default()).await.unwrap();
+    assert!(
+        matches!(commit(&pool, second, 20, -1, &Batch::default()).await.unwrap_err(), LedgerError::Fenced { .. }),
+        "an offset is left once"
+    );
+    assert!(matches!(claim(&pool, 0, "another cluster", "third").await.unwrap_err(), LedgerError::OtherCluster { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_ledger_on_the_same_partitions_doubles_nothing() {
+    let world = World::start().await.unwrap();
+    let tenant = world.tenant().await.unwrap();
+    tenant.stock("WIDGET", 1).await.unwrap();
+    // A group of its own gives it the same partitions: the two fence each other off, again and again.
+    let log = std::fs::File::create(world.log_path().with_extension("rogue")).unwrap();
+    let mut rogue = world.command(&["process", "ledger"]).unwrap();
+    rogue.env("TWH_GROUP_PREFIX", "rogue.").env("TWH_HTTP_ADDR", "127.0.0.1:0").stderr(log);
+    let mut rogue = rogue.spawn().unwrap();
+    let begun = Instant::now();
+    let mut sent = 0;
+    while begun.elapsed() < Duration::from_secs(12) {
+        let answers = join_all((0..10).map(|_| tenant.post("/v1/adjustments", adjust(1)))).await;
+        for answer in answers {
+            let answer = answer.unwrap();
+            assert!(answer.status.is_success(), "{}", answer.body);
+            sent += 1;
+        }
+    }
+    rogue.kill().await.unwrap();
+    let fenced = std::fs::read_to_string(world.log_path()).unwrap()
+        + &std::fs::read_to_string(world.log_path().with_extension("rogue")).unwrap();
+    assert!(fenced.contains("is fenced"), "the two never met");
+    let begun = Instant::now();
+    while tenant.level("WIDGET").await.unwrap().0 != (sent + 1).to_string() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "{sent} sent, {:?} there",
+            tenant.level("WIDGET").await.unwrap()
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(tenant.movements().await.unwrap(), sent + 1);
+    let _ = std::fs::remove_file(world.log_path().with_extension("rogue"));
+    // What was committed by the one that was killed is published by the other.
+    tenant.done("/v1/adjustments", adjust(1)).await.unwrap();
+    let pool = world.pool().await.unwrap();
+    let begun = Instant::now();
+    while sqlx::query_scalar::<_, i64>("select count(*) from outbox").fetch_one(&pool).await.unwrap() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the outbox does not empty");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    events_are_complete(&world, &tenant).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_cannot_be_rewritten() {
+    let world = World::start().await.unwrap();
+    let tenant = world.tenant().await.unwrap();
+    tenant.stock("WIDGET", 5).await.unwrap();
+    let pool = world.pool().await.unwrap();
+    for table in ["stock_movements", "audit_log"] {
+        for sql in
+            [format!("update {table} set sequence = 9"), format!("delete from {table}"), format!("truncate {table}")]
+        {
+            let error = sqlx::query(sqlx::AssertSqlSafe(sql.clone())).execute(&pool).await.unwrap_err();
+            assert!(error.to_string().contains("append-only"), "{sql}: {error}");
+        }
+    }
+    let audited: i64 = sqlx::query_scalar(
+        "select count(*) from audit_log where tenant_id = $1::uuid and actor_kind = 'api_key' and request_id <> ''",
+    )
+    .bind(&tenant.id)
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(audited, 3, "every write left its record");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undecodable_record_goes_to_the_dead_letters_and_the_partition_goes_on() {
+    let world = World::start().await.unwrap();
+    let tenant = world.tenant().await.unwrap();
+    tenant.stock("WIDGET", 5).await.unwrap();
+    let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", brokers()).create().unwrap();
+    let topic = format!("{}commands", world.prefix);
+    let poison: [&[u8]; 3] = [b"not avro at all", b"\0\0\x0f\x42\x40no such schema", b"\0"];
+    for partition in 0..3 {
+        for payload in poison {
+            let record = FutureRecord::to(&topic).partition(partition).key(&tenant.id).payload(payload);
+            producer.send(record, Duration::from_secs(10)).await.map_err(|(error, _)| error).unwrap();
+        }
+    }
+    tenant.done("/v1/adjustments", adjust(2)).await.unwrap();
+    assert_eq!(tenant.level("WIDGET").await.unwrap().0, "7");
+    let dlq = format!("{}ledger.dlq", world.prefix);
+    let begun = Instant::now();
+    let letters = loop {
+        let dlq = dlq.clone();
+        let letters = tokio::task::spawn_blocking(move || read_from_start(&dlq)).await.unwrap();
+        if letters.len() >= 9 {
+            break letters;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{letters:?}");
+    };
+    assert_eq!(letters.len(), 9);
+    assert!(letters.iter().all(|(key, reason)| *key == tenant.id && !reason.is_empty()), "{letters:?}");
+    assert!(letters.iter().any(|(_, reason)| reason.contains("not in the registry")), "{letters:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_incompatible_schema_stops_the_start_and_says_why() {
+    let world = World::prepare(&[]).await.unwrap();
+    // Someone registered a past that today's schema cannot read.
+    let subject = format!("{}stock.levels-value", world.prefix);
+    let schema = json!({ "type": "record", "name": "StockLevel", "namespace": "com.thewarehousehub", "fields": [{ "name": "tenant_id", "type": "long" }] });
+    let url = format!("{}/subjects/{subject}/versions", registry());
+    let posted = reqwest::Client::new().post(url).json(&json!({ "schema": schema.to_string() })).send().await.unwrap();
+    assert!(posted.status().is_success(), "{}", posted.text().await.unwrap());
+    let output = world.command(&["topics"]).unwrap().output().await.unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "the start went on");
+    assert!(
+        message.contains(&subject) && message.contains("FULL_TRANSITIVE") && message.contains("refuses"),
+        "{message}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_finishes_what_is_under_way() {
+    let mut world = World::start().await.unwrap();
+    let tenant = world.tenant().await.unwrap();
+    tenant.stock("WIDGET", 1).await.unwrap();
+    let answers = futures::future::join(join_all((0..200).map(|_| tenant.post("/v1/adjustments", adjust(1)))), async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        world.stop_server().await.unwrap()
+    });
+    let (answers, status) = answers.await;
+    assert!(status.success(), "{status}");
+    let acknowledged =
+        answers.iter().filter(|answer| answer.as_ref().is_ok_and(|answer| answer.status.is_success())).count();
+    world.start_server().await.unwrap();
+    tenant.done("/v1/adjustments", adjust(1)).await.unwrap();
+    let there: usize = tenant.level("WIDGET").await.unwrap().0.parse().unwrap();
+    assert!(there >= acknowledged + 2, "{acknowledged} acknowledged, {there} there");
+}

@@ -1,0 +1,161 @@
+//! A month of trade through the API: every closing quantity is right, strangers rebuild it from the topics, and neither a
+//! killed server nor a killed broker loses or doubles anything.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "tests stop at the first surprise, and this one says what it runs on"
+)]
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+use tokio::process::Command;
+use twh_tests::{World, brokers, registry, root};
+
+/// Runs the demo; its last line as JSON.
+async fn demo(world: &World) -> tokio::process::Child {
+    match std::env::var("TWH_DEMO_FILE") {
+        Ok(file) => println!("running the real month in {file}"),
+        Err(_) => println!("TWH_DEMO_FILE is not set: running a generated month, not the real one"),
+    }
+    let mut command = world.command(&["demo", "--json"]).unwrap();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn summary(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    let summary: Value = serde_json::from_str(text.lines().last().expect("a summary")).unwrap();
+    assert!(summary["items"].as_u64().unwrap() > 0);
+    assert_eq!(summary["items"], summary["items_agreeing"], "{log}");
+    summary
+}
+
+/// The tenant that the demo made: the only one in this world.
+async fn only_tenant(world: &World) -> String {
+    let pool = world.pool().await.unwrap();
+    sqlx::query_scalar("select tenant_id::text from tenants").fetch_one(&pool).await.unwrap()
+}
+
+async fn dev(verbs: &[&str]) {
+    let output = Command::new(root().join("dev")).args(verbs).output().await.unwrap();
+    assert!(output.status.success(), "./dev {verbs:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Nothing doubled, nothing missing, nothing left to publish.
+async fn ledger_is_whole(world: &World, movements: i64) {
+    let pool = world.pool().await.unwrap();
+    let begun = std::time::Instant::now();
+    while sqlx::query_scalar::<_, i64>("select count(*) from outbox").fetch_one(&pool).await.unwrap() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the outbox does not empty");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (count, last): (i64, i64) =
+        sqlx::query_as("select count(*), max(sequence) from stock_movements").fetch_one(&pool).await.unwrap();
+    assert_eq!((count, last), (movements, movements), "the sequence has no gap");
+    let drifted: i64 = sqlx::query_scalar(
+        "select count(*) from stock_levels l full join (
+             select tenant_id, item_id, location_id, sum(on_hand_change_micro) as on_hand, sum(reserved_change_micro) as reserved
+             from stock_movements group by 1, 2, 3) m using (tenant_id, item_id, location_id)
+         where l.on_hand_micro is distinct from m.on_hand or l.reserved_micro is distinct from m.reserved",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(drifted, 0, "levels are the fold of their movements");
+    let twice: i64 = sqlx::query_scalar("select count(*) from (select idempotency_key from command_outcomes where idempotency_key is not null group by tenant_id, idempotency_key having count(*) > 1) d").fetch_one(&pool).await.unwrap();
+    assert_eq!(twice, 0);
+}
+
+/// A Python consumer with its own Kafka client, Avro and registry code rebuilds the same quantities.
+async fn a_stranger_rebuilds_it(world: &World) {
+    let python = match std::env::var_os("TWH_TEST_PYTHON") {
+        Some(python) => PathBuf::from(python),
+        None => root().join(".twh/venv/bin/python"),
+    };
+    assert!(python.exists(), "{} is missing: ./dev test makes it", python.display());
+    let script = root().join("tests/consumer/rebuild.py");
+    let output = Command::new(python)
+        .arg(script)
+        .args([&brokers(), &registry(), &world.prefix, &only_tenant(world).await])
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rebuilt: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let pool = world.pool().await.unwrap();
+    let rows: Vec<(String, i64, i64)> = sqlx::query_as(
+        "select item_id::text || '/' || location_id::text, on_hand_micro, reserved_micro from stock_levels",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    let expected: BTreeMap<String, [String; 2]> = rows
+        .into_iter()
+        .map(|(key, on_hand, reserved)| {
+            (
+                key,
+                [on_hand, reserved]
+                    .map(|micros| twh_domain::decimal::Quantity::from_micros(micros).unwrap().to_string()),
+            )
+        })
+        .collect();
+    let found: BTreeMap<String, [String; 2]> = serde_json::from_value(rebuilt["levels"].clone()).unwrap();
+    assert_eq!(found, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_closing_quantity_agrees_and_strangers_rebuild_it() {
+    let world = World::start().await.unwrap();
+    let summary = summary(&demo(&world).await.wait_with_output().await.unwrap());
+    ledger_is_whole(&world, summary["movements"].as_i64().unwrap()).await;
+    a_stranger_rebuilds_it(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_the_server_and_the_broker_in_mid_stream_loses_and_doubles_nothing() {
+    if std::env::var_os("TWH_TEST_FOREIGN_KAFKA").is_some() {
+        println!("Kafka is not ours to kill: only the server is killed");
+    }
+    let mut world = World::start().await.unwrap();
+    let running = demo(&world).await;
+    let finished = tokio::spawn(running.wait_with_output());
+    let mid_stream = async |world: &World, movements: i64| {
+        let pool = world.pool().await.unwrap();
+        loop {
+            let reached: Option<i64> =
+                sqlx::query_scalar("select max(sequence) from stock_movements").fetch_one(&pool).await.unwrap();
+            if reached.unwrap_or_default() >= movements {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    for movements in [8_000, 20_000] {
+        mid_stream(&world, movements).await;
+        world.kill_server().await.unwrap();
+        world.start_server().await.unwrap();
+    }
+    if std::env::var_os("TWH_TEST_FOREIGN_KAFKA").is_none() {
+        mid_stream(&world, 35_000).await;
+        dev(&["kill", "kafka"]).await;
+        dev(&["restart", "kafka"]).await;
+        mid_stream(&world, 50_000).await;
+        // Both at once.
+        dev(&["kill", "kafka"]).await;
+        world.kill_server().await.unwrap();
+        dev(&["restart", "kafka"]).await;
+        world.start_server().await.unwrap();
+    }
+    assert!(!finished.is_finished(), "the stream ended before it was broken");
+    let summary = summary(&finished.await.unwrap().unwrap());
+    ledger_is_whole(&world, summary["movements"].as_i64().unwrap()).await;
+    a_stranger_rebuilds_it(&world).await;
+}
