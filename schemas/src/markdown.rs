@@ -10,14 +10,22 @@ For data teams: what stands on the topics and how to read it. Written from the c
 
 Values are Avro in Confluent's wire format: a zero byte, the schema's id (4 bytes, big endian), the datum. Any Kafka client with a
 schema registry reads them; `tests/consumer/rebuild.py` is an example in Python that rebuilds all stock from them. Keys are UTF-8.
-Quantities and amounts are exact decimals (18 digits, 6 after the point) in the item's unit; times are in UTC.
+Quantities and amounts are exact decimals (18 digits, 6 after the point) in the item's unit; times are in UTC. Kinds (`type`,
+`reference_type`, …) are strings, not Avro enums, for a new symbol would break old readers: pass over a kind that you do not know.
 
 Delivery is at least once and in order for each tenant. A repeat carries the same sequence (or event id, or version): drop what you
 have seen. Every subject stays compatible with its past as named below; a schema that is not is refused when the platform starts.
 
+The platform makes the topics that are missing, with the settings named below (`min.insync.replicas` only with 3 replicas or more).
+It never changes one that is there, and does not start on one whose `cleanup.policy` or `message.timestamp.type` is another. A key's
+partition is the one that any Java client's default partitioner (murmur2) gives it; where there is an explicit one, it is said.
+
 Headers: `traceparent` (W3C Trace Context) where the request had one; on `domain.events` the CloudEvents attributes `ce_id`,
 `ce_specversion`, `ce_source`, `ce_type`, `ce_time`, `ce_subject` and `content-type`.
 ";
+
+/// Enough replicas for every setting to show.
+const REPLICATION_SHOWN: i32 = 3;
 
 /// The page.
 #[must_use]
@@ -42,6 +50,9 @@ fn section(page: &mut String, topic: &Topic) -> std::fmt::Result {
     };
     writeln!(page, "\n## {}\n\n{}\n", topic.name, topic.about)?;
     writeln!(page, "- key: {}\n- partitions: {partitions}\n- records are {retention}", topic.key)?;
+    let settings: Vec<_> =
+        topic.settings(REPLICATION_SHOWN).iter().map(|(key, value)| format!("`{key}={value}`")).collect();
+    writeln!(page, "- settings: {}", settings.join(", "))?;
     let Some(value) = topic.value else { return writeln!(page, "- value: as it came, no schema") };
     writeln!(page, "- schema: subject `{}`, {}", topic.subject(""), value.compatibility.name())?;
     let Ok(schema) = serde_json::from_str::<Value>(value.avsc) else { return Ok(()) };

@@ -1,23 +1,31 @@
 //! The schema registry: registers our schemas at start, with the compatibility that the catalogue names, and finds those of
 //! records written by others.
 
-use crate::catalogue::{self, Topic};
+use crate::catalogue::{self, Topic, ValueSchema};
 use crate::codec::{Codec, DecodeError, EncodeError, SchemaSource};
 use crate::records::{CommandOutcome, DomainEvent, StockLevel, StockMovement};
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, get_schema_by_id, post_schema};
-use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
+use schema_registry_converter::error::SRCError;
+use schema_registry_converter::schema_registry_common::{RawError, SchemaType, SuppliedSchema};
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 use twh_domain::command::Command;
 use twh_domain::outcome::Outcome;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+const REGISTER_TRIES: u32 = 4;
+const REGISTER_PAUSE: Duration = Duration::from_millis(100);
+/// The registry's error codes. Source: Confluent's "Schema Registry API reference".
+const SCHEMA_NOT_FOUND: u32 = 40_403;
+/// Incompatible, or not a schema at all.
+const REFUSALS: &[u32] = &[409, 422, 42_201];
 
 /// Why the schemas could not be registered.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// The registry does not answer.
-    #[error("the schema registry at {url} does not answer: {reason}")]
+    /// The registry does not answer, or not as one.
+    #[error("the schema registry at {url} does not do its work: {reason}")]
     Unavailable {
         /// Where.
         url: String,
@@ -42,6 +50,11 @@ pub enum RegistryError {
     Unusable(#[from] DecodeError),
 }
 
+/// What the registry itself said, where it did.
+fn said(error: &SRCError) -> Option<&RawError> {
+    error.source().and_then(|source| source.downcast_ref())
+}
+
 /// Finds schemas by id.
 pub struct Registry {
     url: String,
@@ -53,7 +66,10 @@ impl SchemaSource for Registry {
     async fn fetch(&self, id: u32) -> Result<String, DecodeError> {
         match get_schema_by_id(id, &self.settings).await {
             Ok(found) => Ok(found.schema),
-            Err(error) if !error.retriable && error.error.contains("status 404") => Err(DecodeError::UnknownSchema(id)),
+            // Only the registry's own word for it: a proxy or a wrong address answers 404 too.
+            Err(error) if said(&error).is_some_and(|said| said.error_code == SCHEMA_NOT_FOUND) => {
+                Err(DecodeError::UnknownSchema(id))
+            }
             Err(error) => Err(DecodeError::RegistryUnavailable(error.to_string())),
         }
     }
@@ -72,37 +88,52 @@ impl Registry {
         Ok(Self { url, settings, http })
     }
 
-    /// Registers a topic's schema and gives its id.
+    /// Registers a topic's schema and gives its id. Several processes may do so at once.
     pub async fn register(&self, topic: &Topic, prefix: &str) -> Result<Option<u32>, RegistryError> {
         let Some(value) = topic.value else { return Ok(None) };
         let subject = topic.subject(prefix);
-        self.set_compatibility(&subject, value.compatibility.name()).await?;
-        let supplied = SuppliedSchema::new(None, SchemaType::Avro, value.avsc.to_owned());
-        match post_schema(&self.settings, subject.clone(), supplied).await {
-            Ok(registered) => Ok(Some(registered.id)),
-            Err(error) if error.error.contains("status 409") || error.error.contains("status 422") => {
-                let reason = error.cause.unwrap_or(error.error);
-                Err(RegistryError::Refused { subject, compatibility: value.compatibility.name(), reason })
+        let mut tries = 1;
+        loop {
+            match self.try_register(&subject, &value).await {
+                // Two first starts at once may also be told of a conflict, which is over a moment later.
+                Err(_) if tries < REGISTER_TRIES => tokio::time::sleep(REGISTER_PAUSE * tries).await,
+                settled => return settled.map(Some),
             }
-            Err(error) => Err(RegistryError::Unavailable { url: self.url.clone(), reason: error.to_string() }),
+            tries += 1;
+        }
+    }
+
+    async fn try_register(&self, subject: &str, value: &ValueSchema) -> Result<u32, RegistryError> {
+        let compatibility = value.compatibility.name();
+        self.set_compatibility(subject, compatibility).await?;
+        let supplied = SuppliedSchema::new(None, SchemaType::Avro, value.avsc.to_owned());
+        let error = match post_schema(&self.settings, subject.to_owned(), supplied).await {
+            Ok(registered) => return Ok(registered.id),
+            Err(error) => error,
+        };
+        match said(&error) {
+            Some(said) if REFUSALS.contains(&said.error_code) => {
+                Err(RegistryError::Refused { subject: subject.to_owned(), compatibility, reason: said.message.clone() })
+            }
+            _ => Err(self.unavailable(&error)),
         }
     }
 
     /// The client library registers and finds schemas but cannot set this.
     async fn set_compatibility(&self, subject: &str, level: &str) -> Result<(), RegistryError> {
-        let url = format!("{}/config/{subject}", self.url);
         let body = serde_json::json!({ "compatibility": level });
-        let unavailable = |reason: String| RegistryError::Unavailable {
-            url: self.url.clone(),
-            reason: format!("the compatibility of {subject} cannot be set: {reason}"),
-        };
-        let answer = self.http.put(url).json(&body).send().await.map_err(|error| unavailable(error.to_string()))?;
+        let put = self.http.put(format!("{}/config/{subject}", self.url)).json(&body);
+        let answer = put.send().await.map_err(|error| self.unavailable(&error))?;
         let status = answer.status();
         if status.is_success() {
             return Ok(());
         }
         let said = answer.text().await.unwrap_or_default();
-        Err(unavailable(format!("{status}: {said}")))
+        Err(self.unavailable(&format!("the compatibility of {subject} cannot be set: {status}: {said}")))
+    }
+
+    fn unavailable(&self, reason: &dyn std::fmt::Display) -> RegistryError {
+        RegistryError::Unavailable { url: self.url.clone(), reason: reason.to_string() }
     }
 }
 

@@ -94,17 +94,13 @@ fn take_out(schema: &mut Json, name: &str, field: &str, lost: &mut BTreeMap<Stri
     }
 }
 
+type Change<'a> = dyn Fn(&mut Vec<(String, Value)>) + 'a;
+
 /// Changes every record of a name within a value that a schema describes.
-fn change(
-    schema: &Json,
-    records: &BTreeMap<String, Json>,
-    name: &str,
-    value: &mut Value,
-    with: &dyn Fn(&mut Vec<(String, Value)>),
-) {
+fn change(schema: &Json, records: &BTreeMap<String, Json>, name: &str, value: &mut Value, with: &Change<'_>) {
     let schema = schema.as_str().and_then(|name| records.get(name)).unwrap_or(schema);
     match value {
-        Value::Union(branch, inner) => change(&schema[*branch as usize], records, name, inner, with),
+        Value::Union(branch, inner) => change(&schema[usize::try_from(*branch).unwrap()], records, name, inner, with),
         Value::Array(items) => items.iter_mut().for_each(|item| change(&schema["items"], records, name, item, with)),
         Value::Record(fields) => {
             for (own, inner) in fields.iter_mut() {
@@ -127,7 +123,9 @@ fn default_of(field: &Json) -> Value {
         (Json::Bool(flag), _) => Value::Boolean(*flag),
         (Json::Array(_), _) => Value::Array(Vec::new()),
         (Json::Object(_), _) => Value::Map(std::collections::HashMap::new()),
-        (Json::Number(number), Json::String(name)) if name == "int" => Value::Int(number.as_i64().unwrap() as i32),
+        (Json::Number(number), Json::String(name)) if name == "int" => {
+            Value::Int(number.as_i64().unwrap().try_into().unwrap())
+        }
         (Json::Number(number), _) => Value::Long(number.as_i64().unwrap()),
     }
 }
