@@ -18,6 +18,9 @@ use std::time::Duration;
 use tokio::process::Command;
 use twh_tests::{World, brokers, registry, root};
 
+/// The broker is everybody's: while one test kills it, no other test of this file runs.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Runs the demo; its last line as JSON.
 async fn demo(world: &World) -> tokio::process::Child {
     match std::env::var("TWH_DEMO_FILE") {
@@ -113,6 +116,7 @@ async fn a_stranger_rebuilds_it(world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_closing_quantity_agrees_and_strangers_rebuild_it() {
+    let _alone = ALONE.lock().await;
     let world = World::start().await.unwrap();
     let summary = summary(&demo(&world).await.wait_with_output().await.unwrap());
     ledger_is_whole(&world, summary["movements"].as_i64().unwrap()).await;
@@ -121,9 +125,7 @@ async fn every_closing_quantity_agrees_and_strangers_rebuild_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_the_server_and_the_broker_in_mid_stream_loses_and_doubles_nothing() {
-    if std::env::var_os("TWH_TEST_FOREIGN_KAFKA").is_some() {
-        println!("Kafka is not ours to kill: only the server is killed");
-    }
+    let _alone = ALONE.lock().await;
     let mut world = World::start().await.unwrap();
     let running = demo(&world).await;
     let finished = tokio::spawn(running.wait_with_output());
@@ -143,17 +145,15 @@ async fn killing_the_server_and_the_broker_in_mid_stream_loses_and_doubles_nothi
         world.kill_server().await.unwrap();
         world.start_server().await.unwrap();
     }
-    if std::env::var_os("TWH_TEST_FOREIGN_KAFKA").is_none() {
-        mid_stream(&world, 35_000).await;
-        dev(&["kill", "kafka"]).await;
-        dev(&["restart", "kafka"]).await;
-        mid_stream(&world, 50_000).await;
-        // Both at once.
-        dev(&["kill", "kafka"]).await;
-        world.kill_server().await.unwrap();
-        dev(&["restart", "kafka"]).await;
-        world.start_server().await.unwrap();
-    }
+    mid_stream(&world, 35_000).await;
+    dev(&["kill", "kafka"]).await;
+    dev(&["restart", "kafka"]).await;
+    mid_stream(&world, 50_000).await;
+    // Both at once.
+    dev(&["kill", "kafka"]).await;
+    world.kill_server().await.unwrap();
+    dev(&["restart", "kafka"]).await;
+    world.start_server().await.unwrap();
     assert!(!finished.is_finished(), "the stream ended before it was broken");
     let summary = summary(&finished.await.unwrap().unwrap());
     ledger_is_whole(&world, summary["movements"].as_i64().unwrap()).await;
