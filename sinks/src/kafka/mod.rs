@@ -132,11 +132,6 @@ impl Producer {
     pub fn cluster_id(&self, timeout: Duration) -> Option<String> {
         self.inner.client().fetch_cluster_id(timeout)
     }
-
-    /// Waits until nothing is under way any more. Blocks.
-    pub fn flush(&self, timeout: Duration) -> Result<(), KafkaError> {
-        self.inner.flush(timeout)
-    }
 }
 
 /// Waits for a record that was handed over.
