@@ -286,4 +286,13 @@ fn count(command: &Command, decision: &Decision) {
         (None, Verdict::Rejected(_)) => "rejected",
     };
     DECIDED.with_label_values(&[kind, outcome]).inc();
+    tracing::debug!(
+        request_id = %command.request_id,
+        tenant_id = %command.tenant_id,
+        command_id = %command.command_id,
+        position = %decision.outcome.position,
+        kind,
+        outcome,
+        "decided"
+    );
 }
