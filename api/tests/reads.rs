@@ -138,6 +138,7 @@ impl World {
             let data = page["data"].as_array().unwrap();
             assert!(data.len() <= limit);
             rows.extend(data.iter().cloned());
+            assert!(rows.len() <= 100, "the pages of {path} do not end");
             match page["next_cursor"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
                 None => return rows,
