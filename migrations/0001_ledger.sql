@@ -43,6 +43,7 @@ create table stock_movements (
     location_id           uuid not null,
     kind                  text not null check (kind in
         ('RECEIVE', 'SALE', 'RESERVE', 'RELEASE', 'ADJUST', 'TRANSFER_OUT', 'TRANSFER_IN', 'RETURN', 'COUNT')),
+    level_version         bigint not null,
     on_hand_change_micro  bigint not null,
     reserved_change_micro bigint not null,
     on_hand_after_micro   bigint not null,
@@ -52,12 +53,15 @@ create table stock_movements (
     reference_line        integer not null,
     reason                text,
     command_id            uuid not null,
+    partition             integer not null,
+    log_offset            bigint not null,
     occurred_at           timestamptz not null,
     recorded_at           timestamptz not null,
     hash                  bytea not null,
     primary key (tenant_id, sequence)
 );
 create index stock_movements_by_level on stock_movements (tenant_id, item_id, location_id, sequence);
+create index stock_movements_counts on stock_movements (tenant_id, item_id, location_id, sequence) where kind = 'COUNT';
 
 create table stock_levels (
     tenant_id       uuid not null,

@@ -39,13 +39,13 @@ pub struct Decision {
 pub fn decide(state: &State, command: &Command, recorded: Recorded) -> Result<Decision, Need> {
     let key = IdempotencyKey { tenant: command.tenant_id, key: command.idempotency_key.clone() };
     let head = state.head(command.tenant_id)?;
-    let recorded_at = head.recorded_at.max(recorded.at);
+    let recorded = Recorded { at: head.recorded_at.max(recorded.at), ..recorded };
     if let Some(prior) = state.outcome(&key)?
-        && recorded_at.micros() - prior.recorded_at.micros() < IDEMPOTENCY_RETENTION_MICROS
+        && recorded.at.micros() - prior.recorded_at.micros() < IDEMPOTENCY_RETENTION_MICROS
     {
-        return Ok(repeat(command, prior, recorded, recorded_at));
+        return Ok(repeat(command, prior, recorded));
     }
-    let (verdict, effects) = match judge(state, command, recorded_at) {
+    let (verdict, effects) = match judge(state, command, recorded) {
         Ok(accepted) => accepted,
         Err(Stop::Need(need)) => return Err(need),
         Err(Stop::Reject(rejection)) => (Verdict::Rejected(Refusal::from(&rejection)), Effects::default()),
@@ -55,14 +55,14 @@ pub fn decide(state: &State, command: &Command, recorded: Recorded) -> Result<De
         tenant: command.tenant_id,
         replay_of: None,
         position: recorded.position,
-        recorded_at,
+        recorded_at: recorded.at,
         verdict: Arc::new(verdict),
     };
     Ok(Decision { outcome, effects, first: true })
 }
 
 /// The key was used before: the same answer to the same request, a refusal to another.
-fn repeat(command: &Command, prior: &PriorOutcome, recorded: Recorded, recorded_at: Timestamp) -> Decision {
+fn repeat(command: &Command, prior: &PriorOutcome, recorded: Recorded) -> Decision {
     let same = prior.fingerprint == command.fingerprint;
     let verdict = if same {
         Arc::clone(&prior.verdict)
@@ -74,14 +74,14 @@ fn repeat(command: &Command, prior: &PriorOutcome, recorded: Recorded, recorded_
         tenant: command.tenant_id,
         replay_of: same.then_some(prior.command_id),
         position: if same { prior.position } else { recorded.position },
-        recorded_at: if same { prior.recorded_at } else { recorded_at },
+        recorded_at: if same { prior.recorded_at } else { recorded.at },
         verdict,
     };
     Decision { outcome, effects: Effects::default(), first: false }
 }
 
-fn judge(state: &State, command: &Command, recorded_at: Timestamp) -> Result<(Verdict, Effects), Stop> {
-    let mut draft = Draft::new(state, command, recorded_at)?;
+fn judge(state: &State, command: &Command, recorded: Recorded) -> Result<(Verdict, Effects), Stop> {
+    let mut draft = Draft::new(state, command, recorded)?;
     let batch = command.operations.len() > 1;
     for (index, operation) in command.operations.iter().enumerate() {
         match operate(&mut draft, operation) {

@@ -3,6 +3,7 @@
 //! Dropped when the command is refused, so that a command is all or nothing however many operations it has.
 
 use crate::command::{Command, ItemRef, LocationRef, Operation};
+use crate::decide::Recorded;
 use crate::decimal::Quantity;
 use crate::entity::{CodeKey, CodeSpace, Entity, EntityKey, EntityKind, LevelKey};
 use crate::event::{AuditRecord, DomainEvent};
@@ -69,7 +70,7 @@ pub(crate) struct Posting<'a> {
 pub(crate) struct Draft<'a> {
     state: &'a State,
     command: &'a Command,
-    recorded_at: Timestamp,
+    recorded: Recorded,
     entities: HashMap<EntityKey, Arc<Entity>>,
     codes: HashMap<CodeKey, Option<Uuid>>,
     levels: HashMap<LevelKey, StockLevel>,
@@ -83,13 +84,13 @@ pub(crate) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    pub(crate) fn new(state: &'a State, command: &'a Command, recorded_at: Timestamp) -> Result<Self, Need> {
+    pub(crate) fn new(state: &'a State, command: &'a Command, recorded: Recorded) -> Result<Self, Need> {
         let mut head = state.head(command.tenant_id)?.clone();
-        head.recorded_at = head.recorded_at.max(recorded_at);
+        head.recorded_at = head.recorded_at.max(recorded.at);
         Ok(Self {
             state,
             command,
-            recorded_at: head.recorded_at,
+            recorded: Recorded { at: head.recorded_at, ..recorded },
             entities: HashMap::new(),
             codes: HashMap::new(),
             levels: HashMap::new(),
@@ -132,7 +133,7 @@ impl<'a> Draft<'a> {
     }
 
     pub(crate) fn recorded_at(&self) -> Timestamp {
-        self.recorded_at
+        self.recorded.at
     }
 
     /// The id that the operation creates or acts upon.
@@ -291,8 +292,8 @@ impl<'a> Draft<'a> {
     fn write(&mut self, mut entity: Entity, event_type: &'static str, answers: bool) -> Result<(), Stop> {
         let key = EntityKey { tenant: self.command.tenant_id, kind: entity.kind(), id: entity.id() };
         let before = self.entity(key.kind, key.id)?;
-        let (version, created_at) = before.map_or((1, self.recorded_at), |old| (old.version() + 1, old.created_at()));
-        entity.stamp(version, created_at, self.recorded_at);
+        let (version, created_at) = before.map_or((1, self.recorded.at), |old| (old.version() + 1, old.created_at()));
+        entity.stamp(version, created_at, self.recorded.at);
         let document = document(&entity);
         let entity = Arc::new(entity);
         if answers {
@@ -325,7 +326,7 @@ impl<'a> Draft<'a> {
             actor: self.command.actor.clone(),
             request_id: self.command.request_id.clone(),
             command: self.command.command_id,
-            recorded_at: self.recorded_at,
+            recorded_at: self.recorded.at,
             hash: [0; 32],
         };
         record.hash = record.chain(&self.head.audit_hash);
@@ -344,7 +345,7 @@ impl<'a> Draft<'a> {
             subject_kind: key.kind,
             subject: key.id,
             occurred_at: self.occurred_at,
-            recorded_at: self.recorded_at,
+            recorded_at: self.recorded.at,
             command: self.command.command_id,
             data: Arc::clone(document),
         });
@@ -379,7 +380,7 @@ impl<'a> Draft<'a> {
             return Ok(());
         }
         debug_assert!(!reserved.is_negative(), "a release never exceeds what was reserved");
-        self.append(reference_kind, posting, on_hand, reserved);
+        self.append(reference_kind, posting, before, (on_hand, reserved));
         Ok(())
     }
 
@@ -387,7 +388,13 @@ impl<'a> Draft<'a> {
         Ok(self.location_entity(LocationRef::Id(location))?.is_some_and(|location| location.allow_negative_stock))
     }
 
-    fn append(&mut self, reference_kind: EntityKind, posting: &Posting<'_>, on_hand: Quantity, reserved: Quantity) {
+    fn append(
+        &mut self,
+        reference_kind: EntityKind,
+        posting: &Posting<'_>,
+        mut level: StockLevel,
+        (on_hand, reserved): (Quantity, Quantity),
+    ) {
         self.head.movement_sequence += 1;
         let mut movement = Movement {
             tenant: self.command.tenant_id,
@@ -395,6 +402,7 @@ impl<'a> Draft<'a> {
             item: posting.item,
             location: posting.location,
             kind: posting.kind,
+            level_version: level.version + 1,
             on_hand_change: posting.on_hand,
             reserved_change: posting.reserved,
             on_hand_after: on_hand,
@@ -404,14 +412,14 @@ impl<'a> Draft<'a> {
             reference_line: posting.line,
             reason: posting.reason.map(Arc::from),
             command: self.command.command_id,
+            position: self.recorded.position,
             occurred_at: self.occurred_at,
-            recorded_at: self.recorded_at,
+            recorded_at: self.recorded.at,
             hash: [0; 32],
         };
         movement.hash = movement.chain(&self.head.movement_hash);
         self.head.movement_hash = movement.hash;
         let key = LevelKey { tenant: movement.tenant, item: movement.item, location: movement.location };
-        let mut level = self.levels.get(&key).copied().or_else(|| self.state.level(&key).ok()).unwrap_or_default();
         level.evolve(&movement);
         self.levels.insert(key, level);
         self.effects.movements.push(movement);

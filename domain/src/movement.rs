@@ -3,6 +3,7 @@
 use crate::decimal::Quantity;
 use crate::entity::EntityKind;
 use crate::id::{CommandId, ItemId, LocationId, TenantId};
+use crate::outcome::Position;
 use crate::timestamp::Timestamp;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -69,6 +70,8 @@ pub struct Movement {
     pub location: LocationId,
     /// Why.
     pub kind: MovementKind,
+    /// Its place among the movements of its item at its location: 1, 2, 3, … without a gap.
+    pub level_version: i64,
     /// Change of what is there.
     pub on_hand_change: Quantity,
     /// Change of what is promised.
@@ -87,6 +90,8 @@ pub struct Movement {
     pub reason: Option<Arc<str>>,
     /// The command that made it.
     pub command: CommandId,
+    /// Where that command stands in the log.
+    pub position: Position,
     /// When it happened, by the client's word.
     pub occurred_at: Timestamp,
     /// When the ledger took it; never altered, monotonic for a tenant.
@@ -160,7 +165,10 @@ impl Movement {
             .optional(self.reason.as_deref())
             .uuid(self.command.0)
             .int(self.occurred_at.micros())
-            .int(self.recorded_at.micros());
+            .int(self.recorded_at.micros())
+            .int(self.level_version)
+            .int(i64::from(self.position.partition))
+            .int(self.position.offset);
         hash.finish()
     }
 }

@@ -15,3 +15,4 @@ pub mod expiry;
 pub mod ledger;
 pub mod outbox;
 pub mod runtime;
+pub mod seams;

@@ -4,6 +4,7 @@
 //! It never publishes what is not committed, and never forgets a batch that Kafka has not acknowledged.
 
 use crate::runtime::Backoff;
+use crate::seams::{Log, Store};
 use prometheus::{IntCounter, register_int_counter};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -11,9 +12,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use twh_sinks::kafka::{Outgoing, Producer};
-use twh_sinks::postgres::PgPool;
-use twh_sinks::postgres::outbox::{OutboxRecord, oldest_after, published};
+use twh_sinks::kafka::Outgoing;
+use twh_sinks::postgres::outbox::OutboxRecord;
 
 /// Committed batches that may wait in memory for Kafka; then the ledger waits too.
 const QUEUE_BATCHES_MAX: usize = 16;
@@ -38,13 +38,11 @@ pub type TopicNames = Arc<dyn Fn(&'static str) -> String + Send + Sync>;
 
 /// What publishing needs; shared by all partitions.
 #[derive(Clone)]
-pub struct Publishing {
+pub struct Publishing<S, L> {
     /// Where the outbox is.
-    pub pool: PgPool,
-    /// How records get to Kafka.
-    pub producer: Producer,
-    /// The topic of a catalogue name; the reverse of what the table keeps.
-    pub known_topic: fn(&str) -> Option<&'static str>,
+    pub store: S,
+    /// Where its records go.
+    pub log: L,
     /// The full name of a topic.
     pub full_name: TopicNames,
 }
@@ -67,7 +65,7 @@ pub struct Publisher {
 impl Publisher {
     /// Begins with what the table still holds.
     #[must_use]
-    pub fn start(publishing: Publishing, partition: i32) -> Self {
+    pub fn start<S: Store, L: Log>(publishing: Publishing<S, L>, partition: i32) -> Self {
         let (work, inbox) = mpsc::channel(QUEUE_BATCHES_MAX);
         let published_through = Arc::new(AtomicI64::new(-1));
         let stop = CancellationToken::new();
@@ -110,8 +108,8 @@ impl Publisher {
     }
 }
 
-struct Task {
-    publishing: Publishing,
+struct Task<S, L> {
+    publishing: Publishing<S, L>,
     partition: i32,
     published_through: Arc<AtomicI64>,
     stop: CancellationToken,
@@ -122,7 +120,7 @@ struct Task {
 /// The task was told to stop.
 struct Stopped;
 
-impl Task {
+impl<S: Store, L: Log> Task<S, L> {
     async fn run(mut self, mut inbox: mpsc::Receiver<Work>) {
         if self.sweep().await.is_err() {
             return;
@@ -153,10 +151,7 @@ impl Task {
     /// Publishes what the table holds beyond what is published, oldest first.
     async fn sweep(&mut self) -> Result<(), Stopped> {
         loop {
-            let found =
-                oldest_after(&self.publishing.pool, self.partition, self.published(), self.publishing.known_topic)
-                    .await;
-            match found {
+            match self.publishing.store.oldest_after(self.partition, self.published()).await {
                 Ok(Some(batch)) => self.publish(batch.next_offset, &batch.records).await?,
                 Ok(None) => return Ok(()),
                 Err(error) => self.pause("the outbox cannot be read", &error).await?,
@@ -167,15 +162,19 @@ impl Task {
     /// Puts a batch on Kafka, all of it in order, however often that takes.
     async fn publish(&mut self, next_offset: i64, records: &[OutboxRecord]) -> Result<(), Stopped> {
         let names: Vec<String> = records.iter().map(|record| (self.publishing.full_name)(record.topic)).collect();
-        loop {
-            let outgoing = records.iter().zip(&names).map(|(record, topic)| Outgoing {
+        let outgoing: Vec<_> = records
+            .iter()
+            .zip(&names)
+            .map(|(record, topic)| Outgoing {
                 topic,
                 partition: record.partition,
                 key: record.key.as_bytes(),
                 headers: &record.headers,
                 payload: &record.payload,
-            });
-            match self.publishing.producer.produce_all(outgoing).await {
+            })
+            .collect();
+        loop {
+            match self.publishing.log.append(&outgoing).await {
                 Ok(()) => break,
                 Err(error) => {
                     FAILED.inc();
@@ -195,7 +194,7 @@ impl Task {
         if through <= self.deleted_through {
             return;
         }
-        match published(&self.publishing.pool, self.partition, through).await {
+        match self.publishing.store.forget(self.partition, through).await {
             Ok(()) => self.deleted_through = through,
             Err(error) => {
                 tracing::warn!(partition = self.partition, %error, "published rows of the outbox are still there; they go with the next commit")
@@ -206,8 +205,9 @@ impl Task {
     async fn pause(&mut self, what: &str, error: &(dyn std::error::Error + Send + Sync)) -> Result<(), Stopped> {
         tracing::warn!(partition = self.partition, error = %error, "outbox: {what}; trying again");
         tokio::select! {
-            () = tokio::time::sleep(self.backoff.pause()) => Ok(()),
+            biased;
             () = self.stop.cancelled() => Err(Stopped),
+            () = tokio::time::sleep(self.backoff.pause()) => Ok(()),
         }
     }
 }

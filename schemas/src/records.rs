@@ -46,6 +46,7 @@ pub struct StockMovement {
     pub location_id: LocationId,
     #[serde(rename = "type")]
     pub movement_type: String,
+    pub level_version: i64,
     pub change_on_hand: Quantity,
     pub change_reserved: Quantity,
     pub on_hand_after: Quantity,
@@ -55,6 +56,8 @@ pub struct StockMovement {
     pub reference_line: i32,
     pub reason: Option<Arc<str>>,
     pub command_id: CommandId,
+    pub partition: i32,
+    pub offset: i64,
     pub occurred_at: i64,
     pub recorded_at: i64,
     #[serde(with = "bytes")]
@@ -69,6 +72,7 @@ impl From<&Movement> for StockMovement {
             item_id: movement.item,
             location_id: movement.location,
             movement_type: movement.kind.name().to_owned(),
+            level_version: movement.level_version,
             change_on_hand: movement.on_hand_change,
             change_reserved: movement.reserved_change,
             on_hand_after: movement.on_hand_after,
@@ -78,6 +82,8 @@ impl From<&Movement> for StockMovement {
             reference_line: movement.reference_line,
             reason: movement.reason.clone(),
             command_id: movement.command,
+            partition: movement.position.partition,
+            offset: movement.position.offset,
             occurred_at: movement.occurred_at.micros(),
             recorded_at: movement.recorded_at.micros(),
             hash: movement.hash.to_vec(),

@@ -18,7 +18,7 @@ use twh_ingest::{Gateway, Replies};
 use twh_processors::expiry::Expiry;
 use twh_processors::ledger::{self, Ledger};
 use twh_processors::outbox::Publishing;
-use twh_processors::runtime::{self, Backoff, DeadLetters};
+use twh_processors::runtime::{self, Backoff, DeadLetters, Limits};
 use twh_schemas::Schemas;
 use twh_schemas::catalogue::{self, COMMANDS, LEDGER_DLQ, OUTCOMES};
 use twh_sinks::kafka::{Producer, client_config};
@@ -144,12 +144,11 @@ async fn start_ledger(
     let source = COMMANDS.full_name(&prefix);
     let dead_letters = DeadLetters::new(producer.clone(), group.clone(), source.clone(), LEDGER_DLQ.full_name(&prefix));
     let ledger = Ledger {
-        pool: parts.pool.clone(),
+        store: parts.pool.clone(),
         schemas: Arc::clone(&parts.schemas),
         publishing: Publishing {
-            pool: parts.pool.clone(),
-            producer,
-            known_topic: catalogue::known_topic,
+            store: parts.pool.clone(),
+            log: producer,
             full_name: Arc::new(move |name| format!("{prefix}{name}")),
         },
         kafka_cluster_id,
@@ -160,8 +159,7 @@ async fn start_ledger(
         client_id: format!("{}-ledger", parts.client_id),
         group,
         topic: source,
-        batch_records_max: config.batch_commands,
-        batch_bytes_max: BATCH_BYTES_MAX,
+        limits: Limits { records_max: config.batch_commands, bytes_max: BATCH_BYTES_MAX },
     };
     let stop = stop.clone();
     tasks.spawn(async move { Ok(runtime::run(ledger, options, dead_letters, stop).await?) });

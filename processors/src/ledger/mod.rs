@@ -8,6 +8,7 @@ mod records;
 
 use crate::outbox::{Publisher, Publishing};
 use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Record, Watermarks, Worker};
+use crate::seams::{Log, Store};
 use prometheus::{IntCounterVec, register_int_counter_vec};
 use records::Records;
 use std::collections::BTreeSet;
@@ -18,8 +19,7 @@ use twh_domain::outcome::{Position, Verdict};
 use twh_domain::state::{IdempotencyKey, PriorOutcome, State};
 use twh_domain::{Decision, Recorded, decide, prefetch};
 use twh_schemas::Schemas;
-use twh_sinks::postgres::PgPool;
-use twh_sinks::postgres::ledger::{self, Batch, Claim, LedgerError, OutcomeRow};
+use twh_sinks::postgres::ledger::{Batch, Claim, LedgerError, OutcomeRow};
 
 /// The group's name, without the environment's prefix.
 pub const GROUP: &str = "ledger";
@@ -40,26 +40,25 @@ static DECIDED: LazyLock<IntCounterVec> = LazyLock::new(|| {
 
 /// What the group works with; shared by all partitions.
 #[derive(Clone)]
-pub struct Ledger {
+pub struct Ledger<S, L> {
     /// Where the ledger is.
-    pub pool: PgPool,
+    pub store: S,
     /// The contract of the topics.
     pub schemas: Arc<Schemas>,
     /// How committed batches get to Kafka.
-    pub publishing: Publishing,
+    pub publishing: Publishing<S, L>,
     /// The cluster that offsets are of.
     pub kafka_cluster_id: String,
     /// Who we are, in the partition's row.
     pub owner: String,
 }
 
-impl Group for Ledger {
+impl<S: Store, L: Log> Group for Ledger<S, L> {
     type Item = Command;
-    type Worker = Writer;
+    type Worker = Writer<S, L>;
 
-    async fn claim(&self, partition: i32, watermarks: Watermarks) -> Result<Claimed<Writer>, ApplyError> {
-        let claim =
-            ledger::claim(&self.pool, partition, &self.kafka_cluster_id, &self.owner).await.map_err(apply_error)?;
+    async fn claim(&self, partition: i32, watermarks: Watermarks) -> Result<Claimed<Writer<S, L>>, ApplyError> {
+        let claim = self.store.claim(partition, &self.kafka_cluster_id, &self.owner).await.map_err(apply_error)?;
         check_log(claim, watermarks)?;
         let writer = Writer {
             shared: self.clone(),
@@ -100,8 +99,8 @@ fn apply_error(error: LedgerError) -> ApplyError {
 }
 
 /// The writer of one partition.
-pub struct Writer {
-    shared: Ledger,
+pub struct Writer<S, L> {
+    shared: Ledger<S, L>,
     claim: Claim,
     state: State,
     publisher: Publisher,
@@ -109,7 +108,7 @@ pub struct Writer {
     in_doubt: bool,
 }
 
-impl Worker for Writer {
+impl<S: Store, L: Log> Worker for Writer<S, L> {
     type Item = Command;
 
     async fn decode(&mut self, record: &Record) -> Result<Command, DecodeError> {
@@ -151,7 +150,7 @@ impl Worker for Writer {
     }
 }
 
-impl Writer {
+impl<S: Store, L: Log> Writer<S, L> {
     async fn try_apply(&mut self, batch: &[Decoded<Command>], next_offset: i64) -> Result<(), LedgerError> {
         if self.in_doubt {
             self.settle().await?;
@@ -175,7 +174,7 @@ impl Writer {
         }
         self.state.forget_outcomes();
         writes.outbox = records.finish(&writes.levels, next_offset - 1, self.claim.partition)?;
-        ledger::commit(&self.shared.pool, self.claim, next_offset, self.publisher.published_through(), &writes).await?;
+        self.shared.store.commit(self.claim, next_offset, self.publisher.published_through(), &writes).await?;
         self.claim.next_offset = next_offset;
         if !writes.outbox.is_empty() {
             self.publisher.publish(next_offset, writes.outbox).await;
@@ -190,7 +189,7 @@ impl Writer {
             epoch: self.claim.epoch,
             expected_offset: self.claim.next_offset,
         };
-        let Some(current) = ledger::current(&self.shared.pool, self.claim.partition).await? else { return Err(fenced) };
+        let Some(current) = self.shared.store.current(self.claim.partition).await? else { return Err(fenced) };
         if current.epoch != self.claim.epoch {
             return Err(fenced);
         }
@@ -212,7 +211,7 @@ impl Writer {
             if needs.is_empty() {
                 return Ok(());
             }
-            ledger::load(&self.shared.pool, &mut self.state, needs).await?;
+            self.shared.store.load(&mut self.state, needs).await?;
         }
         Ok(())
     }
@@ -227,7 +226,7 @@ impl Writer {
             match decide(&self.state, &decoded.item, recorded) {
                 Ok(decision) => return Ok(decision),
                 // What preloading missed; each round loads something new, so this ends.
-                Err(need) => ledger::load(&self.shared.pool, &mut self.state, BTreeSet::from([need])).await?,
+                Err(need) => self.shared.store.load(&mut self.state, BTreeSet::from([need])).await?,
             }
         }
     }

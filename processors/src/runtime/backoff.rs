@@ -21,7 +21,8 @@ impl Backoff {
     pub fn pause(&mut self) -> Duration {
         let step = self.next;
         self.next = (step * 2).min(self.max);
-        step.mul_f64(rand::random_range(0.5..=1.0))
+        let half = step / 2;
+        half + half.mul_f64(fastrand::f64())
     }
 
     /// After a success, the next series begins anew.

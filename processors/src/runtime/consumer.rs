@@ -4,9 +4,10 @@
 //! librdkafka stops fetching for it by itself once that queue is full.
 
 use super::backoff::Backoff;
-use super::partition::{self, Seat};
+use super::partition::{self, Ended, Limits, Seat};
+use super::queue::Queue;
 use super::{DeadLetters, Group};
-use crate::runtime::partition::Ended;
+use crate::seams::Log;
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
@@ -36,10 +37,8 @@ pub struct Options {
     pub group: String,
     /// The topic's full name.
     pub topic: String,
-    /// Most records in a batch.
-    pub batch_records_max: usize,
-    /// Most bytes of values in a batch.
-    pub batch_bytes_max: usize,
+    /// How much goes into a batch.
+    pub limits: Limits,
 }
 
 /// Why a group could not run.
@@ -53,7 +52,7 @@ pub enum RunError {
     Thread,
 }
 
-pub(super) type GroupConsumer<G> = BaseConsumer<Membership<G>>;
+pub(super) type GroupConsumer<G, L> = BaseConsumer<Membership<G, L>>;
 
 struct Task {
     stop: CancellationToken,
@@ -61,23 +60,23 @@ struct Task {
 }
 
 /// Receives the group's assignments; lives inside the consumer.
-pub(super) struct Membership<G: Group> {
+pub(super) struct Membership<G: Group, L: Log> {
     group: Arc<G>,
     options: Options,
-    dead_letters: DeadLetters,
+    dead_letters: DeadLetters<L>,
     runtime: Handle,
-    consumer: OnceLock<Weak<GroupConsumer<G>>>,
+    consumer: OnceLock<Weak<GroupConsumer<G, L>>>,
     tasks: Mutex<HashMap<i32, Task>>,
     rejoin: Arc<AtomicBool>,
 }
 
-impl<G: Group> ClientContext for Membership<G> {
+impl<G: Group, L: Log> ClientContext for Membership<G, L> {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!(group = %self.options.group, %error, reason, "kafka: the client reports an error");
     }
 }
 
-impl<G: Group> ConsumerContext for Membership<G> {
+impl<G: Group, L: Log> ConsumerContext for Membership<G, L> {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Revoke(list) = rebalance {
             self.stop(&partitions(list));
@@ -107,10 +106,10 @@ fn partitions(list: &TopicPartitionList) -> Vec<i32> {
     list.elements().iter().map(rdkafka::topic_partition_list::TopicPartitionListElem::partition).collect()
 }
 
-impl<G: Group> Membership<G> {
+impl<G: Group, L: Log> Membership<G, L> {
     fn start(&self, partition: i32) {
         let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) else { return };
-        let Some(queue) = consumer.split_partition_queue(&self.options.topic, partition) else {
+        let Some(source) = Queue::split(consumer, &self.options.topic, partition) else {
             tracing::error!(group = %self.options.group, partition, "the partition has no queue of its own; asking the group again");
             self.rejoin.store(true, Ordering::Release);
             return;
@@ -118,10 +117,10 @@ impl<G: Group> Membership<G> {
         let stop = CancellationToken::new();
         let seat = Seat {
             group: Arc::clone(&self.group),
-            consumer,
-            queue,
+            name: self.options.group.clone(),
+            source,
             partition,
-            options: self.options.clone(),
+            limits: self.options.limits,
             dead_letters: self.dead_letters.clone(),
             stop: stop.clone(),
         };
@@ -184,10 +183,10 @@ fn config(options: &Options) -> ClientConfig {
 }
 
 /// Runs the group until `stop`; partitions are drained before it returns.
-pub async fn run<G: Group>(
+pub async fn run<G: Group, L: Log>(
     group: G,
     options: Options,
-    dead_letters: DeadLetters,
+    dead_letters: DeadLetters<L>,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let membership = Membership {
@@ -199,14 +198,14 @@ pub async fn run<G: Group>(
         tasks: Mutex::default(),
         rejoin: Arc::default(),
     };
-    let consumer: Arc<GroupConsumer<G>> = Arc::new(config(&options).create_with_context(membership)?);
+    let consumer: Arc<GroupConsumer<G, L>> = Arc::new(config(&options).create_with_context(membership)?);
     // The context reaches the consumer that it lives in, without keeping it alive.
     let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
     tokio::task::spawn_blocking(move || poll(&consumer, &options, &stop)).await.map_err(|_| RunError::Thread)?
 }
 
-fn poll<G: Group>(
-    consumer: &Arc<GroupConsumer<G>>,
+fn poll<G: Group, L: Log>(
+    consumer: &Arc<GroupConsumer<G, L>>,
     options: &Options,
     stop: &CancellationToken,
 ) -> Result<(), RunError> {

@@ -1,22 +1,23 @@
 //! Dead letters: a record that can never be decoded, untouched, with why, where and when in its headers.
 
 use super::Record;
-use twh_sinks::kafka::{Outgoing, ProduceError, Producer};
+use crate::seams::Log;
+use twh_sinks::kafka::{Outgoing, ProduceError};
 
 /// The `<group>.dlq` of a group.
 #[derive(Clone)]
-pub struct DeadLetters {
-    producer: Producer,
+pub struct DeadLetters<L> {
+    log: L,
     group: String,
     source: String,
     topic: String,
 }
 
-impl DeadLetters {
+impl<L: Log> DeadLetters<L> {
     /// Dead letters of `group`, which reads `source`, go to `topic`; all full names.
     #[must_use]
-    pub const fn new(producer: Producer, group: String, source: String, topic: String) -> Self {
-        Self { producer, group, source, topic }
+    pub const fn new(log: L, group: String, source: String, topic: String) -> Self {
+        Self { log, group, source, topic }
     }
 
     /// Puts a record there, durably.
@@ -37,6 +38,6 @@ impl DeadLetters {
             headers: &headers,
             payload: &record.payload,
         };
-        self.producer.produce_all(std::iter::once(outgoing)).await
+        self.log.append(&[outgoing]).await
     }
 }

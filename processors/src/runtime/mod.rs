@@ -11,10 +11,12 @@ mod backoff;
 mod consumer;
 mod dead_letters;
 mod partition;
+mod queue;
 
 pub use backoff::Backoff;
 pub use consumer::{Options, RunError, run};
 pub use dead_letters::DeadLetters;
+pub use partition::{Ended, Limits, Seat, run as run_partition};
 
 use std::fmt::Display;
 use std::future::Future;
@@ -96,6 +98,24 @@ pub struct Watermarks {
     pub low: i64,
     /// The offset of the next record to come.
     pub high: i64,
+}
+
+/// A partition's log, as the loop reads it.
+pub trait Source: Send + 'static {
+    /// The offsets that it holds now.
+    fn watermarks(&mut self) -> impl Future<Output = Result<Watermarks, ApplyError>> + Send;
+
+    /// Moves to an offset, and lets records flow.
+    fn seek(&mut self, next_offset: i64) -> impl Future<Output = Result<(), ApplyError>> + Send;
+
+    /// The next record that has arrived; never waits.
+    fn poll(&mut self) -> Option<Result<Record, String>>;
+
+    /// Returns when something may have arrived.
+    fn ready(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Tells the group how far this partition is, for those who watch its lag.
+    fn checkpoint(&self, next_offset: i64);
 }
 
 /// A consumer group.

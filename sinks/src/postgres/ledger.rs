@@ -205,18 +205,19 @@ async fn insert_movements(connection: &mut PgConnection, movements: &[Movement])
     let uuids = |value: fn(&Movement) -> Uuid| movements.iter().map(value).collect::<Vec<_>>();
     let times = |value: fn(&Movement) -> Timestamp| movements.iter().map(|m| value(m).datetime()).collect::<Vec<_>>();
     sqlx::query(
-        "insert into stock_movements (tenant_id, sequence, item_id, location_id, kind, on_hand_change_micro, reserved_change_micro,
-             on_hand_after_micro, reserved_after_micro, reference_kind, reference_id, reference_line, reason, command_id,
-             occurred_at, recorded_at, hash)
+        "insert into stock_movements (tenant_id, sequence, item_id, location_id, kind, level_version, on_hand_change_micro,
+             reserved_change_micro, on_hand_after_micro, reserved_after_micro, reference_kind, reference_id, reference_line, reason,
+             command_id, partition, log_offset, occurred_at, recorded_at, hash)
          select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::uuid[], $5::text[], $6::bigint[], $7::bigint[],
-             $8::bigint[], $9::bigint[], $10::text[], $11::uuid[], $12::integer[], $13::text[], $14::uuid[],
-             $15::timestamptz[], $16::timestamptz[], $17::bytea[])",
+             $8::bigint[], $9::bigint[], $10::bigint[], $11::text[], $12::uuid[], $13::integer[], $14::text[], $15::uuid[],
+             $16::integer[], $17::bigint[], $18::timestamptz[], $19::timestamptz[], $20::bytea[])",
     )
     .bind(uuids(|m| m.tenant.0))
     .bind(column(|m| m.sequence))
     .bind(uuids(|m| m.item.0))
     .bind(uuids(|m| m.location.0))
     .bind(movements.iter().map(|m| m.kind.name()).collect::<Vec<_>>())
+    .bind(column(|m| m.level_version))
     .bind(column(|m| m.on_hand_change.micros()))
     .bind(column(|m| m.reserved_change.micros()))
     .bind(column(|m| m.on_hand_after.micros()))
@@ -226,6 +227,8 @@ async fn insert_movements(connection: &mut PgConnection, movements: &[Movement])
     .bind(movements.iter().map(|m| m.reference_line).collect::<Vec<_>>())
     .bind(movements.iter().map(|m| m.reason.as_deref()).collect::<Vec<_>>())
     .bind(uuids(|m| m.command.0))
+    .bind(movements.iter().map(|m| m.position.partition).collect::<Vec<_>>())
+    .bind(column(|m| m.position.offset))
     .bind(times(|m| m.occurred_at))
     .bind(times(|m| m.recorded_at))
     .bind(movements.iter().map(|m| m.hash.as_slice()).collect::<Vec<_>>())

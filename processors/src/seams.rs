@@ -1,0 +1,94 @@
+//! What the processors stand on, as narrow as they need it: where the ledger is kept, and the log that records are put on.
+//!
+//! Production has one implementation of each, in this file. The simulator has others, which fail in every way that the real
+//! ones can, at every point where they can.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use twh_domain::state::{Need, State};
+use twh_schemas::catalogue::known_topic;
+use twh_sinks::kafka::{Outgoing, ProduceError, Producer};
+use twh_sinks::postgres::ledger::{self, Batch, Claim, LedgerError};
+use twh_sinks::postgres::outbox::{self, OutboxBatch};
+use twh_sinks::postgres::{PgPool, sqlx};
+
+/// Where the ledger, its checkpoints and its outbox are kept.
+pub trait Store: Clone + Send + Sync + 'static {
+    /// Takes a partition: raises its epoch, which fences whoever held it, and says where to go on.
+    fn claim(
+        &self,
+        partition: i32,
+        kafka_cluster_id: &str,
+        owner: &str,
+    ) -> impl Future<Output = Result<Claim, LedgerError>> + Send;
+
+    /// Where a partition stands now, whoever owns it.
+    fn current(&self, partition: i32) -> impl Future<Output = Result<Option<Claim>, LedgerError>> + Send;
+
+    /// Loads what a decision needs.
+    fn load(&self, state: &mut State, needs: BTreeSet<Need>) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// Writes a batch and moves the partition from `claim.next_offset` to `next_offset`, all or nothing; forgets the outbox
+    /// through `published_through`.
+    fn commit(
+        &self,
+        claim: Claim,
+        next_offset: i64,
+        published_through: i64,
+        batch: &Batch,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// The oldest batch of the outbox after `after`.
+    fn oldest_after(
+        &self,
+        partition: i32,
+        after: i64,
+    ) -> impl Future<Output = Result<Option<OutboxBatch>, sqlx::Error>> + Send;
+
+    /// Forgets the outbox through `next_offset`: it is published.
+    fn forget(&self, partition: i32, next_offset: i64) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+}
+
+impl Store for PgPool {
+    async fn claim(&self, partition: i32, kafka_cluster_id: &str, owner: &str) -> Result<Claim, LedgerError> {
+        ledger::claim(self, partition, kafka_cluster_id, owner).await
+    }
+
+    async fn current(&self, partition: i32) -> Result<Option<Claim>, LedgerError> {
+        ledger::current(self, partition).await
+    }
+
+    async fn load(&self, state: &mut State, needs: BTreeSet<Need>) -> Result<(), LedgerError> {
+        ledger::load(self, state, needs).await
+    }
+
+    async fn commit(
+        &self,
+        claim: Claim,
+        next_offset: i64,
+        published_through: i64,
+        batch: &Batch,
+    ) -> Result<(), LedgerError> {
+        ledger::commit(self, claim, next_offset, published_through, batch).await
+    }
+
+    async fn oldest_after(&self, partition: i32, after: i64) -> Result<Option<OutboxBatch>, sqlx::Error> {
+        outbox::oldest_after(self, partition, after, known_topic).await
+    }
+
+    async fn forget(&self, partition: i32, next_offset: i64) -> Result<(), sqlx::Error> {
+        outbox::published(self, partition, next_offset).await
+    }
+}
+
+/// A log that records are put on.
+pub trait Log: Clone + Send + Sync + 'static {
+    /// Puts records there in order, and returns when all are durable. After an error some of them may be there.
+    fn append(&self, records: &[Outgoing<'_>]) -> impl Future<Output = Result<(), ProduceError>> + Send;
+}
+
+impl Log for Producer {
+    async fn append(&self, records: &[Outgoing<'_>]) -> Result<(), ProduceError> {
+        self.produce_all(records.iter().copied()).await
+    }
+}
