@@ -1,17 +1,16 @@
 //! What became of a command.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use crate::reader::Reader;
+use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use twh_domain::entity::EntityKind;
 use twh_domain::id::CommandId;
 use twh_domain::outcome::{Position, Refusal};
-use twh_edge::auth::Caller;
 use twh_edge::error::ApiError;
 use twh_edge::headers::etag;
 use twh_edge::query;
 use twh_edge::request::RequestId;
-use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::queries::{Document, OutcomeRow, applied_through, find_outcome};
 use uuid::Uuid;
 
@@ -23,8 +22,7 @@ struct CommandQuery {
 
 pub(crate) async fn one(
     request: HttpRequest,
-    caller: Caller,
-    pool: web::Data<PgPool>,
+    reader: Reader,
 ) -> Result<HttpResponse, ApiError> {
     let missing = || ApiError::not_found("command");
     let text = request.match_info().get("id").unwrap_or_default();
@@ -37,13 +35,13 @@ pub(crate) async fn one(
     };
     // How far the ledger has come is read first: what it had decided by then is found by the second look.
     let undecided = match position {
-        Some(position) => applied_through(&pool, position.partition)
+        Some(position) => applied_through(&reader.pool, position.partition)
             .await
             .map_err(ApiError::database)?
             .is_none_or(|next| next <= position.offset),
         None => false,
     };
-    match find_outcome(&pool, caller.tenant_id, command).await.map_err(ApiError::database)? {
+    match find_outcome(&reader.pool, reader.tenant_id, command).await.map_err(ApiError::database)? {
         Some(outcome) => Ok(HttpResponse::Ok().json(decided(command, &outcome, &RequestId::of(&request)))),
         None if undecided => Ok(HttpResponse::Ok().insert_header(("Retry-After", "1")).json(json!({
             "command_id": command,

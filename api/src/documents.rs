@@ -1,15 +1,14 @@
 //! Documents: one by its id, byte for byte as it was written; many by page and filter.
 
+use crate::reader::Reader;
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 use twh_domain::entity::EntityKind;
-use twh_edge::auth::Caller;
 use twh_edge::error::ApiError;
 use twh_edge::headers::{etag, has_version};
 use twh_edge::routes::Routes;
 use twh_edge::{cursor, query};
-use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::queries::{DocumentFilter, find_document, list_documents};
 use uuid::Uuid;
 
@@ -30,12 +29,8 @@ const PATHS: &[(EntityKind, &str, &str)] = &[
 pub(crate) fn routes(routes: Routes) -> Routes {
     PATHS.iter().fold(routes, |routes, &(kind, collection, single)| {
         routes
-            .get(collection, move |request: HttpRequest, caller: Caller, pool: web::Data<PgPool>| {
-                list(kind, request, caller, pool)
-            })
-            .get(single, move |request: HttpRequest, caller: Caller, pool: web::Data<PgPool>| {
-                one(kind, request, caller, pool)
-            })
+            .get(collection, move |request: HttpRequest, reader: Reader| list(kind, request, reader))
+            .get(single, move |request: HttpRequest, reader: Reader| one(kind, request, reader))
     })
 }
 
@@ -48,11 +43,10 @@ pub(crate) fn path_id(request: &HttpRequest, kind: EntityKind) -> Result<Uuid, A
 async fn one(
     kind: EntityKind,
     request: HttpRequest,
-    caller: Caller,
-    pool: web::Data<PgPool>,
+    reader: Reader,
 ) -> Result<HttpResponse, ApiError> {
     let id = path_id(&request, kind)?;
-    let found = find_document(&pool, kind, caller.tenant_id, id).await.map_err(ApiError::database)?;
+    let found = find_document(&reader.pool, kind, reader.tenant_id, id).await.map_err(ApiError::database)?;
     let document = found.ok_or_else(|| ApiError::not_found(kind.noun()))?;
     let mut response = HttpResponse::Ok();
     response.insert_header(etag(document.version));
@@ -135,8 +129,7 @@ impl ListQuery {
 async fn list(
     kind: EntityKind,
     request: HttpRequest,
-    caller: Caller,
-    pool: web::Data<PgPool>,
+    reader: Reader,
 ) -> Result<HttpResponse, ApiError> {
     let asked: ListQuery = query::parse(&request)?;
     let limit = query::limit(asked.limit)?;
@@ -144,7 +137,7 @@ async fn list(
     let newest_first = !matches!(kind, EntityKind::Item | EntityKind::Location | EntityKind::Supplier);
     let filter = asked.filter(kind)?;
     // One row more than the page tells whether there is another page.
-    let mut rows = list_documents(&pool, kind, caller.tenant_id, &filter, after, newest_first, limit + 1)
+    let mut rows = list_documents(&reader.pool, kind, reader.tenant_id, &filter, after, newest_first, limit + 1)
         .await
         .map_err(ApiError::database)?;
     let more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);

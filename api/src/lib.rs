@@ -14,13 +14,16 @@
 mod commands;
 mod documents;
 mod movements;
+mod reader;
 mod stock;
 
 use actix_web::HttpResponse;
 use serde_json::{Value, json};
 use twh_edge::routes::Routes;
 
-/// The read side's routes; they need a `web::Data<PgPool>`.
+pub use reader::Reads;
+
+/// The read side's routes; they need a `web::Data<Reads>`.
 #[must_use]
 pub fn routes() -> Routes {
     documents::routes(Routes::new())

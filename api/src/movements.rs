@@ -2,15 +2,14 @@
 
 use crate::documents::path_id;
 use crate::page;
-use actix_web::{HttpRequest, HttpResponse, web};
+use crate::reader::Reader;
+use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use twh_domain::entity::EntityKind;
 use twh_domain::movement::MovementKind;
-use twh_edge::auth::Caller;
 use twh_edge::error::ApiError;
 use twh_edge::{cursor, query};
-use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::queries::{MovementFilter, MovementRow, find_document, list_movements};
 use uuid::Uuid;
 
@@ -32,6 +31,7 @@ fn row(movement: &MovementRow) -> Value {
         "item_id": movement.item_id,
         "location_id": movement.location_id,
         "type": movement.kind,
+        "level_version": movement.level_version,
         "change_on_hand": movement.on_hand_change,
         "change_reserved": movement.reserved_change,
         "on_hand_after": movement.on_hand_after,
@@ -41,13 +41,14 @@ fn row(movement: &MovementRow) -> Value {
         "reference_line": movement.reference_line,
         "reason": movement.reason,
         "command_id": movement.command_id,
+        "position": movement.position.to_string(),
         "occurred_at": movement.occurred_at,
         "recorded_at": movement.recorded_at,
         "hash": movement.hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
     })
 }
 
-async fn answer(pool: &PgPool, caller: &Caller, asked: MovementQuery) -> Result<HttpResponse, ApiError> {
+async fn answer(reader: &Reader, asked: MovementQuery) -> Result<HttpResponse, ApiError> {
     let limit = query::limit(asked.limit)?;
     let before = asked.cursor.as_deref().map(cursor::decode::<i64>).transpose()?;
     if asked.kind.as_deref().is_some_and(|kind| MovementKind::from_name(kind).is_none()) {
@@ -62,7 +63,7 @@ async fn answer(pool: &PgPool, caller: &Caller, asked: MovementQuery) -> Result<
         reference_id: asked.reference_id,
     };
     let mut rows =
-        list_movements(pool, caller.tenant_id, &filter, before, limit + 1).await.map_err(ApiError::database)?;
+        list_movements(&reader.pool, reader.tenant_id, &filter, before, limit + 1).await.map_err(ApiError::database)?;
     let more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     if more {
         rows.pop();
@@ -73,35 +74,32 @@ async fn answer(pool: &PgPool, caller: &Caller, asked: MovementQuery) -> Result<
 
 pub(crate) async fn list(
     request: HttpRequest,
-    caller: Caller,
-    pool: web::Data<PgPool>,
+    reader: Reader,
 ) -> Result<HttpResponse, ApiError> {
-    answer(&pool, &caller, query::parse(&request)?).await
+    answer(&reader, query::parse(&request)?).await
 }
 
 pub(crate) async fn of_item(
     request: HttpRequest,
-    caller: Caller,
-    pool: web::Data<PgPool>,
+    reader: Reader,
 ) -> Result<HttpResponse, ApiError> {
     let id = path_id(&request, EntityKind::Item)?;
-    let item = find_document(&pool, EntityKind::Item, caller.tenant_id, id).await.map_err(ApiError::database)?;
+    let item = find_document(&reader.pool, EntityKind::Item, reader.tenant_id, id).await.map_err(ApiError::database)?;
     item.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;
     let mut asked: MovementQuery = query::parse(&request)?;
     if asked.item_id.replace(id).is_some_and(|other| other != id) {
         return Err(query::invalid("item_id", "is the path's"));
     }
-    answer(&pool, &caller, asked).await
+    answer(&reader, asked).await
 }
 
 pub(crate) async fn one(
     request: HttpRequest,
-    caller: Caller,
-    pool: web::Data<PgPool>,
+    reader: Reader,
 ) -> Result<HttpResponse, ApiError> {
     let missing = || ApiError::not_found("movement");
     let sequence: i64 = request.match_info().get("sequence").and_then(|text| text.parse().ok()).ok_or_else(missing)?;
     let filter = MovementFilter { sequence: Some(sequence), ..MovementFilter::default() };
-    let rows = list_movements(&pool, caller.tenant_id, &filter, None, 1).await.map_err(ApiError::database)?;
+    let rows = list_movements(&reader.pool, reader.tenant_id, &filter, None, 1).await.map_err(ApiError::database)?;
     Ok(HttpResponse::Ok().json(row(rows.first().ok_or_else(missing)?)))
 }

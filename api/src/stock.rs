@@ -2,20 +2,22 @@
 
 use crate::documents::path_id;
 use crate::page;
+use crate::reader::Reader;
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::EntityKind;
+use twh_domain::outcome::Position;
 use twh_domain::timestamp::Timestamp;
-use twh_edge::auth::Caller;
 use twh_edge::error::ApiError;
 use twh_edge::headers::{etag, has_version};
 use twh_edge::{cursor, query};
-use twh_sinks::postgres::PgPool;
-use twh_sinks::postgres::queries::{AsOfBasis, ItemStock, LevelFilter, LevelRow, item_stock, list_levels};
+use twh_sinks::postgres::queries::{
+    ItemStock, LevelFilter, LevelRow, Moment, item_stock, list_levels, partition_of, sequence_at, sequence_through,
+};
 use uuid::Uuid;
 
 #[derive(Deserialize)]
@@ -31,23 +33,56 @@ struct StockQuery {
     as_of_basis: Option<String>,
 }
 
+/// The moment that is asked for, as it is written.
+enum AsOf {
+    Now,
+    Recorded(Timestamp),
+    Occurred(Timestamp),
+    Position(Position),
+}
+
 impl StockQuery {
-    fn as_of(&self) -> Result<Option<(Timestamp, AsOfBasis)>, ApiError> {
-        let basis = match self.as_of_basis.as_deref() {
-            None | Some("recorded") => AsOfBasis::Recorded,
-            Some("occurred") => AsOfBasis::Occurred,
+    fn as_of(&self) -> Result<AsOf, ApiError> {
+        let occurred = match self.as_of_basis.as_deref() {
+            None | Some("recorded") => false,
+            Some("occurred") => true,
             Some(_) => return Err(query::invalid("as_of_basis", "must be recorded or occurred")),
         };
-        match self.as_of.as_deref().map(str::parse) {
-            None if self.as_of_basis.is_some() => Err(query::invalid("as_of_basis", "needs as_of")),
-            None => Ok(None),
-            Some(Ok(at)) => Ok(Some((at, basis))),
-            Some(Err(_)) => Err(query::invalid(
+        let Some(text) = self.as_of.as_deref() else {
+            return match self.as_of_basis {
+                Some(_) => Err(query::invalid("as_of_basis", "needs as_of")),
+                None => Ok(AsOf::Now),
+            };
+        };
+        match (text.parse(), text.parse(), occurred) {
+            (Ok(position), _, false) => Ok(AsOf::Position(position)),
+            (Ok(_), _, true) => Err(query::invalid("as_of_basis", "occurred needs a time in as_of, not a position")),
+            (_, Ok(at), false) => Ok(AsOf::Recorded(at)),
+            (_, Ok(at), true) => Ok(AsOf::Occurred(at)),
+            (Err(_), Err(_), _) => Err(query::invalid(
                 "as_of",
-                "must be an RFC 3339 time such as 2026-03-01T09:30:00Z (a + in it is written %2B)",
+                "must be an RFC 3339 time such as 2026-03-01T09:30:00Z (a + in it is written %2B) or a position such as 3-1042",
             )),
         }
     }
+}
+
+/// Finds the moment in the ledger; one that is a position is waited for.
+async fn moment(reader: &Reader, as_of: AsOf) -> Result<Moment, ApiError> {
+    let sequence = match as_of {
+        AsOf::Now => return Ok(Moment::Now),
+        AsOf::Occurred(at) => return Ok(Moment::Occurred(at)),
+        AsOf::Recorded(at) => sequence_at(&reader.pool, reader.tenant_id, at).await,
+        AsOf::Position(position) => {
+            let partition = partition_of(&reader.pool, reader.tenant_id).await.map_err(ApiError::database)?;
+            if partition.is_some_and(|own| own != position.partition) {
+                return Err(query::invalid("as_of", "is a position of a partition where you have no commands"));
+            }
+            reader.reach(position).await?;
+            sequence_through(&reader.pool, reader.tenant_id, position).await
+        }
+    };
+    Ok(Moment::Sequence(sequence.map_err(ApiError::database)?))
 }
 
 fn row(level: &LevelRow) -> Value {
@@ -67,8 +102,7 @@ fn row(level: &LevelRow) -> Value {
 
 pub(crate) async fn list(
     request: HttpRequest,
-    caller: Caller,
-    pool: web::Data<PgPool>,
+    reader: Reader,
 ) -> Result<HttpResponse, ApiError> {
     let asked: StockQuery = query::parse(&request)?;
     let limit = query::limit(asked.limit)?;
@@ -85,7 +119,8 @@ pub(crate) async fn list(
         location_id: asked.location_id,
         location_code: asked.location_code,
     };
-    let mut rows = list_levels(pool.get_ref(), caller.tenant_id, &filter, as_of, after, limit + 1)
+    let moment = moment(&reader, as_of).await?;
+    let mut rows = list_levels(&reader.pool, reader.tenant_id, &filter, moment, after, limit + 1)
         .await
         .map_err(ApiError::database)?;
     let more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
@@ -98,11 +133,10 @@ pub(crate) async fn list(
 
 pub(crate) async fn of_item(
     request: HttpRequest,
-    caller: Caller,
-    pool: web::Data<PgPool>,
+    reader: Reader,
 ) -> Result<HttpResponse, ApiError> {
     let id = path_id(&request, EntityKind::Item)?;
-    let stock = item_stock(&pool, caller.tenant_id, id).await.map_err(ApiError::database)?;
+    let stock = item_stock(&reader.pool, reader.tenant_id, id).await.map_err(ApiError::database)?;
     let ItemStock { levels, in_transit } = stock.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;
     let coming: BTreeMap<Uuid, Quantity> = in_transit.into_iter().collect();
     let total = |of: fn(&LevelRow) -> Quantity| {

@@ -38,6 +38,7 @@ codes! {
     IdempotencyKeyRequired 400 "IDEMPOTENCY_KEY_REQUIRED" "The request changes something and has no Idempotency-Key." "Send a key of your own, new for each thing you want done, the same for each retry of it."
     IdempotencyKeyInvalid 400 "IDEMPOTENCY_KEY_INVALID" "The Idempotency-Key is not 1 to 255 visible ASCII characters, or begins with system/." "Send another key: a UUID will do."
     InvalidIfMatch 400 "INVALID_IF_MATCH" "If-Match is not one strong ETag as we send them." "Send the ETag header of the resource as you got it, such as \"3\"."
+    InvalidPosition 400 "INVALID_POSITION" "X-TWH-At-Least is not a position." "Send what X-TWH-Position said, unchanged."
     Unauthenticated 401 "UNAUTHENTICATED" "There is no API key, or none that we know." "Send Authorization: Bearer with a valid key."
     NotFound 404 "NOT_FOUND" "What the path names does not exist for you." "Check the id, and that the key belongs to the right tenant."
     RouteNotFound 404 "ROUTE_NOT_FOUND" "There is no such path." "See the reference for the paths there are."
@@ -59,6 +60,7 @@ codes! {
     Internal 500 "INTERNAL" "Something is wrong on our side." "Retry with the same Idempotency-Key; if it stays, tell us the request id."
     CommandLogUnavailable 503 "COMMAND_LOG_UNAVAILABLE" "The command could not be stored durably now." "Retry with the same Idempotency-Key after the seconds in Retry-After."
     Overloaded 503 "OVERLOADED" "Too many commands are under way." "Retry with the same Idempotency-Key after the seconds in Retry-After."
+    PositionNotReached 503 "POSITION_NOT_REACHED" "The ledger has not applied the position that the read asks for." "Retry after the seconds in Retry-After, or read without it."
     ServiceUnavailable 503 "SERVICE_UNAVAILABLE" "A part that the answer needs is away." "Retry after the seconds in Retry-After."
 }
 

@@ -109,6 +109,8 @@ settings! {
     outcome_wait: Duration = "TWH_OUTCOME_WAIT_MS", "10000", |v| millis(v, 1, 600_000);
     /// How long the log may take to acknowledge a command, in milliseconds, before it is answered with 503.
     produce_timeout: Duration = "TWH_PRODUCE_TIMEOUT_MS", "5000", |v| millis(v, 100, 600_000);
+    /// How long a read waits, in milliseconds, for the position that it asks for, before it is answered with 503.
+    read_wait: Duration = "TWH_READ_WAIT_MS", "5000", |v| millis(v, 0, 600_000);
     /// Commands that may be under way at once in a process; more are answered with 503.
     commands_in_flight: usize = "TWH_COMMANDS_IN_FLIGHT", "20000", |v| within(v, 1, 1_000_000);
     /// Largest request body, in bytes; larger ones are answered with 413.

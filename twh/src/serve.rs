@@ -204,7 +204,7 @@ fn serve_http(parts: &Parts, gateway: Option<web::Data<Gateway>>, api: bool) -> 
     let config = &parts.config;
     let checks = checks(parts)?;
     let authenticator = web::Data::new(Authenticator::new(parts.pool.clone()));
-    let pool = web::Data::new(parts.pool.clone());
+    let reads = web::Data::new(twh_api::Reads { pool: parts.pool.clone(), wait: config.read_wait });
     let body_limit = BodyLimit(config.body_bytes_max);
     let factory = move || {
         let mut routes = Routes::new();
@@ -214,7 +214,7 @@ fn serve_http(parts: &Parts, gateway: Option<web::Data<Gateway>>, api: bool) -> 
         if api {
             routes = routes.merge(twh_api::routes());
         }
-        let app = App::new().app_data(authenticator.clone()).app_data(pool.clone()).app_data(body_limit);
+        let app = App::new().app_data(authenticator.clone()).app_data(reads.clone()).app_data(body_limit);
         let app = match &gateway {
             Some(gateway) => app.app_data(gateway.clone()),
             None => app,

@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::EntityKind;
 use twh_domain::id::{CommandId, TenantId};
+use twh_domain::outcome::Position;
 use twh_domain::timestamp::Timestamp;
 use uuid::Uuid;
 
@@ -155,13 +156,15 @@ pub struct LevelFilter {
     pub location_code: Option<String>,
 }
 
-/// Which of a movement's two times counts.
+/// The moment of which levels are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AsOfBasis {
-    /// When the ledger took it: what the books said then.
-    Recorded,
-    /// When it happened: what was true then, as far as is known now.
-    Occurred,
+pub enum Moment {
+    /// What the books say now.
+    Now,
+    /// What the books said once they had this many movements.
+    Sequence(i64),
+    /// What was true at a time, as far as is known now: late entries count.
+    Occurred(Timestamp),
 }
 
 fn micros(row: &PgRow, column: &str) -> Result<Quantity, sqlx::Error> {
@@ -188,47 +191,58 @@ fn level(row: &PgRow) -> Result<LevelRow, sqlx::Error> {
     })
 }
 
-/// The levels' common tail: names, filters, a page by item and location. `$1` is the tenant.
-const LEVEL_TAIL: &str = "
-    join items i on i.tenant_id = $1 and i.id = l.item_id
-    join locations p on p.tenant_id = $1 and p.id = l.location_id
-    where ($2::uuid is null or l.item_id = $2) and ($3::text is null or i.code = $3)
-      and ($4::uuid is null or l.location_id = $4) and ($5::text is null or p.code = $5)
-      and ($6::uuid is null or (l.item_id, l.location_id) > ($6, $7))
-    order by l.item_id, l.location_id limit $8";
-
-/// A page of levels: now, or as of a time.
+/// A page of levels by item and location, as of a moment.
+///
+/// Every movement says the level after it, so the past costs one look into an index for each level asked for, however long
+/// its history is. Only [`Moment::Occurred`] has to add movements up.
 pub async fn list_levels(
     executor: impl PgExecutor<'_>,
     tenant: TenantId,
     filter: &LevelFilter,
-    as_of: Option<(Timestamp, AsOfBasis)>,
+    moment: Moment,
     after: Option<(Uuid, Uuid)>,
     limit: i64,
 ) -> Result<Vec<LevelRow>, sqlx::Error> {
-    let source = match as_of {
-        None => "(select * from stock_levels where tenant_id = $1) l",
-        // The last movement of each level tells the level after it; how many there are and the last count, the rest.
-        Some((_, AsOfBasis::Recorded)) => {
-            "(select h.item_id, h.location_id, m.on_hand_after_micro as on_hand_micro, m.reserved_after_micro as reserved_micro,
-                  c.occurred_at as last_counted_at, h.version, m.recorded_at as updated_at
-              from (select item_id, location_id, count(*) as version, max(sequence) as last_sequence,
-                        max(sequence) filter (where kind = 'COUNT') as count_sequence
-                    from stock_movements where tenant_id = $1 and recorded_at <= $9 group by item_id, location_id) h
-              join stock_movements m on m.tenant_id = $1 and m.sequence = h.last_sequence
-              left join stock_movements c on c.tenant_id = $1 and c.sequence = h.count_sequence) l"
+    let then = match moment {
+        Moment::Now => {
+            "(select l.on_hand_micro, l.reserved_micro, l.last_counted_at, l.version, l.updated_at where $9::bigint is null and $10::timestamptz is null)"
         }
-        Some((_, AsOfBasis::Occurred)) => {
-            "(select item_id, location_id, sum(on_hand_change_micro)::bigint as on_hand_micro, sum(reserved_change_micro)::bigint as reserved_micro,
-                  max(occurred_at) filter (where kind = 'COUNT') as last_counted_at, count(*) as version, max(occurred_at) as updated_at
-              from stock_movements where tenant_id = $1 and occurred_at <= $9 group by item_id, location_id) l"
+        Moment::Sequence(_) => {
+            "(select m.on_hand_after_micro as on_hand_micro, m.reserved_after_micro as reserved_micro,
+                  (select c.occurred_at from stock_movements c where c.tenant_id = $1 and c.item_id = l.item_id
+                       and c.location_id = l.location_id and c.kind = 'COUNT' and c.sequence <= $9
+                   order by c.sequence desc limit 1) as last_counted_at,
+                  m.level_version as version, m.recorded_at as updated_at
+              from stock_movements m where m.tenant_id = $1 and m.item_id = l.item_id and m.location_id = l.location_id
+                  and m.sequence <= $9 and $10::timestamptz is null
+              order by m.sequence desc limit 1)"
+        }
+        Moment::Occurred(_) => {
+            "(select sum(m.on_hand_change_micro)::bigint as on_hand_micro, sum(m.reserved_change_micro)::bigint as reserved_micro,
+                  max(m.occurred_at) filter (where m.kind = 'COUNT') as last_counted_at, count(*) as version, max(m.occurred_at) as updated_at
+              from stock_movements m where m.tenant_id = $1 and m.item_id = l.item_id and m.location_id = l.location_id
+                  and m.occurred_at <= $10 and $9::bigint is null
+              having count(*) > 0)"
         }
     };
     let sql = format!(
-        "select l.item_id, i.code as sku, l.location_id, p.code as location_code, l.on_hand_micro, l.reserved_micro,
-                l.last_counted_at, l.version, l.updated_at from {source} {LEVEL_TAIL}"
+        "select l.item_id, i.code as sku, l.location_id, p.code as location_code, t.on_hand_micro, t.reserved_micro,
+                t.last_counted_at, t.version, t.updated_at
+         from stock_levels l
+         join items i on i.tenant_id = $1 and i.id = l.item_id
+         join locations p on p.tenant_id = $1 and p.id = l.location_id
+         cross join lateral {then} t
+         where l.tenant_id = $1 and ($2::uuid is null or l.item_id = $2) and ($3::text is null or i.code = $3)
+           and ($4::uuid is null or l.location_id = $4) and ($5::text is null or p.code = $5)
+           and ($6::uuid is null or (l.item_id, l.location_id) > ($6, $7))
+         order by l.item_id, l.location_id limit $8"
     );
-    let mut query = sqlx::query(AssertSqlSafe(sql))
+    let (sequence, occurred) = match moment {
+        Moment::Now => (None, None),
+        Moment::Sequence(sequence) => (Some(sequence), None),
+        Moment::Occurred(at) => (None, Some(at.datetime())),
+    };
+    let rows = sqlx::query(AssertSqlSafe(sql))
         .bind(tenant.0)
         .bind(filter.item_id)
         .bind(filter.sku.as_deref())
@@ -236,11 +250,51 @@ pub async fn list_levels(
         .bind(filter.location_code.as_deref())
         .bind(after.map(|after| after.0))
         .bind(after.map(|after| after.1))
-        .bind(limit);
-    if let Some((at, _)) = as_of {
-        query = query.bind(at.datetime());
-    }
-    query.fetch_all(executor).await?.iter().map(level).collect()
+        .bind(limit)
+        .bind(sequence)
+        .bind(occurred)
+        .fetch_all(executor)
+        .await?;
+    rows.iter().map(level).collect()
+}
+
+/// How many movements a tenant's ledger had when the last of them was recorded at or before a time.
+pub async fn sequence_at(executor: impl PgExecutor<'_>, tenant: TenantId, at: Timestamp) -> Result<i64, sqlx::Error> {
+    let sql = last_sequence("m.recorded_at <= $2");
+    sqlx::query_scalar(AssertSqlSafe(sql)).bind(tenant.0).bind(at.datetime()).fetch_one(executor).await
+}
+
+/// How many movements a tenant's ledger had once the command at a position was applied. The tenant's commands are all on
+/// that partition.
+pub async fn sequence_through(
+    executor: impl PgExecutor<'_>,
+    tenant: TenantId,
+    position: Position,
+) -> Result<i64, sqlx::Error> {
+    let sql = last_sequence("m.log_offset <= $2");
+    sqlx::query_scalar(AssertSqlSafe(sql)).bind(tenant.0).bind(position.offset).fetch_one(executor).await
+}
+
+/// The partition that a tenant's commands are on; `None` before its first movement.
+pub async fn partition_of(executor: impl PgExecutor<'_>, tenant: TenantId) -> Result<Option<i32>, sqlx::Error> {
+    sqlx::query_scalar("select partition from stock_movements where tenant_id = $1 order by sequence desc limit 1")
+        .bind(tenant.0)
+        .fetch_optional(executor)
+        .await
+}
+
+/// The last sequence for which something holds that, once it no longer holds, never holds again: found by halving, with one
+/// look at the primary key for each step.
+fn last_sequence(holds: &str) -> String {
+    format!(
+        "with recursive search (low, high) as (
+             select 0::bigint, coalesce((select movement_sequence from ledger_heads where tenant_id = $1), 0)
+             union all
+             select case when {holds} then m.sequence else low end, case when {holds} then high else m.sequence - 1 end
+             from search join stock_movements m on m.tenant_id = $1 and m.sequence = (low + high + 1) / 2
+             where low < high)
+         select low from search where low = high"
+    )
 }
 
 /// Where an item is.
@@ -265,7 +319,7 @@ pub async fn item_stock(pool: &PgPool, tenant: TenantId, item: Uuid) -> Result<O
         return Ok(None);
     }
     let filter = LevelFilter { item_id: Some(item), ..LevelFilter::default() };
-    let levels = list_levels(&mut *tx, tenant, &filter, None, None, i64::MAX).await?;
+    let levels = list_levels(&mut *tx, tenant, &filter, Moment::Now, None, i64::MAX).await?;
     let in_transit = in_transit(&mut *tx, tenant, item).await?;
     tx.commit().await?;
     Ok(Some(ItemStock { levels, in_transit }))
@@ -298,6 +352,7 @@ pub struct MovementRow {
     pub item_id: Uuid,
     pub location_id: Uuid,
     pub kind: String,
+    pub level_version: i64,
     pub on_hand_change: Quantity,
     pub reserved_change: Quantity,
     pub on_hand_after: Quantity,
@@ -307,6 +362,7 @@ pub struct MovementRow {
     pub reference_line: i32,
     pub reason: Option<String>,
     pub command_id: Uuid,
+    pub position: Position,
     pub occurred_at: Timestamp,
     pub recorded_at: Timestamp,
     pub hash: Vec<u8>,
@@ -336,8 +392,9 @@ pub async fn list_movements(
     limit: i64,
 ) -> Result<Vec<MovementRow>, sqlx::Error> {
     let rows = sqlx::query(
-        "select sequence, item_id, location_id, kind, on_hand_change_micro, reserved_change_micro, on_hand_after_micro, reserved_after_micro,
-                reference_kind, reference_id, reference_line, reason, command_id, occurred_at, recorded_at, hash
+        "select sequence, item_id, location_id, kind, level_version, on_hand_change_micro, reserved_change_micro, on_hand_after_micro,
+                reserved_after_micro, reference_kind, reference_id, reference_line, reason, command_id, partition, log_offset,
+                occurred_at, recorded_at, hash
          from stock_movements
          where tenant_id = $1 and ($2::bigint is null or sequence = $2) and ($3::uuid is null or item_id = $3)
            and ($4::uuid is null or location_id = $4) and ($5::text is null or kind = $5) and ($6::uuid is null or reference_id = $6)
@@ -363,6 +420,7 @@ fn movement(row: &PgRow) -> Result<MovementRow, sqlx::Error> {
         item_id: row.try_get("item_id")?,
         location_id: row.try_get("location_id")?,
         kind: row.try_get("kind")?,
+        level_version: row.try_get("level_version")?,
         on_hand_change: micros(row, "on_hand_change_micro")?,
         reserved_change: micros(row, "reserved_change_micro")?,
         on_hand_after: micros(row, "on_hand_after_micro")?,
@@ -372,6 +430,7 @@ fn movement(row: &PgRow) -> Result<MovementRow, sqlx::Error> {
         reference_line: row.try_get("reference_line")?,
         reason: row.try_get("reason")?,
         command_id: row.try_get("command_id")?,
+        position: Position { partition: row.try_get("partition")?, offset: row.try_get("log_offset")? },
         occurred_at: time(row, "occurred_at")?,
         recorded_at: time(row, "recorded_at")?,
         hash: row.try_get("hash")?,

@@ -1,0 +1,87 @@
+//! Who reads, and how fresh: every handler of the read side takes a [`Reader`], which has authenticated the caller and waited
+//! for the position that the caller asks for.
+
+use actix_web::{FromRequest, HttpRequest, dev, web};
+use futures::future::LocalBoxFuture;
+use std::time::{Duration, Instant};
+use twh_domain::id::TenantId;
+use twh_domain::outcome::Position;
+use twh_edge::auth::Caller;
+use twh_edge::error::{ApiError, ErrorCode};
+use twh_sinks::postgres::PgPool;
+use twh_sinks::postgres::queries::applied_through;
+
+const AT_LEAST: &str = "x-twh-at-least";
+/// Pauses between looks at how far the ledger is: doubling from the first to the last.
+const PAUSE_FIRST: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// What the read side works with.
+#[derive(Debug, Clone)]
+pub struct Reads {
+    /// Where the ledger is.
+    pub pool: PgPool,
+    /// How long a read waits for the position that it asks for.
+    pub wait: Duration,
+}
+
+/// A caller that may read, of a ledger that is as far as it asks for.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    pub(crate) tenant_id: TenantId,
+    pub(crate) pool: PgPool,
+    wait: Duration,
+}
+
+impl FromRequest for Reader {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut dev::Payload) -> Self::Future {
+        let caller = Caller::from_request(request, payload);
+        let reads = request.app_data::<web::Data<Reads>>().cloned();
+        let at_least = at_least(request);
+        Box::pin(async move {
+            let tenant_id = caller.await?.tenant_id;
+            let reads = reads.ok_or_else(|| ApiError::internal("the read side is not set up"))?;
+            let reader = Self { tenant_id, pool: reads.pool.clone(), wait: reads.wait };
+            if let Some(position) = at_least? {
+                reader.reach(position).await?;
+            }
+            Ok(reader)
+        })
+    }
+}
+
+fn at_least(request: &HttpRequest) -> Result<Option<Position>, ApiError> {
+    let Some(value) = request.headers().get(AT_LEAST) else { return Ok(None) };
+    value.to_str().ok().and_then(|text| text.parse().ok()).map(Some).ok_or_else(|| {
+        ApiError::new(
+            ErrorCode::InvalidPosition,
+            "X-TWH-At-Least is a position as X-TWH-Position gives it, such as 3-1042",
+        )
+    })
+}
+
+impl Reader {
+    /// Waits until the ledger has applied the command at a position.
+    pub(crate) async fn reach(&self, position: Position) -> Result<(), ApiError> {
+        let deadline = Instant::now() + self.wait;
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let applied = applied_through(&self.pool, position.partition).await.map_err(ApiError::database)?;
+            if applied.is_some_and(|next| next > position.offset) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let message = match applied {
+                    Some(next) => format!("the ledger is at {}-{next}, not past {position} yet", position.partition),
+                    None => format!("the ledger has applied nothing of partition {} yet", position.partition),
+                };
+                return Err(ApiError::new(ErrorCode::PositionNotReached, message).retry_after(1));
+            }
+            actix_web::rt::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}
