@@ -7,6 +7,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use twh_domain::entity::EntityKind;
+use twh_domain::hex;
 use twh_domain::movement::MovementKind;
 use twh_edge::error::ApiError;
 use twh_edge::{cursor, query};
@@ -44,7 +45,7 @@ fn row(movement: &MovementRow) -> Value {
         "position": movement.position.to_string(),
         "occurred_at": movement.occurred_at,
         "recorded_at": movement.recorded_at,
-        "hash": movement.hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        "hash": hex::encode(&movement.hash),
     })
 }
 

@@ -2,11 +2,12 @@
 
 use crate::adjustment::Adjustment;
 use crate::count::Count;
+use crate::decimal::Quantity;
 use crate::id::{ItemId, LocationId, TenantId};
 use crate::item::Item;
 use crate::location::Location;
 use crate::purchase_order::PurchaseOrder;
-use crate::reservation::Reservation;
+use crate::reservation::{Reservation, ReservationStatus};
 use crate::returns::Return;
 use crate::sales_order::SalesOrder;
 use crate::supplier::Supplier;
@@ -135,6 +136,23 @@ impl Entity {
             Self::Transfer(e) => Some(e.status.name()),
             Self::Reservation(e) => Some(e.status.name()),
             _ => None,
+        }
+    }
+
+    /// The stock that it holds for somebody: what is reserved at a level is what all documents hold there, no more and no less.
+    #[must_use]
+    pub fn holds(&self) -> Vec<(ItemId, LocationId, Quantity)> {
+        match self {
+            Self::SalesOrder(order) => order
+                .lines
+                .iter()
+                .filter(|line| line.stocked && !line.quantity_allocated.is_zero())
+                .map(|line| (line.item_id, line.location_id, line.quantity_allocated))
+                .collect(),
+            Self::Reservation(reservation) if reservation.status == ReservationStatus::Active => {
+                vec![(reservation.item_id, reservation.location_id, reservation.quantity)]
+            }
+            _ => Vec::new(),
         }
     }
 

@@ -3,9 +3,10 @@
 use crate::decimal::Quantity;
 use crate::movement::{Movement, MovementKind};
 use crate::timestamp::Timestamp;
+use serde::{Deserialize, Serialize};
 
 /// How much there is, and how much of it is promised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StockLevel {
     /// Physically there.
     pub on_hand: Quantity,

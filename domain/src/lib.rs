@@ -21,6 +21,7 @@ pub mod decimal;
 mod draft;
 pub mod entity;
 pub mod event;
+pub mod hex;
 pub mod id;
 pub mod item;
 pub mod level;

@@ -13,9 +13,11 @@
 
 mod config;
 mod demo;
+mod progress;
 mod roles;
 mod serve;
 mod telemetry;
+mod verify;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -66,6 +68,8 @@ enum Command {
     Demo(demo::DemoArguments),
     /// Writes a month of trade of our own making, in the columns of the Online Retail dataset.
     Generate(demo::GenerateArguments),
+    /// Checks the ledger against itself: chains, sequences, levels, documents, reservations. Never writes to it.
+    Verify(verify::VerifyArguments),
     /// Prints the reference of the configuration.
     Config,
 }
@@ -128,12 +132,13 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
             print(&format!("{}\n", serde_json::json!({ "tenant_id": tenant.tenant_id, "api_key": tenant.api_key })))
         }
         Command::Demo(arguments) => demo::run(&config, arguments).await,
+        Command::Verify(arguments) => verify::run(&config, arguments).await,
         Command::Config | Command::Generate(_) => Ok(ExitCode::SUCCESS),
     }
 }
 
 /// Writes to standard output: what a command was asked for. Everything else goes to the log.
-fn print(text: &str) -> anyhow::Result<ExitCode> {
+pub(crate) fn print(text: &str) -> anyhow::Result<ExitCode> {
     use std::io::Write as _;
     std::io::stdout().write_all(text.as_bytes()).context("standard output cannot be written")?;
     Ok(ExitCode::SUCCESS)

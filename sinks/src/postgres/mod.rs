@@ -4,6 +4,7 @@ pub mod ledger;
 pub mod outbox;
 pub mod queries;
 pub mod tenants;
+pub mod verification;
 
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -18,6 +19,17 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A pool of at most `connections_max` connections. Connects when first used, so a database that is down is met by the one who asks.
 pub fn connect(url: &str, connections_max: u32, application: &str) -> Result<PgPool, sqlx::Error> {
     let options = PgConnectOptions::from_str(url)?.application_name(application);
+    Ok(PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options))
+}
+
+/// A pool like [`connect`]'s whose transactions cannot write: for those who only look.
+pub fn connect_read_only(url: &str, connections_max: u32, application: &str) -> Result<PgPool, sqlx::Error> {
+    let options = PgConnectOptions::from_str(url)?
+        .application_name(application)
+        .options([("default_transaction_read_only", "on"), ("timezone", "UTC")]);
     Ok(PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)

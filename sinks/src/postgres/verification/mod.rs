@@ -1,0 +1,580 @@
+//! Checks a tenant's ledger against itself, row by row, and never writes.
+//!
+//! Five checks, in this order: the movements' sequence and hash chain; levels as the fold of movements; the audit records'
+//! sequence and hash chain; documents as the newest of their audit records; what is reserved as what open documents hold.
+//! Each goes through its rows in pages, with memory for one page. How far it is fits into a few hundred bytes ([`Progress`]),
+//! so that a check goes on where another process left it. A page is read in one snapshot, so that a ledger can be checked
+//! while it is written to. A check ends with the first row that is not as it must be; the next check goes on.
+
+mod rows;
+
+use super::PgPool;
+use rows::{Newest, Place, Stored, Unreadable};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+use std::collections::BTreeMap;
+use twh_domain::decimal::Quantity;
+use twh_domain::entity::{Entity, EntityKind};
+use twh_domain::event::AUDIT_CHAIN;
+use twh_domain::id::TenantId;
+use twh_domain::level::StockLevel;
+use twh_domain::movement::{Hash, MOVEMENT_CHAIN, Movement, genesis};
+use twh_domain::state::LedgerHead;
+use twh_domain::timestamp::Timestamp;
+use uuid::Uuid;
+
+/// Rows in a page.
+const PAGE: i64 = 5_000;
+/// Levels with something reserved that are compared in one pass over the open documents.
+const RESERVED_PAGE: i64 = 50_000;
+/// Comes before every place.
+const FIRST_PLACE: Place = (Uuid::nil(), Uuid::nil());
+
+/// What is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// Movements follow one another without a gap, each hash from the one before.
+    Movements,
+    /// Levels are the fold of their movements.
+    Levels,
+    /// Audit records follow one another without a gap, each hash from the one before.
+    AuditRecords,
+    /// Documents are what their newest audit record says.
+    Documents,
+    /// What is reserved is what open documents hold.
+    Reservations,
+}
+
+/// The first row of a check that is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Whose ledger.
+    pub tenant_id: TenantId,
+    /// Which check.
+    pub check: Check,
+    /// Which row.
+    pub row: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// How many rows were looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Movements whose place and hash were checked.
+    pub movements: i64,
+    /// Levels compared with their movements.
+    pub levels: i64,
+    /// Audit records whose place and hash were checked.
+    pub audit_records: i64,
+    /// Documents compared with their audit records.
+    pub documents: i64,
+    /// Levels whose reservations were compared with open documents.
+    pub reserved_levels: i64,
+}
+
+impl Counts {
+    /// Adds another count.
+    pub const fn add(&mut self, other: &Self) {
+        self.movements += other.movements;
+        self.levels += other.levels;
+        self.audit_records += other.audit_records;
+        self.documents += other.documents;
+        self.reserved_levels += other.reserved_levels;
+    }
+}
+
+/// A chain of hashes, as far as it was followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Followed {
+    through: i64,
+    #[serde(with = "hex")]
+    hash: Hash,
+    recorded_at: Timestamp,
+}
+
+impl Followed {
+    fn genesis(chain: &str, tenant: TenantId) -> Self {
+        Self { through: 0, hash: genesis(chain, tenant), recorded_at: Timestamp::default() }
+    }
+}
+
+/// A level whose movements are being added up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Folding {
+    place: Place,
+    sequence: i64,
+    level: StockLevel,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Phase {
+    Movements(Followed),
+    Levels { after: Place, folding: Option<Folding> },
+    AuditRecords(Followed),
+    Documents { after: Uuid },
+    Reservations { after: Place },
+    Done,
+}
+
+/// A tenant's verification, as far as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    tenant_id: TenantId,
+    phase: Phase,
+    counts: Counts,
+    findings: Vec<Finding>,
+}
+
+/// A movement and its hash that somebody kept outside of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownHead {
+    /// How many movements there were.
+    pub sequence: i64,
+    /// The hash of the last of them.
+    pub hash: Hash,
+}
+
+/// Every tenant that has a ledger, in order.
+pub async fn tenants(pool: &PgPool) -> Result<Vec<TenantId>, sqlx::Error> {
+    rows::tenants(&mut *pool.acquire().await?).await
+}
+
+/// Movements and audit records that tenants have, by their heads: how long a verification will take.
+pub async fn size(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select coalesce(sum(movement_sequence + audit_sequence), 0)::bigint from ledger_heads")
+        .fetch_one(pool)
+        .await
+}
+
+impl Progress {
+    /// At the beginning of a tenant's ledger.
+    #[must_use]
+    pub fn new(tenant_id: TenantId) -> Self {
+        Self {
+            tenant_id,
+            phase: Phase::Movements(Followed::genesis(MOVEMENT_CHAIN, tenant_id)),
+            counts: Counts::default(),
+            findings: Vec::new(),
+        }
+    }
+
+    /// Whose ledger it is.
+    #[must_use]
+    pub const fn tenant(&self) -> TenantId {
+        self.tenant_id
+    }
+
+    /// What was looked at.
+    #[must_use]
+    pub const fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// True when nothing is left to check.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.phase == Phase::Done
+    }
+
+    /// Checks the next page. `known` is a head that the movements must contain.
+    pub async fn step(&mut self, pool: &PgPool, known: Option<&KnownHead>) -> Result<(), sqlx::Error> {
+        let mut tx = pool.begin_with("begin transaction isolation level repeatable read read only").await?;
+        let phase = self.phase.clone();
+        let (check, next, found) = match phase {
+            Phase::Movements(mut followed) => {
+                let found = self.movements(&mut tx, &mut followed, known).await?;
+                (Check::Movements, Phase::Movements(followed), found)
+            }
+            Phase::Levels { mut after, mut folding } => {
+                let found = self.levels(&mut tx, &mut after, &mut folding).await?;
+                (Check::Levels, Phase::Levels { after, folding }, found)
+            }
+            Phase::AuditRecords(mut followed) => {
+                let found = self.audit_records(&mut tx, &mut followed).await?;
+                (Check::AuditRecords, Phase::AuditRecords(followed), found)
+            }
+            Phase::Documents { mut after } => {
+                let found = self.documents(&mut tx, &mut after).await?;
+                (Check::Documents, Phase::Documents { after }, found)
+            }
+            Phase::Reservations { mut after } => {
+                let found = self.reservations(&mut tx, &mut after).await?;
+                (Check::Reservations, Phase::Reservations { after }, found)
+            }
+            Phase::Done => return Ok(()),
+        };
+        self.phase = match found {
+            Page::Sound => next,
+            Page::End => self.after(check),
+            Page::Unsound(unreadable) => {
+                let Unreadable { row, problem } = unreadable;
+                self.findings.push(Finding { tenant_id: self.tenant_id, check, row, problem });
+                self.after(check)
+            }
+        };
+        tx.commit().await
+    }
+
+    fn after(&self, check: Check) -> Phase {
+        match check {
+            Check::Movements => Phase::Levels { after: FIRST_PLACE, folding: None },
+            Check::Levels => Phase::AuditRecords(Followed::genesis(AUDIT_CHAIN, self.tenant_id)),
+            Check::AuditRecords => Phase::Documents { after: Uuid::nil() },
+            Check::Documents => Phase::Reservations { after: FIRST_PLACE },
+            Check::Reservations => Phase::Done,
+        }
+    }
+
+    async fn movements(
+        &mut self,
+        tx: &mut PgConnection,
+        followed: &mut Followed,
+        known: Option<&KnownHead>,
+    ) -> Result<Page, sqlx::Error> {
+        let page = rows::movements(tx, self.tenant_id, followed.through, PAGE).await?;
+        let end = is_last(page.len());
+        for movement in page {
+            let movement = match movement {
+                Ok(movement) => movement,
+                Err(unreadable) => return Ok(Page::Unsound(unreadable)),
+            };
+            let link = Link {
+                noun: "movement",
+                sequence: movement.sequence,
+                recorded_at: movement.recorded_at,
+                hash: movement.hash,
+                expected: movement.chain(&followed.hash),
+            };
+            if let Err(unsound) = link.follow(followed) {
+                return Ok(unsound);
+            }
+            self.counts.movements += 1;
+            if known.is_some_and(|known| known.sequence == movement.sequence && known.hash != movement.hash) {
+                return Ok(unsound(
+                    format!("movement {}", movement.sequence),
+                    "its hash is not the one that was kept: history up to here was rewritten",
+                ));
+            }
+        }
+        if !end {
+            return Ok(Page::Sound);
+        }
+        if let Some(known) = known.filter(|known| known.sequence > followed.through) {
+            return Ok(unsound(
+                format!("movement {}", followed.through + 1),
+                &format!("is missing: there were {} movements, there are {}", known.sequence, followed.through),
+            ));
+        }
+        self.head(tx, followed, "movement", |head| (head.movement_sequence, head.movement_hash)).await
+    }
+
+    async fn audit_records(&mut self, tx: &mut PgConnection, followed: &mut Followed) -> Result<Page, sqlx::Error> {
+        let page = rows::audit_records(tx, self.tenant_id, followed.through, PAGE).await?;
+        let end = is_last(page.len());
+        for record in page {
+            let record = match record {
+                Ok(record) => record,
+                Err(unreadable) => return Ok(Page::Unsound(unreadable)),
+            };
+            let link = Link {
+                noun: "audit record",
+                sequence: record.sequence,
+                recorded_at: record.recorded_at,
+                hash: record.hash,
+                expected: record.chain(&followed.hash),
+            };
+            if let Err(unsound) = link.follow(followed) {
+                return Ok(unsound);
+            }
+            self.counts.audit_records += 1;
+        }
+        if !end {
+            return Ok(Page::Sound);
+        }
+        self.head(tx, followed, "audit record", |head| (head.audit_sequence, head.audit_hash)).await
+    }
+
+    /// The head says how long the chain is and how it ends: rows missing from its end are missed here.
+    async fn head(
+        &self,
+        tx: &mut PgConnection,
+        followed: &Followed,
+        noun: &str,
+        end: fn(&LedgerHead) -> (i64, Hash),
+    ) -> Result<Page, sqlx::Error> {
+        let row = "ledger head".to_owned();
+        Ok(match rows::head(tx, self.tenant_id).await? {
+            None if followed.through == 0 => Page::End,
+            None => unsound(row, &format!("is missing, although there is a {noun}")),
+            Some(Err(problem)) => unsound(row, &problem),
+            Some(Ok(head)) => match end(&head) {
+                (sequence, _) if sequence > followed.through => unsound(
+                    format!("{noun} {}", followed.through + 1),
+                    &format!("is missing: the head says that the last is {sequence}"),
+                ),
+                (sequence, _) if sequence < followed.through => unsound(
+                    format!("{noun} {}", sequence + 1),
+                    &format!("is not the ledger's: the head says that the last is {sequence}"),
+                ),
+                (_, hash) if hash != followed.hash => unsound(row, &format!("its hash is not that of the last {noun}")),
+                _ => Page::End,
+            },
+        })
+    }
+
+    async fn levels(
+        &mut self,
+        tx: &mut PgConnection,
+        after: &mut Place,
+        folding: &mut Option<Folding>,
+    ) -> Result<Page, sqlx::Error> {
+        let from = folding.map_or((*after, i64::MAX), |folding| (folding.place, folding.sequence));
+        let page = rows::movements_by_level(tx, self.tenant_id, from, PAGE).await?;
+        let end = is_last(page.len());
+        let mut folded = BTreeMap::new();
+        for movement in page {
+            let movement = match movement {
+                Ok(movement) => movement,
+                Err(unreadable) => return Ok(Page::Unsound(unreadable)),
+            };
+            let place = (movement.item.0, movement.location.0);
+            let mut current = match folding.take() {
+                Some(current) if current.place == place => current,
+                done => {
+                    folded.extend(done.map(|done| (done.place, done.level)));
+                    Folding { place, sequence: 0, level: StockLevel::default() }
+                }
+            };
+            if let Err(problem) = fold(&mut current.level, &movement) {
+                return Ok(unsound(format!("movement {}", movement.sequence), &problem));
+            }
+            current.sequence = movement.sequence;
+            *folding = Some(current);
+        }
+        if end {
+            folded.extend(folding.take().map(|done| (done.place, done.level)));
+        }
+        let through = folded.last_key_value().map(|(place, _)| *place);
+        if !end && through.is_none() {
+            return Ok(Page::Sound);
+        }
+        let stored = rows::levels(tx, self.tenant_id, *after, if end { None } else { through }).await?;
+        self.counts.levels += i64::try_from(folded.len()).unwrap_or_default();
+        *after = through.unwrap_or(*after);
+        Ok(match first_difference(&folded, &stored) {
+            Some(((item, location), problem)) => {
+                unsound(format!("level of item {item} at location {location}"), &problem)
+            }
+            None if end => Page::End,
+            None => Page::Sound,
+        })
+    }
+
+    async fn documents(&mut self, tx: &mut PgConnection, after: &mut Uuid) -> Result<Page, sqlx::Error> {
+        let page = rows::newest(tx, self.tenant_id, *after, PAGE).await?;
+        let end = is_last(page.len());
+        let through = page.last().map(|newest| newest.id);
+        let mut stored = BTreeMap::new();
+        for kind in EntityKind::ALL {
+            let rows = rows::stored(tx, *kind, self.tenant_id, *after, if end { None } else { through }).await?;
+            stored.extend(rows.into_iter().map(|(id, row)| ((*kind, id), row)));
+        }
+        let mut barcodes = BTreeMap::new();
+        for Newest { id, kind, document } in page {
+            let kind = match kind {
+                Ok(kind) => kind,
+                Err(problem) => return Ok(unsound(format!("newest audit record of document {id}"), &problem)),
+            };
+            let row = format!("{} {id}", kind.noun());
+            let Some(stored) = stored.remove(&(kind, id)) else {
+                return Ok(unsound(row, "is missing, although the audit log tells of it"));
+            };
+            match compare(kind, &document, &stored) {
+                Ok(Entity::Item(item)) => barcodes.extend(item.barcodes.into_iter().map(|barcode| (barcode, id))),
+                Ok(_) => {}
+                Err(problem) => return Ok(unsound(row, &problem)),
+            }
+            self.counts.documents += 1;
+        }
+        if let Some((kind, id)) = stored.keys().next() {
+            return Ok(unsound(format!("{} {id}", kind.noun()), "is not in the audit log"));
+        }
+        let asked: Vec<&str> = barcodes.keys().map(String::as_str).collect();
+        let owners = rows::barcode_owners(tx, self.tenant_id, &asked).await?;
+        if let Some((barcode, item)) = barcodes.iter().find(|(barcode, item)| owners.get(*barcode) != Some(item)) {
+            return Ok(unsound(format!("barcode {barcode:?}"), &format!("does not lead to item {item}, whose it is")));
+        }
+        *after = through.unwrap_or(*after);
+        Ok(if end { Page::End } else { Page::Sound })
+    }
+
+    async fn reservations(&mut self, tx: &mut PgConnection, after: &mut Place) -> Result<Page, sqlx::Error> {
+        let mut reserved = rows::reserved_levels(tx, self.tenant_id, *after, RESERVED_PAGE).await?;
+        let end = i64::try_from(reserved.len()).unwrap_or_default() < RESERVED_PAGE;
+        let through = reserved.last_key_value().map(|(place, _)| *place);
+        self.counts.reserved_levels += i64::try_from(reserved.len()).unwrap_or_default();
+        for kind in [EntityKind::SalesOrder, EntityKind::Reservation] {
+            let mut after_document = Uuid::nil();
+            loop {
+                let page = rows::open_documents(tx, kind, self.tenant_id, after_document, PAGE).await?;
+                let last = is_last(page.len());
+                for (id, document) in page {
+                    after_document = id;
+                    let document = match document {
+                        Ok(document) => document,
+                        Err(problem) => return Ok(unsound(format!("{} {id}", kind.noun()), &problem)),
+                    };
+                    for (item, location, quantity) in document.holds() {
+                        let place = (item.0, location.0);
+                        if place > *after && (end || through.is_some_and(|through| place <= through)) {
+                            *reserved.entry(place).or_default() -= quantity.micros();
+                        }
+                    }
+                }
+                if last {
+                    break;
+                }
+            }
+        }
+        *after = through.unwrap_or(*after);
+        let differing = reserved.into_iter().find(|(_, difference)| *difference != 0);
+        Ok(match differing {
+            Some(((item, location), difference)) => {
+                let difference = Quantity::from_micros(difference).unwrap_or_default();
+                unsound(
+                    format!("level of item {item} at location {location}"),
+                    &format!("reserves {difference} more than open documents hold"),
+                )
+            }
+            None if end => Page::End,
+            None => Page::Sound,
+        })
+    }
+}
+
+/// What a page came to.
+enum Page {
+    /// There is more to check.
+    Sound,
+    /// It was the last, and all is as it must be.
+    End,
+    /// A row is not as it must be.
+    Unsound(Unreadable),
+}
+
+fn unsound(row: String, problem: &str) -> Page {
+    Page::Unsound(Unreadable { row, problem: problem.to_owned() })
+}
+
+fn is_last(rows: usize) -> bool {
+    i64::try_from(rows).unwrap_or(i64::MAX) < PAGE
+}
+
+/// A row of a chain, and the hash that it must have.
+struct Link {
+    noun: &'static str,
+    sequence: i64,
+    recorded_at: Timestamp,
+    hash: Hash,
+    expected: Hash,
+}
+
+impl Link {
+    fn follow(self, followed: &mut Followed) -> Result<(), Page> {
+        let noun = self.noun;
+        let next = followed.through + 1;
+        if self.sequence != next {
+            return Err(unsound(format!("{noun} {next}"), &format!("is missing: the next one is {}", self.sequence)));
+        }
+        if self.hash != self.expected {
+            let problem = "its hash does not follow from its content and the hash before it: one of them was changed";
+            return Err(unsound(format!("{noun} {next}"), problem));
+        }
+        if self.recorded_at < followed.recorded_at {
+            return Err(unsound(format!("{noun} {next}"), "was recorded before the one that it follows"));
+        }
+        *followed = Followed { through: self.sequence, hash: self.hash, recorded_at: self.recorded_at };
+        Ok(())
+    }
+}
+
+/// Adds a movement to the level before it; says in what the movement contradicts that.
+fn fold(level: &mut StockLevel, movement: &Movement) -> Result<(), String> {
+    let on_hand = level.on_hand.checked_add(movement.on_hand_change);
+    let reserved = level.reserved.checked_add(movement.reserved_change);
+    if (on_hand, reserved) != (Some(movement.on_hand_after), Some(movement.reserved_after)) {
+        return Err(format!(
+            "says {} on hand and {} reserved after it; the movements before it and its own changes come to something else",
+            movement.on_hand_after, movement.reserved_after
+        ));
+    }
+    if movement.level_version != level.version + 1 {
+        return Err(format!("is number {} of its level, but follows number {}", movement.level_version, level.version));
+    }
+    level.evolve(movement);
+    Ok(())
+}
+
+fn first_difference(
+    folded: &BTreeMap<Place, StockLevel>,
+    stored: &BTreeMap<Place, Result<StockLevel, String>>,
+) -> Option<(Place, String)> {
+    let told = |level: &StockLevel| {
+        format!("{} on hand, {} reserved after {} movements", level.on_hand, level.reserved, level.version)
+    };
+    let places: std::collections::BTreeSet<_> = folded.keys().chain(stored.keys()).collect();
+    places.into_iter().find_map(|place| {
+        let problem = match (folded.get(place), stored.get(place)) {
+            (_, Some(Err(problem))) => problem.clone(),
+            (Some(folded), Some(Ok(stored))) if folded == stored => return None,
+            (Some(folded), Some(Ok(stored))) => {
+                format!("says {}; its movements come to {}, or its times differ from theirs", told(stored), told(folded))
+            }
+            (Some(folded), None) => format!("is missing; its movements come to {}", told(folded)),
+            (None, _) => "has no movement".to_owned(),
+        };
+        Some((*place, problem))
+    })
+}
+
+/// Compares a document's row with its newest audit record; gives the document.
+fn compare(kind: EntityKind, newest: &str, stored: &Stored) -> Result<Entity, String> {
+    if stored.document != newest {
+        return Err("is not what its newest audit record says".to_owned());
+    }
+    let entity = Entity::from_document(kind, newest).map_err(|error| error.to_string())?;
+    let drawn = Stored {
+        document: stored.document.clone(),
+        code: entity.code().map(str::to_owned),
+        status: entity.status().map(str::to_owned),
+        expires_at: entity.expires_at(),
+        version: entity.version(),
+        created_at: entity.created_at(),
+        updated_at: entity.updated_at(),
+    };
+    if drawn == *stored { Ok(entity) } else { Err("its columns are not what its document says".to_owned()) }
+}
+
+/// A hash as text.
+mod hex {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+    use twh_domain::movement::Hash;
+
+    pub(super) fn serialize<S: Serializer>(hash: &Hash, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&twh_domain::hex::encode(hash))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Hash, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        twh_domain::hex::decode(&text).ok_or_else(|| de::Error::custom("is no SHA-256 hash in hexadecimal"))
+    }
+}
