@@ -63,6 +63,15 @@ create table stock_movements (
 create index stock_movements_by_level on stock_movements (tenant_id, item_id, location_id, sequence);
 create index stock_movements_counts on stock_movements (tenant_id, item_id, location_id, sequence) where kind = 'COUNT';
 
+-- Hashes of full subtrees of each tenant's Merkle tree over its movements, every eighth level: a cache of what never changes.
+create table ledger_tree (
+    tenant_id uuid not null,
+    level     bigint not null,
+    index     bigint not null,
+    hash      bytea not null,
+    primary key (tenant_id, level, index)
+);
+
 create table stock_levels (
     tenant_id       uuid not null,
     item_id         uuid not null,

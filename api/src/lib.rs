@@ -13,8 +13,10 @@
 
 mod commands;
 mod documents;
+mod ledger;
 mod movements;
 mod reader;
+mod signer;
 mod stock;
 
 use actix_web::HttpResponse;
@@ -22,6 +24,7 @@ use serde_json::{Value, json};
 use twh_edge::routes::Routes;
 
 pub use reader::Reads;
+pub use signer::Signer;
 
 /// The read side's routes; they need a `web::Data<Reads>`.
 #[must_use]
@@ -32,6 +35,10 @@ pub fn routes() -> Routes {
         .get("/v1/items/{id}/movements", movements::of_item)
         .get("/v1/movements", movements::list)
         .get("/v1/movements/{sequence}", movements::one)
+        .get("/v1/movements/{sequence}/proof", ledger::proof)
+        .get("/v1/ledger/checkpoint", ledger::checkpoint)
+        .get("/v1/ledger/keys", ledger::keys)
+        .get("/v1/ledger/verification", ledger::verification)
         .get("/v1/commands/{id}", commands::one)
 }
 

@@ -26,7 +26,7 @@ struct MovementQuery {
     reference_id: Option<Uuid>,
 }
 
-fn row(movement: &MovementRow) -> Value {
+pub(crate) fn row(movement: &MovementRow) -> Value {
     json!({
         "id": movement.sequence,
         "item_id": movement.item_id,
@@ -94,12 +94,17 @@ pub(crate) async fn of_item(
     answer(&reader, asked).await
 }
 
+/// The movement's number in a path; what is no number names nothing.
+pub(crate) fn sequence(request: &HttpRequest) -> Option<i64> {
+    request.match_info().get("sequence")?.parse().ok()
+}
+
 pub(crate) async fn one(
     request: HttpRequest,
     reader: Reader,
 ) -> Result<HttpResponse, ApiError> {
     let missing = || ApiError::not_found("movement");
-    let sequence: i64 = request.match_info().get("sequence").and_then(|text| text.parse().ok()).ok_or_else(missing)?;
+    let sequence = sequence(&request).ok_or_else(missing)?;
     let filter = MovementFilter { sequence: Some(sequence), ..MovementFilter::default() };
     let rows = list_movements(&reader.pool, reader.tenant_id, &filter, None, 1).await.map_err(ApiError::database)?;
     Ok(HttpResponse::Ok().json(row(rows.first().ok_or_else(missing)?)))

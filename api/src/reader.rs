@@ -1,6 +1,7 @@
 //! Who reads, and how fresh: every handler of the read side takes a [`Reader`], which has authenticated the caller and waited
 //! for the position that the caller asks for.
 
+use crate::signer::Signer;
 use actix_web::{FromRequest, HttpRequest, dev, web};
 use futures::future::LocalBoxFuture;
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ pub struct Reads {
     pub pool: PgPool,
     /// How long a read waits for the position that it asks for.
     pub wait: Duration,
+    /// What signs checkpoints, where there is a key.
+    pub signer: Option<Signer>,
 }
 
 /// A caller that may read, of a ledger that is as far as it asks for.
@@ -30,6 +33,7 @@ pub struct Reads {
 pub(crate) struct Reader {
     pub(crate) tenant_id: TenantId,
     pub(crate) pool: PgPool,
+    pub(crate) signer: Option<Signer>,
     wait: Duration,
 }
 
@@ -44,7 +48,7 @@ impl FromRequest for Reader {
         Box::pin(async move {
             let tenant_id = caller.await?.tenant_id;
             let reads = reads.ok_or_else(|| ApiError::internal("the read side is not set up"))?;
-            let reader = Self { tenant_id, pool: reads.pool.clone(), wait: reads.wait };
+            let reader = Self { tenant_id, pool: reads.pool.clone(), signer: reads.signer.clone(), wait: reads.wait };
             if let Some(position) = at_least? {
                 reader.reach(position).await?;
             }

@@ -14,6 +14,7 @@ use actix_web::{App, middleware, web};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor as _, PgPool};
 use std::future::Future;
+use std::time::Duration;
 use twh_edge::auth::Authenticator;
 use twh_edge::request::around;
 use twh_edge::routes::not_found;
@@ -90,10 +91,22 @@ impl World {
             [change.0, change.1, after.0, after.1].map(|units| units * 1_000_000);
         let (occurred, recorded) = hours;
         self.execute(&format!(
-            "insert into stock_movements values (:tenant, {sequence}, '{item}', '{location}', '{kind}', {change_on_hand}, {change_reserved},
-             {on_hand}, {reserved}, 'count', '{}', 1, null, '{}', '2026-03-01T{occurred:02}:00:00Z', '2026-03-01T{recorded:02}:00:00Z', '\\x00')",
+            "insert into stock_movements values (:tenant, {sequence}, '{item}', '{location}', '{kind}',
+             (select count(*) + 1 from stock_movements where tenant_id = :tenant and item_id = '{item}' and location_id = '{location}'),
+             {change_on_hand}, {change_reserved}, {on_hand}, {reserved}, 'count', '{}', 1, null, '{}', 0, {sequence}0,
+             '2026-03-01T{occurred:02}:00:00Z', '2026-03-01T{recorded:02}:00:00Z', '\\x00')",
             Uuid::from_u128(77),
             Uuid::from_u128(88),
+        ))
+        .await;
+        self.execute(&format!(
+            "insert into stock_levels values (:tenant, '{item}', '{location}', {on_hand}, {reserved}, 1, null, now())
+             on conflict (tenant_id, item_id, location_id) do update set on_hand_micro = {on_hand}, reserved_micro = {reserved}"
+        ))
+        .await;
+        self.execute(&format!(
+            "insert into ledger_heads values (:tenant, {sequence}, '', 0, 0, '', now())
+             on conflict (tenant_id) do update set movement_sequence = {sequence}"
         ))
         .await;
     }
@@ -112,7 +125,11 @@ impl World {
         let app = init_service(
             App::new()
                 .app_data(web::Data::new(Authenticator::new(self.pool.clone())))
-                .app_data(web::Data::new(self.pool.clone()))
+                .app_data(web::Data::new(twh_api::Reads {
+                    pool: self.pool.clone(),
+                    wait: Duration::from_millis(100),
+                    signer: None,
+                }))
                 .wrap(middleware::from_fn(around))
                 .configure(|config| routes.configure(config))
                 .default_service(web::to(not_found)),
@@ -288,10 +305,45 @@ async fn as_of_tells_what_the_books_said_or_what_was_true() {
         assert_eq!(level(&at(12, "recorded")).await, json!(["7", "4", "3", 4, counted]));
         assert_eq!(level(&at(9, "occurred")).await, json!(["5", "0", "5", 2, null]), "the late fact counts from 9 on");
         assert_eq!(level(&at(11, "occurred")).await, json!(["7", "4", "3", 4, counted]));
+        world.execute("insert into ledger_partitions values (0, 'c', 56, 1, 'me', now()), (1, 'c', 9, 1, 'me', now())").await;
+        assert_eq!(level("as_of=0-29").await, json!(["10", "0", "10", 1, null]), "the third movement is at offset 30");
+        assert_eq!(level("as_of=0-30").await, json!(["12", "0", "12", 2, counted]));
+        assert_eq!(level("as_of=0-55").await, json!(["7", "4", "3", 4, counted]));
+        for refused in ["0-30&as_of_basis=occurred", "1-5", "x", "0-", "2026-13-01T00:00:00Z"] {
+            let (status, body) = world.get(&format!("/v1/stock?as_of={refused}")).await;
+            assert_eq!((status, &body["code"]), (400, &json!("INVALID_QUERY")), "{refused}: {body}");
+        }
+        let (status, body) = world.get("/v1/stock?as_of=0-56").await;
+        assert_eq!((status, &body["code"]), (503, &json!("POSITION_NOT_REACHED")), "{body}");
         let all = world.walk(&format!("/v1/stock?{}", at(12, "recorded")), 1).await;
         assert_eq!(all.len(), 2, "{all:?}");
         let of_m = world.walk(&format!("/v1/stock?location_id={m}&{}", at(13, "occurred")), 1).await;
         assert_eq!(of_m.iter().map(|row| row["sku"].clone()).collect::<Vec<_>>(), ["A", "B"]);
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn a_read_waits_for_the_position_that_it_asks_for() {
+    World::with(|world| async move {
+        world.execute("insert into ledger_partitions values (0, 'c', 56, 1, 'me', now())").await;
+        let ask = async |position: &str| {
+            let (status, body, headers) = world.get_with("/v1/items", &[("x-twh-at-least", position)]).await;
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            (status, body["code"].clone(), headers.contains_key("retry-after"))
+        };
+        assert_eq!(ask("0-55").await, (200, Value::Null, false));
+        assert_eq!(ask("0-56").await, (503, json!("POSITION_NOT_REACHED"), true));
+        assert_eq!(ask("7-0").await, (503, json!("POSITION_NOT_REACHED"), true), "of a partition without a ledger");
+        for nonsense in ["0", "x-1", "0-99999999999999999999", ""] {
+            assert_eq!(ask(nonsense).await, (400, json!("INVALID_POSITION"), false), "{nonsense:?}");
+        }
+        let arrives = async {
+            actix_web::rt::time::sleep(Duration::from_millis(30)).await;
+            world.execute("update ledger_partitions set next_offset = 57").await;
+        };
+        let (waited, ()) = futures::future::join(ask("0-56"), arrives).await;
+        assert_eq!(waited.0, 200, "it came in time");
     })
     .await;
 }

@@ -27,6 +27,7 @@ pub mod item;
 pub mod level;
 mod lines;
 pub mod location;
+pub mod merkle;
 pub mod money;
 pub mod movement;
 pub mod outcome;

@@ -16,3 +16,4 @@ pub mod ledger;
 pub mod outbox;
 pub mod runtime;
 pub mod seams;
+pub mod sealing;

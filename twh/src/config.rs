@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How log lines are written.
@@ -75,6 +76,12 @@ fn prefix(value: &str) -> Result<String, String> {
     }
 }
 
+/// A name in a signed note ends with its line's next space.
+fn key_name(value: &str) -> Result<String, String> {
+    let sound = !value.is_empty() && value.len() <= 100 && !value.contains(|c: char| c.is_whitespace() || c == '+');
+    if sound { Ok(value.to_owned()) } else { Err("must hold no space and no + (100 characters at most)".to_owned()) }
+}
+
 fn within<T: std::str::FromStr + PartialOrd + std::fmt::Display>(value: &str, low: T, high: T) -> Result<T, String> {
     match value.parse::<T>() {
         Ok(number) if number >= low && number <= high => Ok(number),
@@ -117,6 +124,10 @@ settings! {
     body_bytes_max: usize = "TWH_BODY_BYTES_MAX", "2097152", |v| within(v, 1_024, 104_857_600);
     /// Most commands that the ledger applies in one transaction.
     batch_commands: usize = "TWH_BATCH_COMMANDS", "1000", |v| within(v, 1, 100_000);
+    /// The Ed25519 key, as PKCS#8 PEM, that signs checkpoints of ledgers (`twh ledger-key` makes one); without it there are none.
+    ledger_key_file: Option<PathBuf> = "TWH_LEDGER_KEY_FILE", "", |v| Ok(if v.is_empty() { None } else { Some(v.into()) });
+    /// The key's name in the checkpoints that it signs.
+    ledger_key_name: String = "TWH_LEDGER_KEY_NAME", "twh", key_name;
     /// Threads that serve HTTP.
     http_workers: usize = "TWH_HTTP_WORKERS", "2", |v| within(v, 1, 1_024);
     /// How long a stopping process may take to finish what is under way, in milliseconds.

@@ -13,6 +13,7 @@
 
 mod config;
 mod demo;
+mod ledger_key;
 mod progress;
 mod roles;
 mod serve;
@@ -70,6 +71,12 @@ enum Command {
     Generate(demo::GenerateArguments),
     /// Checks the ledger against itself: chains, sequences, levels, documents, reservations. Never writes to it.
     Verify(verify::VerifyArguments),
+    /// Makes the key that signs checkpoints of ledgers, in a new file that only its owner can read.
+    LedgerKey {
+        /// The file.
+        #[arg(long)]
+        out: std::path::PathBuf,
+    },
     /// Prints the reference of the configuration.
     Config,
 }
@@ -99,6 +106,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config => print(&Config::reference()),
         Command::Topics { markdown: true } => print(&catalogue::to_markdown()),
         Command::Generate(arguments) => demo::generate(&arguments),
+        Command::LedgerKey { out } => ledger_key::make(&out),
         command => {
             let config = Config::from_env()?;
             telemetry::start(&config)?;
@@ -133,7 +141,7 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
         }
         Command::Demo(arguments) => demo::run(&config, arguments).await,
         Command::Verify(arguments) => verify::run(&config, arguments).await,
-        Command::Config | Command::Generate(_) => Ok(ExitCode::SUCCESS),
+        Command::Config | Command::Generate(_) | Command::LedgerKey { .. } => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -13,11 +13,13 @@ pub(crate) enum Role {
     Ledger,
     /// Lets go of reservations whose time has come.
     Expiry,
+    /// Keeps the hashes that make proofs of inclusion quick.
+    Sealing,
 }
 
 impl Role {
     /// Every role.
-    pub(crate) const ALL: &[Self] = &[Self::Ingest, Self::Api, Self::Ledger, Self::Expiry];
+    pub(crate) const ALL: &[Self] = &[Self::Ingest, Self::Api, Self::Ledger, Self::Expiry, Self::Sealing];
 
     /// The stable name.
     pub(crate) const fn name(self) -> &'static str {
@@ -26,6 +28,7 @@ impl Role {
             Self::Api => "api",
             Self::Ledger => "ledger",
             Self::Expiry => "expiry",
+            Self::Sealing => "sealing",
         }
     }
 }

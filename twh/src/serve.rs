@@ -5,11 +5,13 @@ use crate::roles::Role;
 use actix_web::{App, HttpServer, middleware, web};
 use anyhow::Context as _;
 use futures::FutureExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use twh_api::Signer;
 use twh_edge::auth::Authenticator;
 use twh_edge::body::BodyLimit;
 use twh_edge::ops::{self, Check, Checks};
@@ -18,6 +20,7 @@ use twh_ingest::{Gateway, Replies};
 use twh_processors::expiry::Expiry;
 use twh_processors::ledger::{self, Ledger};
 use twh_processors::outbox::Publishing;
+use twh_processors::sealing;
 use twh_processors::runtime::{self, Backoff, DeadLetters, Limits};
 use twh_schemas::Schemas;
 use twh_schemas::catalogue::{self, COMMANDS, LEDGER_DLQ, OUTCOMES};
@@ -73,6 +76,9 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
     }
     if roles.contains(&Role::Expiry) {
         start_expiry(&parts, &mut tasks, &stop)?;
+    }
+    if roles.contains(&Role::Sealing) {
+        tasks.spawn(sealing::run(parts.pool.clone(), stop.clone()).map(Ok));
     }
     let gateway = if roles.contains(&Role::Ingest) { Some(gateway(&parts).await?) } else { None };
     let server = serve_http(&parts, gateway, roles.contains(&Role::Api))?;
@@ -204,7 +210,8 @@ fn serve_http(parts: &Parts, gateway: Option<web::Data<Gateway>>, api: bool) -> 
     let config = &parts.config;
     let checks = checks(parts)?;
     let authenticator = web::Data::new(Authenticator::new(parts.pool.clone()));
-    let reads = web::Data::new(twh_api::Reads { pool: parts.pool.clone(), wait: config.read_wait });
+    let signer = config.ledger_key_file.as_deref().map(|file| signer(file, &config.ledger_key_name)).transpose()?;
+    let reads = web::Data::new(twh_api::Reads { pool: parts.pool.clone(), wait: config.read_wait, signer });
     let body_limit = BodyLimit(config.body_bytes_max);
     let factory = move || {
         let mut routes = Routes::new();
@@ -233,6 +240,14 @@ fn serve_http(parts: &Parts, gateway: Option<web::Data<Gateway>>, api: bool) -> 
         .bind(config.http_addr)
         .with_context(|| format!("TWH_HTTP_ADDR {} cannot be served", config.http_addr))?;
     Ok(server.run())
+}
+
+/// What signs checkpoints of ledgers.
+fn signer(file: &Path, name: &str) -> anyhow::Result<Signer> {
+    let pem = std::fs::read_to_string(file)
+        .with_context(|| format!("TWH_LEDGER_KEY_FILE {} cannot be read; twh ledger-key makes one", file.display()))?;
+    Signer::from_pem(name, &pem)
+        .with_context(|| format!("TWH_LEDGER_KEY_FILE {} holds no Ed25519 key as PKCS#8 PEM", file.display()))
 }
 
 fn checks(parts: &Parts) -> anyhow::Result<Checks> {

@@ -4,6 +4,7 @@ pub mod ledger;
 pub mod outbox;
 pub mod queries;
 pub mod tenants;
+pub mod tree;
 pub mod verification;
 
 use sqlx::migrate::MigrateError;

@@ -9,6 +9,7 @@
 mod rows;
 
 use super::PgPool;
+use super::tree::KEPT_EVERY;
 use rows::{Newest, Place, Stored, Unreadable};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -18,6 +19,7 @@ use twh_domain::entity::{Entity, EntityKind};
 use twh_domain::event::AUDIT_CHAIN;
 use twh_domain::id::TenantId;
 use twh_domain::level::StockLevel;
+use twh_domain::merkle::Frontier;
 use twh_domain::movement::{Hash, MOVEMENT_CHAIN, Movement, genesis};
 use twh_domain::state::LedgerHead;
 use twh_domain::timestamp::Timestamp;
@@ -92,11 +94,14 @@ struct Followed {
     #[serde(with = "hex")]
     hash: Hash,
     recorded_at: Timestamp,
+    /// The Merkle tree over what was followed; only movements have one.
+    #[serde(with = "hexes")]
+    frontier: Vec<Hash>,
 }
 
 impl Followed {
     fn genesis(chain: &str, tenant: TenantId) -> Self {
-        Self { through: 0, hash: genesis(chain, tenant), recorded_at: Timestamp::default() }
+        Self { through: 0, hash: genesis(chain, tenant), recorded_at: Timestamp::default(), frontier: Vec::new() }
     }
 }
 
@@ -185,6 +190,21 @@ impl Progress {
         self.phase == Phase::Done
     }
 
+    /// False for what no run of this code writes: a progress that a client made up.
+    #[must_use]
+    pub fn is_plausible(&self) -> bool {
+        const MAX: i64 = 1 << 60;
+        let small = |number: i64| (0..MAX).contains(&number);
+        let chain = |followed: &Followed| small(followed.through) && followed.frontier.len() <= 64;
+        let Counts { movements, levels, audit_records, documents, reserved_levels } = self.counts;
+        let phase = match &self.phase {
+            Phase::Movements(followed) | Phase::AuditRecords(followed) => chain(followed),
+            Phase::Levels { folding: Some(folding), .. } => small(folding.level.version) && small(folding.sequence),
+            Phase::Levels { folding: None, .. } | Phase::Documents { .. } | Phase::Reservations { .. } | Phase::Done => true,
+        };
+        phase && [movements, levels, audit_records, documents, reserved_levels].into_iter().all(small)
+    }
+
     /// Checks the next page. `known` is a head that the movements must contain.
     pub async fn step(&mut self, pool: &PgPool, known: Option<&KnownHead>) -> Result<(), sqlx::Error> {
         let mut tx = pool.begin_with("begin transaction isolation level repeatable read read only").await?;
@@ -242,6 +262,7 @@ impl Progress {
     ) -> Result<Page, sqlx::Error> {
         let page = rows::movements(tx, self.tenant_id, followed.through, PAGE).await?;
         let end = is_last(page.len());
+        let subtrees = rows::subtrees(tx, self.tenant_id, followed.through, PAGE).await?;
         for movement in page {
             let movement = match movement {
                 Ok(movement) => movement,
@@ -258,6 +279,18 @@ impl Progress {
                 return Ok(unsound);
             }
             self.counts.movements += 1;
+            let mut frontier = Frontier(std::mem::take(&mut followed.frontier));
+            let index = movement.sequence - 1;
+            let completed = frontier.push(index, &movement.hash, KEPT_EVERY);
+            followed.frontier = frontier.0;
+            if let Some(completed) = completed
+                && subtrees.get(&(index >> KEPT_EVERY)).is_some_and(|kept| *kept != completed)
+            {
+                return Ok(unsound(
+                    format!("subtree {} of level {KEPT_EVERY}", index >> KEPT_EVERY),
+                    "its hash is not that of its movements: proofs made with it are wrong",
+                ));
+            }
             if known.is_some_and(|known| known.sequence == movement.sequence && known.hash != movement.hash) {
                 return Ok(unsound(
                     format!("movement {}", movement.sequence),
@@ -502,7 +535,7 @@ impl Link {
         if self.recorded_at < followed.recorded_at {
             return Err(unsound(format!("{noun} {next}"), "was recorded before the one that it follows"));
         }
-        *followed = Followed { through: self.sequence, hash: self.hash, recorded_at: self.recorded_at };
+        (followed.through, followed.hash, followed.recorded_at) = (self.sequence, self.hash, self.recorded_at);
         Ok(())
     }
 }
@@ -576,5 +609,22 @@ mod hex {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Hash, D::Error> {
         let text = String::deserialize(deserializer)?;
         twh_domain::hex::decode(&text).ok_or_else(|| de::Error::custom("is no SHA-256 hash in hexadecimal"))
+    }
+}
+
+/// Hashes as text.
+mod hexes {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+    use twh_domain::hex::{decode, encode};
+    use twh_domain::movement::Hash;
+
+    pub(super) fn serialize<S: Serializer>(hashes: &[Hash], serializer: S) -> Result<S::Ok, S::Error> {
+        hashes.iter().map(|hash| encode(hash)).collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Hash>, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        let hashes: Option<Vec<Hash>> = texts.iter().map(|text| decode(text)).collect();
+        hashes.ok_or_else(|| de::Error::custom("one is no SHA-256 hash in hexadecimal"))
     }
 }

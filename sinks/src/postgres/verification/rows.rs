@@ -1,5 +1,6 @@
 //! Pages of the ledger's rows as the rules know them. A row that cannot be read so is a finding, not an error.
 
+use super::super::tree::KEPT_EVERY;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use std::collections::BTreeMap;
@@ -157,6 +158,25 @@ pub(super) async fn movements_by_level(
     .fetch_all(connection)
     .await?;
     page(&rows, "movement", movement)
+}
+
+/// The kept subtrees of the lowest kept level that movements after `after` complete, by their index.
+pub(super) async fn subtrees(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    after: i64,
+    movements: i64,
+) -> Result<BTreeMap<i64, Vec<u8>>, sqlx::Error> {
+    let rows: Vec<(i64, Vec<u8>)> = sqlx::query_as(
+        "select index, hash from ledger_tree where tenant_id = $1 and level = $2 and index between $3 and $4",
+    )
+    .bind(tenant.0)
+    .bind(i64::from(KEPT_EVERY))
+    .bind(after >> KEPT_EVERY)
+    .bind((after + movements) >> KEPT_EVERY)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().collect())
 }
 
 /// Levels after a place, up to another where one is given.
