@@ -20,10 +20,7 @@ struct CommandQuery {
     position: Option<String>,
 }
 
-pub(crate) async fn one(
-    request: HttpRequest,
-    reader: Reader,
-) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn one(request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
     let missing = || ApiError::not_found("command");
     let text = request.match_info().get("id").unwrap_or_default();
     let command = CommandId(Uuid::parse_str(text).map_err(|_| missing())?);

@@ -40,11 +40,7 @@ pub(crate) fn path_id(request: &HttpRequest, kind: EntityKind) -> Result<Uuid, A
     Uuid::parse_str(text).map_err(|_| ApiError::not_found(kind.noun()))
 }
 
-async fn one(
-    kind: EntityKind,
-    request: HttpRequest,
-    reader: Reader,
-) -> Result<HttpResponse, ApiError> {
+async fn one(kind: EntityKind, request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
     let id = path_id(&request, kind)?;
     let found = find_document(&reader.pool, kind, reader.tenant_id, id).await.map_err(ApiError::database)?;
     let document = found.ok_or_else(|| ApiError::not_found(kind.noun()))?;
@@ -126,11 +122,7 @@ impl ListQuery {
     }
 }
 
-async fn list(
-    kind: EntityKind,
-    request: HttpRequest,
-    reader: Reader,
-) -> Result<HttpResponse, ApiError> {
+async fn list(kind: EntityKind, request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
     let asked: ListQuery = query::parse(&request)?;
     let limit = query::limit(asked.limit)?;
     let after = asked.cursor.as_deref().map(cursor::decode::<Uuid>).transpose()?;

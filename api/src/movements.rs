@@ -73,17 +73,11 @@ async fn answer(reader: &Reader, asked: MovementQuery) -> Result<HttpResponse, A
     Ok(page(&rows.iter().map(row).collect::<Vec<_>>(), next))
 }
 
-pub(crate) async fn list(
-    request: HttpRequest,
-    reader: Reader,
-) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn list(request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
     answer(&reader, query::parse(&request)?).await
 }
 
-pub(crate) async fn of_item(
-    request: HttpRequest,
-    reader: Reader,
-) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn of_item(request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
     let id = path_id(&request, EntityKind::Item)?;
     let item = find_document(&reader.pool, EntityKind::Item, reader.tenant_id, id).await.map_err(ApiError::database)?;
     item.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;
@@ -99,10 +93,7 @@ pub(crate) fn sequence(request: &HttpRequest) -> Option<i64> {
     request.match_info().get("sequence")?.parse().ok()
 }
 
-pub(crate) async fn one(
-    request: HttpRequest,
-    reader: Reader,
-) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn one(request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
     let missing = || ApiError::not_found("movement");
     let sequence = sequence(&request).ok_or_else(missing)?;
     let filter = MovementFilter { sequence: Some(sequence), ..MovementFilter::default() };

@@ -100,10 +100,7 @@ fn row(level: &LevelRow) -> Value {
     })
 }
 
-pub(crate) async fn list(
-    request: HttpRequest,
-    reader: Reader,
-) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn list(request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
     let asked: StockQuery = query::parse(&request)?;
     let limit = query::limit(asked.limit)?;
     let after = asked.cursor.as_deref().map(cursor::decode::<(Uuid, Uuid)>).transpose()?;
@@ -131,10 +128,7 @@ pub(crate) async fn list(
     Ok(page(&rows.iter().map(row).collect::<Vec<_>>(), next))
 }
 
-pub(crate) async fn of_item(
-    request: HttpRequest,
-    reader: Reader,
-) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn of_item(request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
     let id = path_id(&request, EntityKind::Item)?;
     let stock = item_stock(&reader.pool, reader.tenant_id, id).await.map_err(ApiError::database)?;
     let ItemStock { levels, in_transit } = stock.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;

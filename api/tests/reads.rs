@@ -305,7 +305,9 @@ async fn as_of_tells_what_the_books_said_or_what_was_true() {
         assert_eq!(level(&at(12, "recorded")).await, json!(["7", "4", "3", 4, counted]));
         assert_eq!(level(&at(9, "occurred")).await, json!(["5", "0", "5", 2, null]), "the late fact counts from 9 on");
         assert_eq!(level(&at(11, "occurred")).await, json!(["7", "4", "3", 4, counted]));
-        world.execute("insert into ledger_partitions values (0, 'c', 56, 1, 'me', now()), (1, 'c', 9, 1, 'me', now())").await;
+        world
+            .execute("insert into ledger_partitions values (0, 'c', 56, 1, 'me', now()), (1, 'c', 9, 1, 'me', now())")
+            .await;
         assert_eq!(level("as_of=0-29").await, json!(["10", "0", "10", 1, null]), "the third movement is at offset 30");
         assert_eq!(level("as_of=0-30").await, json!(["12", "0", "12", 2, counted]));
         assert_eq!(level("as_of=0-55").await, json!(["7", "4", "3", 4, counted]));

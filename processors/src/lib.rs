@@ -14,6 +14,7 @@
 pub mod expiry;
 pub mod ledger;
 pub mod outbox;
+pub mod replay;
 pub mod runtime;
-pub mod seams;
 pub mod sealing;
+pub mod seams;

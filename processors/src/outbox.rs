@@ -17,6 +17,8 @@ use twh_sinks::postgres::outbox::OutboxRecord;
 
 /// Committed batches that may wait in memory for Kafka; then the ledger waits too.
 const QUEUE_BATCHES_MAX: usize = 16;
+/// Stands before every offset.
+pub(crate) const NOTHING_PUBLISHED: i64 = -1;
 /// When nothing comes for this long, what is published is deleted from the table without waiting for the next commit.
 const IDLE: Duration = Duration::from_millis(500);
 /// How long a drain may take.
@@ -67,14 +69,14 @@ impl Publisher {
     #[must_use]
     pub fn start<S: Store, L: Log>(publishing: Publishing<S, L>, partition: i32) -> Self {
         let (work, inbox) = mpsc::channel(QUEUE_BATCHES_MAX);
-        let published_through = Arc::new(AtomicI64::new(-1));
+        let published_through = Arc::new(AtomicI64::new(NOTHING_PUBLISHED));
         let stop = CancellationToken::new();
         let task = Task {
             publishing,
             partition,
             published_through: Arc::clone(&published_through),
             stop: stop.clone(),
-            deleted_through: -1,
+            deleted_through: NOTHING_PUBLISHED,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
         };
         Self { work, published_through, stop, task: tokio::spawn(task.run(inbox)) }

@@ -15,6 +15,7 @@ mod config;
 mod demo;
 mod ledger_key;
 mod progress;
+mod replay;
 mod roles;
 mod serve;
 mod telemetry;
@@ -71,6 +72,8 @@ enum Command {
     Generate(demo::GenerateArguments),
     /// Checks the ledger against itself: chains, sequences, levels, documents, reservations. Never writes to it.
     Verify(verify::VerifyArguments),
+    /// Builds the ledger anew in another database, from the topic of commands, and compares it with the live one.
+    Replay(replay::ReplayArguments),
     /// Makes the key that signs checkpoints of ledgers, in a new file that only its owner can read.
     LedgerKey {
         /// The file.
@@ -141,6 +144,7 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
         }
         Command::Demo(arguments) => demo::run(&config, arguments).await,
         Command::Verify(arguments) => verify::run(&config, arguments).await,
+        Command::Replay(arguments) => replay::run(&config, arguments).await,
         Command::Config | Command::Generate(_) | Command::LedgerKey { .. } => Ok(ExitCode::SUCCESS),
     }
 }

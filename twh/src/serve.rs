@@ -20,8 +20,8 @@ use twh_ingest::{Gateway, Replies};
 use twh_processors::expiry::Expiry;
 use twh_processors::ledger::{self, Ledger};
 use twh_processors::outbox::Publishing;
-use twh_processors::sealing;
 use twh_processors::runtime::{self, Backoff, DeadLetters, Limits};
+use twh_processors::sealing;
 use twh_schemas::Schemas;
 use twh_schemas::catalogue::{self, COMMANDS, LEDGER_DLQ, OUTCOMES};
 use twh_sinks::kafka::{Producer, client_config};
@@ -32,7 +32,7 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long committed events are tried before their batch is begun anew.
 const OUTBOX_TIMEOUT: Duration = Duration::from_secs(60);
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
-const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub(crate) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// A pool of connections as configured.
@@ -152,11 +152,11 @@ async fn start_ledger(
     let ledger = Ledger {
         store: parts.pool.clone(),
         schemas: Arc::clone(&parts.schemas),
-        publishing: Publishing {
+        publishing: Some(Publishing {
             store: parts.pool.clone(),
             log: producer,
             full_name: Arc::new(move |name| format!("{prefix}{name}")),
-        },
+        }),
         kafka_cluster_id,
         owner: parts.client_id.clone(),
     };

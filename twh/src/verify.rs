@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use twh_domain::id::TenantId;
-use twh_sinks::postgres::verification::{self, Counts, Finding, KnownHead, Progress};
 use twh_sinks::postgres::connect_read_only;
+use twh_sinks::postgres::verification::{self, Counts, Finding, KnownHead, Progress};
 use uuid::Uuid;
 
 /// Between two writes of the file to resume from.

@@ -6,7 +6,7 @@
 
 mod records;
 
-use crate::outbox::{Publisher, Publishing};
+use crate::outbox::{NOTHING_PUBLISHED, Publisher, Publishing};
 use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Record, Watermarks, Worker};
 use crate::seams::{Log, Store};
 use prometheus::{IntCounterVec, register_int_counter_vec};
@@ -45,8 +45,8 @@ pub struct Ledger<S, L> {
     pub store: S,
     /// The contract of the topics.
     pub schemas: Arc<Schemas>,
-    /// How committed batches get to Kafka.
-    pub publishing: Publishing<S, L>,
+    /// How committed batches get to Kafka; absent where nothing is to be published.
+    pub publishing: Option<Publishing<S, L>>,
     /// The cluster that offsets are of.
     pub kafka_cluster_id: String,
     /// Who we are, in the partition's row.
@@ -64,7 +64,7 @@ impl<S: Store, L: Log> Group for Ledger<S, L> {
             shared: self.clone(),
             claim,
             state: State::default(),
-            publisher: Publisher::start(self.publishing.clone(), partition),
+            publisher: self.publishing.clone().map(|publishing| Publisher::start(publishing, partition)),
             in_doubt: false,
         };
         Ok(Claimed { worker: writer, next_offset: claim.next_offset })
@@ -103,7 +103,7 @@ pub struct Writer<S, L> {
     shared: Ledger<S, L>,
     claim: Claim,
     state: State,
-    publisher: Publisher,
+    publisher: Option<Publisher>,
     /// A commit failed in a way that does not say whether it went through.
     in_doubt: bool,
 }
@@ -146,7 +146,9 @@ impl<S: Store, L: Log> Worker for Writer<S, L> {
     }
 
     async fn drain(self) {
-        self.publisher.drain().await;
+        if let Some(publisher) = self.publisher {
+            publisher.drain().await;
+        }
     }
 }
 
@@ -169,15 +171,22 @@ impl<S: Store, L: Log> Writer<S, L> {
         for decoded in fresh {
             let decision = self.decide(decoded).await?;
             self.take(decoded, &decision, &mut writes);
-            records.add(decoded, &decision)?;
+            if self.publisher.is_some() {
+                records.add(decoded, &decision)?;
+            }
             self.state.evolve(&decision.effects);
         }
         self.state.forget_outcomes();
-        writes.outbox = records.finish(&writes.levels, next_offset - 1, self.claim.partition)?;
-        self.shared.store.commit(self.claim, next_offset, self.publisher.published_through(), &writes).await?;
+        if self.publisher.is_some() {
+            writes.outbox = records.finish(&writes.levels, next_offset - 1, self.claim.partition)?;
+        }
+        let published_through = self.publisher.as_ref().map_or(NOTHING_PUBLISHED, Publisher::published_through);
+        self.shared.store.commit(self.claim, next_offset, published_through, &writes).await?;
         self.claim.next_offset = next_offset;
-        if !writes.outbox.is_empty() {
-            self.publisher.publish(next_offset, writes.outbox).await;
+        if let Some(publisher) = &self.publisher
+            && !writes.outbox.is_empty()
+        {
+            publisher.publish(next_offset, writes.outbox).await;
         }
         Ok(())
     }
@@ -195,7 +204,9 @@ impl<S: Store, L: Log> Writer<S, L> {
         }
         if current.next_offset > self.claim.next_offset {
             self.claim = current;
-            self.publisher.sweep().await;
+            if let Some(publisher) = &self.publisher {
+                publisher.sweep().await;
+            }
         }
         self.in_doubt = false;
         Ok(())

@@ -16,6 +16,8 @@ mod queue;
 pub use backoff::Backoff;
 pub use consumer::{Options, RunError, run};
 pub use dead_letters::DeadLetters;
+pub(crate) use queue::record;
+
 pub use partition::{Ended, Limits, Seat, run as run_partition};
 
 use std::fmt::Display;

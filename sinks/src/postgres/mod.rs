@@ -1,5 +1,6 @@
 //! Postgres: the ledger's store, its read queries, and who may call. All SQL of the platform stands below here.
 
+pub mod digest;
 pub mod ledger;
 pub mod outbox;
 pub mod queries;

@@ -144,7 +144,12 @@ pub struct KnownHead {
 
 /// Every tenant that has a ledger, in order.
 pub async fn tenants(pool: &PgPool) -> Result<Vec<TenantId>, sqlx::Error> {
-    rows::tenants(&mut *pool.acquire().await?).await
+    tenants_of(&mut *pool.acquire().await?).await
+}
+
+/// Every tenant that has a ledger, in order, as a transaction sees it.
+pub(super) async fn tenants_of(connection: &mut PgConnection) -> Result<Vec<TenantId>, sqlx::Error> {
+    rows::tenants(connection).await
 }
 
 /// Movements and audit records that tenants have, by their heads: how long a verification will take.
@@ -200,7 +205,10 @@ impl Progress {
         let phase = match &self.phase {
             Phase::Movements(followed) | Phase::AuditRecords(followed) => chain(followed),
             Phase::Levels { folding: Some(folding), .. } => small(folding.level.version) && small(folding.sequence),
-            Phase::Levels { folding: None, .. } | Phase::Documents { .. } | Phase::Reservations { .. } | Phase::Done => true,
+            Phase::Levels { folding: None, .. }
+            | Phase::Documents { .. }
+            | Phase::Reservations { .. }
+            | Phase::Done => true,
         };
         phase && [movements, levels, audit_records, documents, reserved_levels].into_iter().all(small)
     }
@@ -570,7 +578,11 @@ fn first_difference(
             (_, Some(Err(problem))) => problem.clone(),
             (Some(folded), Some(Ok(stored))) if folded == stored => return None,
             (Some(folded), Some(Ok(stored))) => {
-                format!("says {}; its movements come to {}, or its times differ from theirs", told(stored), told(folded))
+                format!(
+                    "says {}; its movements come to {}, or its times differ from theirs",
+                    told(stored),
+                    told(folded)
+                )
             }
             (Some(folded), None) => format!("is missing; its movements come to {}", told(folded)),
             (None, _) => "has no movement".to_owned(),

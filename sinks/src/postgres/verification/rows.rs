@@ -73,10 +73,7 @@ fn movement(row: &PgRow) -> Result<Movement, String> {
         reference_line: row.try_get("reference_line").map_err(text_error)?,
         reason: row.try_get::<Option<&str>, _>("reason").map_err(text_error)?.map(Arc::from),
         command: CommandId(get("command_id")?),
-        position: Position {
-            partition: row.try_get("partition").map_err(text_error)?,
-            offset: int("log_offset")?,
-        },
+        position: Position { partition: row.try_get("partition").map_err(text_error)?, offset: int("log_offset")? },
         occurred_at: time(row, "occurred_at")?,
         recorded_at: time(row, "recorded_at")?,
         hash: hash(row, "hash")?,
@@ -129,12 +126,13 @@ pub(super) async fn movements(
     after: i64,
     limit: i64,
 ) -> Page<Movement> {
-    let rows = sqlx::query("select * from stock_movements where tenant_id = $1 and sequence > $2 order by sequence limit $3")
-        .bind(tenant.0)
-        .bind(after)
-        .bind(limit)
-        .fetch_all(connection)
-        .await?;
+    let rows =
+        sqlx::query("select * from stock_movements where tenant_id = $1 and sequence > $2 order by sequence limit $3")
+            .bind(tenant.0)
+            .bind(after)
+            .bind(limit)
+            .fetch_all(connection)
+            .await?;
     page(&rows, "movement", movement)
 }
 
