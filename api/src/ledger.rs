@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use twh_domain::hex;
+use twh_domain::movement::{MOVEMENT_CHAIN, genesis};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::{cursor, query};
 use twh_sinks::postgres::queries::{MovementFilter, list_movements};
@@ -106,12 +107,25 @@ pub(crate) async fn proof(request: HttpRequest, reader: Reader) -> Result<HttpRe
     let hashes = tree::proof(&reader.pool, reader.tenant_id, sequence, head.size).await.map_err(tree_error)?;
     let mut body = head_body(&head);
     insert(&mut body, "movement", row(movement));
+    insert(&mut body, "previous_hash", json!(previous_hash(&reader, sequence).await?));
     insert(&mut body, "leaf_index", json!(sequence - 1));
     insert(&mut body, "hashes", hashes.iter().map(|hash| hex::encode(hash)).collect());
     if reader.signer.is_some() {
         insert(&mut body, "checkpoint", json!(reader.checkpoint(&head)?));
     }
     Ok(HttpResponse::Ok().json(body))
+}
+
+/// The hash that a movement's own covers beside its content.
+async fn previous_hash(reader: &Reader, sequence: i64) -> Result<String, ApiError> {
+    if sequence == 1 {
+        return Ok(hex::encode(&genesis(MOVEMENT_CHAIN, reader.tenant_id)));
+    }
+    let filter = MovementFilter { sequence: Some(sequence - 1), ..MovementFilter::default() };
+    let rows = list_movements(&reader.pool, reader.tenant_id, &filter, None, 1).await.map_err(ApiError::database)?;
+    rows.first()
+        .map(|before| hex::encode(&before.hash))
+        .ok_or_else(|| ApiError::internal(format!("movement {} is missing", sequence - 1)))
 }
 
 #[derive(Deserialize)]

@@ -54,7 +54,7 @@ fn single(resource: &Resource) -> HttpResponse {
 }
 
 /// A document as an entry of a batch's answer.
-fn entry(resource: &Resource) -> serde_json::Value {
+pub(crate) fn entry(resource: &Resource) -> serde_json::Value {
     let body: serde_json::Value = serde_json::from_str(&resource.document).unwrap_or_default();
     let (_, tag) = etag(resource.version);
     json!({ "status": status(resource).as_u16(), "etag": tag, "location": location(resource), "body": body })

@@ -3,8 +3,10 @@
 use crate::answer::{error_entry, outcome_entry, pending_body, pending_location};
 use crate::compose::{Asked, command};
 use crate::gateway::{Gateway, UnderWay};
+use crate::rehearsal;
 use crate::routes::{needs_if_match, submit};
 use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use twh_domain::command::OPERATIONS_MAX;
@@ -15,7 +17,15 @@ use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::headers::{
     Prefer, check_idempotency_key, idempotency_key, if_match_missing, parse_if_match, traceparent,
 };
+use twh_edge::query;
 use twh_edge::request::RequestId;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchQuery {
+    #[serde(default)]
+    dry_run: bool,
+}
 
 pub(crate) async fn handle(
     request: HttpRequest,
@@ -23,10 +33,15 @@ pub(crate) async fn handle(
     gateway: web::Data<Gateway>,
     body: JsonBody,
 ) -> Result<HttpResponse, ApiError> {
+    let query: BatchQuery = query::parse(&request)?;
     let batch: BatchBody = parse(&body.0)?;
     if batch.commands.is_empty() || batch.commands.len() > OPERATIONS_MAX {
         let problem = json!([{ "field": "commands", "problem": format!("must hold 1 to {OPERATIONS_MAX} commands") }]);
         return Err(ApiError::new(ErrorCode::ValidationFailed, "the batch is empty or too long").details(problem));
+    }
+    if query.dry_run {
+        let key = request.headers().contains_key("idempotency-key").then(|| idempotency_key(&request)).transpose()?;
+        return rehearsal::handle(&caller, gateway.pool(), &RequestId::of(&request), key, batch).await;
     }
     if batch.atomic {
         atomic(&request, &caller, &gateway, batch).await
@@ -36,7 +51,7 @@ pub(crate) async fn handle(
 }
 
 /// What an entry asks for, checked as its endpoint would.
-fn asked(entry: BatchEntry) -> Result<Asked, ApiError> {
+pub(crate) fn asked(entry: BatchEntry) -> Result<Asked, ApiError> {
     let payload = payload_from_value(&entry.kind, Value::Object(entry.body))?;
     let creates = entry.kind.ends_with(".create");
     if payload.is_internal() || creates == entry.id.is_some() {
@@ -76,7 +91,7 @@ async fn atomic(
 }
 
 /// The error of one entry, as the error of the whole.
-fn in_batch(error: &ApiError, index: usize) -> ApiError {
+pub(crate) fn in_batch(error: &ApiError, index: usize) -> ApiError {
     let mut details = error.body("").get("details").cloned().unwrap_or_default();
     for row in details.as_array_mut().into_iter().flatten() {
         if let Some(row) = row.as_object_mut() {

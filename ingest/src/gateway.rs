@@ -12,6 +12,7 @@ use twh_domain::outcome::{Outcome, Position};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_schemas::{Schemas, headers};
 use twh_sinks::kafka::{Outgoing, Producer, settle};
+use twh_sinks::postgres::PgPool;
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
 static SUBMITTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
@@ -40,6 +41,7 @@ pub struct Gateway {
     producer: Producer,
     schemas: Arc<Schemas>,
     replies: Replies,
+    pool: PgPool,
     in_flight: Arc<Semaphore>,
 }
 
@@ -61,9 +63,14 @@ pub struct Acknowledged {
 impl Gateway {
     /// A gateway onto the log.
     #[must_use]
-    pub fn new(options: Options, producer: Producer, schemas: Arc<Schemas>, replies: Replies) -> Self {
+    pub fn new(options: Options, producer: Producer, schemas: Arc<Schemas>, replies: Replies, pool: PgPool) -> Self {
         let in_flight = Arc::new(Semaphore::new(options.in_flight_max));
-        Self { options, producer, schemas, replies, in_flight }
+        Self { options, producer, schemas, replies, pool, in_flight }
+    }
+
+    /// The ledger, for rehearsals: they read it and write nothing.
+    pub(crate) const fn pool(&self) -> &PgPool {
+        &self.pool
     }
 
     /// How long a request waits for its outcome, by default.

@@ -18,6 +18,7 @@ mod batch;
 mod compose;
 mod fingerprint;
 mod gateway;
+mod rehearsal;
 mod replies;
 mod routes;
 

@@ -203,7 +203,7 @@ async fn gateway(parts: &Parts) -> anyhow::Result<web::Data<Gateway>> {
         outcome_wait: config.outcome_wait,
         in_flight_max: config.commands_in_flight,
     };
-    Ok(web::Data::new(Gateway::new(options, producer, Arc::clone(&parts.schemas), replies)))
+    Ok(web::Data::new(Gateway::new(options, producer, Arc::clone(&parts.schemas), replies, parts.pool.clone())))
 }
 
 fn serve_http(parts: &Parts, gateway: Option<web::Data<Gateway>>, api: bool) -> anyhow::Result<actix_web::dev::Server> {

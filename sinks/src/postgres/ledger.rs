@@ -442,6 +442,15 @@ async fn upsert_heads(
 
 /// Loads what is needed into the state: each thing that exists, and the knowledge that the others do not.
 pub async fn load(pool: &PgPool, state: &mut State, needs: BTreeSet<Need>) -> Result<(), LedgerError> {
+    load_on(&mut *pool.acquire().await?, state, needs).await
+}
+
+/// Loads like [`load`], in what a connection sees.
+pub(super) async fn load_on(
+    connection: &mut PgConnection,
+    state: &mut State,
+    needs: BTreeSet<Need>,
+) -> Result<(), LedgerError> {
     let mut sorted = Needs::default();
     for need in needs {
         match need {
@@ -452,12 +461,11 @@ pub async fn load(pool: &PgPool, state: &mut State, needs: BTreeSet<Need>) -> Re
             Need::Head(tenant) => sorted.heads.push(tenant),
         }
     }
-    let mut connection = pool.acquire().await?;
-    load_heads(&mut connection, state, sorted.heads).await?;
-    load_outcomes(&mut connection, state, sorted.outcomes).await?;
-    load_codes(&mut connection, state, sorted.codes).await?;
-    load_entities(&mut connection, state, sorted.entities).await?;
-    load_levels(&mut connection, state, sorted.levels).await
+    load_heads(&mut *connection, state, sorted.heads).await?;
+    load_outcomes(&mut *connection, state, sorted.outcomes).await?;
+    load_codes(&mut *connection, state, sorted.codes).await?;
+    load_entities(&mut *connection, state, sorted.entities).await?;
+    load_levels(connection, state, sorted.levels).await
 }
 
 #[derive(Default)]

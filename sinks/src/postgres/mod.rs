@@ -4,6 +4,7 @@ pub mod digest;
 pub mod ledger;
 pub mod outbox;
 pub mod queries;
+pub mod rehearsal;
 pub mod tenants;
 pub mod tree;
 pub mod verification;

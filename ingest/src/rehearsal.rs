@@ -1,0 +1,127 @@
+//! `commands:batch?dry_run=true`: what a batch would come to now, without doing any of it.
+
+use crate::answer::{error_entry, outcome_entry};
+use crate::batch::{asked, in_batch};
+use crate::compose::command;
+use actix_web::HttpResponse;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use twh_domain::command::Command;
+use twh_domain::decimal::Quantity;
+use twh_domain::entity::LevelKey;
+use twh_domain::outcome::Verdict;
+use twh_edge::auth::Caller;
+use twh_edge::body::{BatchBody, BatchEntry};
+use twh_edge::error::ApiError;
+use twh_edge::headers::check_idempotency_key;
+use twh_sinks::postgres::PgPool;
+use twh_sinks::postgres::ledger::LedgerError;
+use twh_sinks::postgres::queries::is_away;
+use twh_sinks::postgres::rehearsal::{Change, Rehearsed, rehearse};
+use uuid::Uuid;
+
+/// Rehearses a batch; `key` is the whole's, where the batch is atomic and the client gave one.
+pub(crate) async fn handle(
+    caller: &Caller,
+    pool: &PgPool,
+    request_id: &str,
+    key: Option<String>,
+    batch: BatchBody,
+) -> Result<HttpResponse, ApiError> {
+    let (commands, results) = if batch.atomic {
+        (vec![atomic(caller, request_id, key, batch.commands)?], Vec::new())
+    } else {
+        each(caller, request_id, batch.commands)
+    };
+    let rehearsed = rehearse(pool, &commands, OffsetDateTime::now_utc().into()).await.map_err(ledger_error)?;
+    let results = match results.is_empty() {
+        true => operations(&rehearsed, request_id)?,
+        false => merge(results, &rehearsed, request_id),
+    };
+    let changes: Vec<_> = rehearsed.changes.iter().map(change).collect();
+    Ok(HttpResponse::Ok().json(json!({ "dry_run": true, "results": results, "stock_changes": changes })))
+}
+
+fn ledger_error(error: LedgerError) -> ApiError {
+    match error {
+        LedgerError::Database(error) if is_away(&error) => ApiError::database(error),
+        other => ApiError::internal(other),
+    }
+}
+
+/// A key that was given is honoured: the answer may be that of an earlier command.
+fn key_or_new(key: Option<&str>) -> Result<String, ApiError> {
+    match key {
+        Some(key) => check_idempotency_key(key).map(str::to_owned),
+        None => Ok(Uuid::now_v7().to_string()),
+    }
+}
+
+fn atomic(
+    caller: &Caller,
+    request_id: &str,
+    key: Option<String>,
+    entries: Vec<BatchEntry>,
+) -> Result<Command, ApiError> {
+    let mut all = Vec::with_capacity(entries.len());
+    for (index, entry) in entries.into_iter().enumerate() {
+        all.push(asked(entry).map_err(|error| in_batch(&error, index))?);
+    }
+    Ok(command(caller, request_id, key_or_new(key.as_deref())?, all))
+}
+
+/// The commands that are sound, and for each entry its error or that it is one of them.
+fn each(caller: &Caller, request_id: &str, entries: Vec<BatchEntry>) -> (Vec<Command>, Vec<Result<(), ApiError>>) {
+    let mut commands = Vec::with_capacity(entries.len());
+    let results = entries
+        .into_iter()
+        .map(|entry| {
+            let key = key_or_new(entry.idempotency_key.as_deref())?;
+            commands.push(command(caller, request_id, key, vec![asked(entry)?]));
+            Ok(())
+        })
+        .collect();
+    (commands, results)
+}
+
+fn merge(results: Vec<Result<(), ApiError>>, rehearsed: &Rehearsed, request_id: &str) -> Vec<Value> {
+    let mut outcomes = rehearsed.outcomes.iter();
+    let entry = |result: Result<(), ApiError>| match result {
+        Ok(()) => outcomes.next().map(|outcome| without_place(outcome_entry(outcome, request_id))).unwrap_or_default(),
+        Err(error) => error_entry(&error, request_id),
+    };
+    results.into_iter().map(entry).collect()
+}
+
+/// What an atomic batch would be answered: an entry for each operation, or the refusal of the whole.
+fn operations(rehearsed: &Rehearsed, request_id: &str) -> Result<Vec<Value>, ApiError> {
+    let outcome = rehearsed.outcomes.first().ok_or_else(|| ApiError::internal("nothing was rehearsed"))?;
+    Ok(match outcome.verdict.as_ref() {
+        Verdict::Rejected(refusal) => vec![error_entry(&ApiError::from(refusal), request_id)],
+        Verdict::Accepted { resources, .. } => {
+            resources.iter().map(|resource| without_place(crate::answer::entry(resource))).collect()
+        }
+    })
+}
+
+/// What was not done has no place in the log and none under a path.
+fn without_place(mut entry: Value) -> Value {
+    if let Some(entry) = entry.as_object_mut() {
+        for name in ["command_id", "position", "location"] {
+            entry.remove(name);
+        }
+    }
+    entry
+}
+
+fn change((key, change): (&LevelKey, &Change)) -> Value {
+    let pair = |before: Option<Quantity>, after: Option<Quantity>| json!({ "before": before, "after": after });
+    let Change { before, after } = change;
+    json!({
+        "item_id": key.item,
+        "location_id": key.location,
+        "qty_on_hand": pair(Some(before.on_hand), Some(after.on_hand)),
+        "qty_reserved": pair(Some(before.reserved), Some(after.reserved)),
+        "available": pair(before.available(), after.available()),
+    })
+}
