@@ -38,7 +38,7 @@ async fn trade(world: &World) -> Tenant {
         }
     }
     tenant.done("/v1/reservations", json!({ "sku": "S5", "location_code": "MAIN", "quantity": 2 })).await.unwrap();
-    let counted = json!([{ "sku": "S7", "counted_quantity": 90 }]);
+    let counted = json!([{ "sku": "S7", "quantity_counted": 90 }]);
     tenant.done("/v1/counts", json!({ "location_code": "MAIN", "lines": counted })).await.unwrap();
     let moved = json!([{ "sku": "S9", "quantity": 10 }]);
     let transfer = json!({ "from_location_code": "MAIN", "to_location_code": "SHOP", "lines": moved });
