@@ -2,13 +2,15 @@
 //!
 //! The parts are those that `./dev env` names; the server is the built binary. Nothing is mocked.
 
+pub mod proxy;
+
 use anyhow::{Context as _, Result, bail};
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
@@ -46,17 +48,16 @@ pub fn binary() -> Result<PathBuf> {
     if path.exists() { Ok(path) } else { bail!("{} is not built: cargo build --release -p twh", path.display()) }
 }
 
-/// An environment of a test's own, with a server on it.
+/// An environment of a test's own, with servers on it: the first is its own, a test that wants several adds them.
 pub struct World {
-    /// The server's address.
+    /// The first server's address.
     pub url: String,
     /// Leads its topics.
     pub prefix: String,
     /// Its database.
     pub database_url: String,
     variables: BTreeMap<String, String>,
-    server: Option<Child>,
-    started: bool,
+    servers: Vec<Server>,
     database: String,
     admin_url: String,
 }
@@ -74,7 +75,7 @@ impl World {
         Ok(world)
     }
 
-    /// An environment without a server.
+    /// An environment whose first server does not run yet.
     pub async fn prepare(settings: &[(&str, &str)]) -> Result<Self> {
         let id = Uuid::new_v4().simple().to_string();
         let name = format!("twh_test_{}", id.get(..12).unwrap_or(&id));
@@ -83,9 +84,8 @@ impl World {
         sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut admin).await?;
         let (server, _) = admin_url.rsplit_once('/').context("TWH_DATABASE_URL names no database")?;
         let database_url = format!("{server}/{name}");
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut variables = BTreeMap::from([
-            ("TWH_HTTP_ADDR".to_owned(), format!("127.0.0.1:{port}")),
+            ("TWH_HTTP_ADDR".to_owned(), free_address()?),
             ("TWH_KAFKA_BROKERS".to_owned(), brokers()),
             ("TWH_SCHEMA_REGISTRY_URL".to_owned(), registry()),
             ("TWH_DATABASE_URL".to_owned(), database_url.clone()),
@@ -93,71 +93,61 @@ impl World {
             ("TWH_TOPIC_PARTITIONS".to_owned(), "3".to_owned()),
             ("TWH_LOG_FORMAT".to_owned(), "text".to_owned()),
         ]);
-        variables.extend(settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        variables.extend(owned(settings));
+        let first = Server::new(variables.clone(), log_path(&name))?;
         Ok(Self {
-            url: format!("http://127.0.0.1:{port}"),
+            url: first.url.clone(),
             prefix: format!("{name}."),
             database_url,
             variables,
-            server: None,
-            started: false,
+            servers: vec![first],
             database: name,
             admin_url,
         })
     }
 
-    /// The binary with some arguments, in this environment; its log goes beside the test's build.
+    /// The binary with some arguments, in this environment.
     pub fn command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = Command::new(binary()?);
-        command.args(arguments).envs(&self.variables).stdin(Stdio::null()).kill_on_drop(true);
-        Ok(command)
+        command(&self.variables, arguments)
     }
 
-    /// Where the server's log is.
+    /// One more server in this environment, configured further; it does not run yet. Says its number.
+    pub fn add_server(&mut self, settings: &[(&str, &str)]) -> Result<usize> {
+        let number = self.servers.len();
+        let mut variables = self.variables.clone();
+        variables.insert("TWH_HTTP_ADDR".to_owned(), free_address()?);
+        variables.extend(owned(settings));
+        self.servers.push(Server::new(variables, log_path(&format!("{}.{number}", self.database)))?);
+        Ok(number)
+    }
+
+    /// A server by its number; the first is 0.
+    pub fn server(&mut self, number: usize) -> Result<&mut Server> {
+        self.servers.get_mut(number).with_context(|| format!("there is no server {number}"))
+    }
+
+    /// Where the first server's log is.
     #[must_use]
     pub fn log_path(&self) -> PathBuf {
-        std::env::temp_dir().join(format!("{}.log", self.database))
+        log_path(&self.database)
     }
 
-    /// Starts the server and waits until it serves and its ledger applies.
+    /// Starts the first server and waits until it serves and its ledger applies.
     pub async fn start_server(&mut self) -> Result<()> {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        self.server = Some(self.command(&["serve"])?.stdout(log.try_clone()?).stderr(log).spawn()?);
-        let begun = Instant::now();
-        let client = Client::new();
-        loop {
-            if let Ok(answer) = client.get(format!("{}/ready", self.url)).send().await
-                && answer.status().is_success()
-            {
-                self.started = true;
-                return Ok(());
-            }
-            if let Some(status) = self.server.as_mut().and_then(|server| server.try_wait().ok().flatten()) {
-                bail!("the server ended with {status}: see {}", self.log_path().display());
-            }
-            if begun.elapsed() > START_PATIENCE {
-                bail!("the server is not ready: see {}", self.log_path().display());
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        self.server(0)?.start().await
     }
 
-    /// Ends the server as a power cut would (SIGKILL).
+    /// Ends the first server as a power cut would (SIGKILL).
     pub async fn kill_server(&mut self) -> Result<()> {
-        let mut server = self.server.take().context("no server runs")?;
-        server.kill().await?;
-        Ok(())
+        self.server(0)?.kill().await
     }
 
-    /// Asks the server to stop (SIGTERM) and waits until it has.
+    /// Asks the first server to stop (SIGTERM) and waits until it has.
     pub async fn stop_server(&mut self) -> Result<std::process::ExitStatus> {
-        let mut server = self.server.take().context("no server runs")?;
-        let id = server.id().context("the server has ended")?;
-        Command::new("kill").args(["-TERM", &id.to_string()]).status().await?;
-        Ok(tokio::time::timeout(START_PATIENCE, server.wait()).await??)
+        self.server(0)?.stop().await
     }
 
-    /// A new tenant and a client that calls as it.
+    /// A new tenant and a client that calls the first server as it.
     pub async fn tenant(&self) -> Result<Tenant> {
         let output = self.command(&["tenant", "create", "--name", "test"])?.output().await?;
         let made: Value = serde_json::from_slice(&output.stdout)
@@ -165,8 +155,8 @@ impl World {
         let text = |key: &str| {
             made.get(key).and_then(Value::as_str).map(str::to_owned).context("tenant create says something else")
         };
-        let client = Client::builder().timeout(REQUEST_TIMEOUT).build()?;
-        Ok(Tenant { id: text("tenant_id")?, key: text("api_key")?, url: self.url.clone(), client })
+        Tenant { id: text("tenant_id")?, key: text("api_key")?, url: self.url.clone(), client: Client::new() }
+            .with_timeout(REQUEST_TIMEOUT)
     }
 
     /// The environment's database.
@@ -177,12 +167,8 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let _ = server.start_kill();
-        }
-        // A failed test, or a server that did not start, leaves its log to be read.
-        if self.started && !std::thread::panicking() {
-            let _ = std::fs::remove_file(self.log_path());
+        for server in &mut self.servers {
+            server.end();
         }
         let (url, name) = (self.admin_url.clone(), self.database.clone());
         let dropped = std::thread::spawn(move || {
@@ -199,7 +185,123 @@ impl Drop for World {
     }
 }
 
-/// A tenant's client.
+fn log_path(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("{name}.log"))
+}
+
+fn owned(settings: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
+    settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+}
+
+fn command(variables: &BTreeMap<String, String>, arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(binary()?);
+    command.args(arguments).envs(variables).stdin(Stdio::null()).kill_on_drop(true);
+    Ok(command)
+}
+
+/// An address that a server keeps over its restarts. Below the ports that the kernel gives to clients (32768 and up on
+/// Linux), or a client that knocks at a killed server would sooner or later be given its port, and keep it from starting.
+fn free_address() -> Result<String> {
+    let drawn = std::iter::repeat_with(|| 21_000 + Uuid::new_v4().as_u128() % 11_000).take(100);
+    drawn
+        .map(|port| format!("127.0.0.1:{port}"))
+        .find(|address| std::net::TcpListener::bind(address).is_ok())
+        .context("no port from 21000 to 31999 is free")
+}
+
+/// One `twh serve`, and what can happen to it. Its log goes beside the test's build.
+pub struct Server {
+    /// Its address.
+    pub url: String,
+    variables: BTreeMap<String, String>,
+    log: PathBuf,
+    process: Option<Child>,
+    started: bool,
+}
+
+impl Server {
+    fn new(variables: BTreeMap<String, String>, log: PathBuf) -> Result<Self> {
+        let address = variables.get("TWH_HTTP_ADDR").context("the server has no address")?;
+        Ok(Self { url: format!("http://{address}"), variables, log, process: None, started: false })
+    }
+
+    /// Where its log is.
+    #[must_use]
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+
+    /// Starts it and waits until it serves and its ledger applies.
+    pub async fn start(&mut self) -> Result<()> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
+        self.process = Some(command(&self.variables, &["serve"])?.stdout(log.try_clone()?).stderr(log).spawn()?);
+        let begun = Instant::now();
+        while !self.is_ready().await {
+            if let Some(status) = self.ended() {
+                bail!("the server ended with {status}: see {}", self.log.display());
+            }
+            if begun.elapsed() > START_PATIENCE {
+                bail!("the server is not ready: see {}", self.log.display());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.started = true;
+        Ok(())
+    }
+
+    /// True when it says that it is ready.
+    pub async fn is_ready(&self) -> bool {
+        let asked = Client::new().get(format!("{}/ready", self.url)).timeout(START_PATIENCE / 6).send();
+        asked.await.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// How it ended, where it ended by itself.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.process.as_mut().and_then(|process| process.try_wait().ok().flatten())
+    }
+
+    /// Ends it as a power cut would (SIGKILL).
+    pub async fn kill(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the server does not run")?;
+        process.kill().await?;
+        Ok(())
+    }
+
+    /// Asks it to stop (SIGTERM) and waits until it has.
+    pub async fn stop(&mut self) -> Result<std::process::ExitStatus> {
+        self.signal("TERM").await?;
+        let mut process = self.process.take().context("the server does not run")?;
+        Ok(tokio::time::timeout(START_PATIENCE, process.wait()).await??)
+    }
+
+    /// Stands it still (SIGSTOP): it neither works nor knows that time passes, and its connections stay open.
+    pub async fn freeze(&self) -> Result<()> {
+        self.signal("STOP").await
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub async fn thaw(&self) -> Result<()> {
+        self.signal("CONT").await
+    }
+
+    async fn signal(&self, name: &str) -> Result<()> {
+        let id = self.process.as_ref().and_then(Child::id).context("the server does not run")?;
+        let status = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status().await?;
+        if status.success() { Ok(()) } else { bail!("SIG{name} did not reach the server") }
+    }
+
+    fn end(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.start_kill();
+        }
+        // A failed test, or a server that did not start, leaves its log to be read.
+        if self.started && !std::thread::panicking() {
+            let _ = std::fs::remove_file(&self.log);
+        }
+    }
+}
+
+/// A tenant's client at one server.
 #[derive(Debug, Clone)]
 pub struct Tenant {
     /// The tenant's id.
@@ -242,6 +344,17 @@ impl Answer {
 }
 
 impl Tenant {
+    /// The same tenant's client at another server; they share connections and settings.
+    #[must_use]
+    pub fn at(&self, url: &str) -> Self {
+        Self { url: url.to_owned(), ..self.clone() }
+    }
+
+    /// The same client, which waits so long for an answer.
+    pub fn with_timeout(self, timeout: Duration) -> Result<Self> {
+        Ok(Self { client: Client::builder().timeout(timeout).build()?, ..self })
+    }
+
     /// Sends a request with exactly these headers beside the key.
     pub async fn send(
         &self,

@@ -19,9 +19,16 @@ pub use sqlx::{self, PgPool};
 /// How long a query waits for a free connection before it fails.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a transaction may stand between two of its statements before PostgreSQL ends it. A writer that is frozen, or
+/// whose machine is gone, holds its partition's row, and the next owner's claim waits for it: so this is less than the time
+/// after which the group gives its partitions to others (`session.timeout.ms`).
+const IDLE_IN_TRANSACTION_MAX: &str = "5s";
+
 /// A pool of at most `connections_max` connections. Connects when first used, so a database that is down is met by the one who asks.
 pub fn connect(url: &str, connections_max: u32, application: &str) -> Result<PgPool, sqlx::Error> {
-    let options = PgConnectOptions::from_str(url)?.application_name(application);
+    let options = PgConnectOptions::from_str(url)?
+        .application_name(application)
+        .options([("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_MAX)]);
     Ok(PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
