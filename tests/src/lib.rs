@@ -58,7 +58,7 @@ pub struct World {
     pub database_url: String,
     variables: BTreeMap<String, String>,
     servers: Vec<Server>,
-    database: String,
+    databases: Vec<String>,
     admin_url: String,
 }
 
@@ -80,10 +80,7 @@ impl World {
         let id = Uuid::new_v4().simple().to_string();
         let name = format!("twh_test_{}", id.get(..12).unwrap_or(&id));
         let admin_url = variable("TWH_DATABASE_URL", "postgres://twh@127.0.0.1:15432/twh");
-        let mut admin = PgConnection::connect(&admin_url).await.context("Postgres: is ./dev up?")?;
-        sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut admin).await?;
-        let (server, _) = admin_url.rsplit_once('/').context("TWH_DATABASE_URL names no database")?;
-        let database_url = format!("{server}/{name}");
+        let database_url = create_database(&admin_url, &name).await?;
         let mut variables = BTreeMap::from([
             ("TWH_HTTP_ADDR".to_owned(), free_address()?),
             ("TWH_KAFKA_BROKERS".to_owned(), brokers()),
@@ -101,9 +98,28 @@ impl World {
             database_url,
             variables,
             servers: vec![first],
-            database: name,
+            databases: vec![name],
             admin_url,
         })
+    }
+
+    /// An empty database beside the environment's own; it goes with the environment.
+    pub async fn another_database(&mut self) -> Result<String> {
+        let name = format!("twh_test_{}", Uuid::new_v4().simple());
+        let url = create_database(&self.admin_url, &name).await?;
+        self.databases.push(name);
+        Ok(url)
+    }
+
+    /// `twh verify` finds nothing.
+    pub async fn is_sound(&self) -> Result<()> {
+        succeeds(self.command(&["verify"])?).await
+    }
+
+    /// `twh replay` builds the same ledger in an empty database.
+    pub async fn replays(&mut self) -> Result<()> {
+        let into = self.another_database().await?;
+        succeeds(self.command(&["replay", "--into", &into, "--compare"])?).await
     }
 
     /// The binary with some arguments, in this environment.
@@ -117,7 +133,7 @@ impl World {
         let mut variables = self.variables.clone();
         variables.insert("TWH_HTTP_ADDR".to_owned(), free_address()?);
         variables.extend(owned(settings));
-        self.servers.push(Server::new(variables, log_path(&format!("{}.{number}", self.database)))?);
+        self.servers.push(Server::new(variables, log_path(&format!("{}{number}", self.prefix)))?);
         Ok(number)
     }
 
@@ -129,7 +145,7 @@ impl World {
     /// Where the first server's log is.
     #[must_use]
     pub fn log_path(&self) -> PathBuf {
-        log_path(&self.database)
+        log_path(self.prefix.trim_end_matches('.'))
     }
 
     /// Starts the first server and waits until it serves and its ledger applies.
@@ -170,19 +186,37 @@ impl Drop for World {
         for server in &mut self.servers {
             server.end();
         }
-        let (url, name) = (self.admin_url.clone(), self.database.clone());
+        let (url, databases) = (self.admin_url.clone(), std::mem::take(&mut self.databases));
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
             runtime.block_on(async {
                 let mut admin = PgConnection::connect(&url).await.ok()?;
-                sqlx::query(AssertSqlSafe(format!("drop database if exists {name} with (force)")))
-                    .execute(&mut admin)
-                    .await
-                    .ok()
+                for name in databases {
+                    let drop = format!("drop database if exists {name} with (force)");
+                    sqlx::query(AssertSqlSafe(drop)).execute(&mut admin).await.ok()?;
+                }
+                Some(())
             })
         });
         let _ = dropped.join();
     }
+}
+
+async fn create_database(admin_url: &str, name: &str) -> Result<String> {
+    let mut admin = PgConnection::connect(admin_url).await.context("Postgres: is ./dev up?")?;
+    sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut admin).await?;
+    let (server, _) = admin_url.rsplit_once('/').context("TWH_DATABASE_URL names no database")?;
+    Ok(format!("{server}/{name}"))
+}
+
+/// Fails with what the command said unless it succeeds.
+async fn succeeds(mut command: Command) -> Result<()> {
+    let output = command.output().await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    bail!("{:?}: {}{}", command.as_std(), text(&output.stdout), text(&output.stderr))
 }
 
 fn log_path(name: &str) -> PathBuf {

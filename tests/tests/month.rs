@@ -117,9 +117,11 @@ async fn a_stranger_rebuilds_it(world: &World) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_closing_quantity_agrees_and_strangers_rebuild_it() {
     let _alone = ALONE.lock().await;
-    let world = World::start().await.unwrap();
+    let mut world = World::start().await.unwrap();
     let summary = summary(&demo(&world).await.wait_with_output().await.unwrap());
     ledger_is_whole(&world, summary["movements"].as_i64().unwrap()).await;
+    world.is_sound().await.unwrap();
+    world.replays().await.unwrap();
     a_stranger_rebuilds_it(&world).await;
 }
 
@@ -157,5 +159,7 @@ async fn killing_the_server_and_the_broker_in_mid_stream_loses_and_doubles_nothi
     assert!(!finished.is_finished(), "the stream ended before it was broken");
     let summary = summary(&finished.await.unwrap().unwrap());
     ledger_is_whole(&world, summary["movements"].as_i64().unwrap()).await;
+    world.is_sound().await.unwrap();
+    world.replays().await.unwrap();
     a_stranger_rebuilds_it(&world).await;
 }

@@ -73,6 +73,9 @@ async fn tamper(pool: &PgPool, statements: &[String]) {
     tx.commit().await.unwrap();
 }
 
+/// What is done, in words and in SQL; the check that finds it; how the row that it names begins; how it is undone.
+type Case = (&'static str, Vec<String>, &'static str, String, Vec<String>);
+
 #[tokio::test]
 async fn whatever_is_tampered_with_is_found_and_named() {
     let mut world = World::start().await.unwrap();
@@ -88,8 +91,7 @@ async fn whatever_is_tampered_with_is_found_and_named() {
             .unwrap();
     let last = report["movements"].as_i64().unwrap();
     let item = |sku: &str| format!("(select id from items where code = '{sku}')");
-    // What is done; the check that finds it; the row that it names; how it is undone.
-    let cases: Vec<(&str, Vec<String>, &str, String, Vec<String>)> = vec![
+    let cases: Vec<Case> = vec![
         (
             "a changed quantity",
             vec!["update stock_movements set on_hand_change_micro = on_hand_change_micro + 1 where sequence = 17".into()],
@@ -218,15 +220,6 @@ async fn whatever_is_tampered_with_is_found_and_named() {
     }
 }
 
-/// A database of this test's own, beside the world's.
-async fn empty_database(world: &World, name: &str) -> String {
-    let pool = world.pool().await.unwrap();
-    let (server, database) = world.database_url.rsplit_once('/').unwrap();
-    let name = format!("{database}_{name}");
-    sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&pool).await.unwrap();
-    format!("{server}/{name}")
-}
-
 async fn replay(world: &World, into: &str, arguments: &[&str]) -> Output {
     let all = [&["replay", "--into", into, "--json"], arguments].concat();
     world.command(&all).unwrap().output().await.unwrap()
@@ -238,11 +231,11 @@ fn report(output: &Output) -> Value {
 
 #[tokio::test]
 async fn a_replay_gives_the_same_ledger_up_to_any_point() {
-    let world = World::start().await.unwrap();
+    let mut world = World::start().await.unwrap();
     let tenant = trade(&world).await;
     let another = trade(&world).await;
     let pool = world.pool().await.unwrap();
-    let into = empty_database(&world, "whole").await;
+    let into = world.another_database().await.unwrap();
     let output = replay(&world, &into, &["--compare"]).await;
     let whole = report(&output);
     assert!(output.status.success() && whole["same"] == true, "{whole}");
@@ -265,7 +258,7 @@ async fn a_replay_gives_the_same_ledger_up_to_any_point() {
     .await
     .unwrap();
     let position = format!("{partition}-{offset}");
-    let past = empty_database(&world, "past").await;
+    let past = world.another_database().await.unwrap();
     assert!(replay(&world, &past, &["--position", &position]).await.status.success());
     let past = PgPool::connect(&past).await.unwrap();
     let reached: i64 = sqlx::query_scalar("select max(sequence) from stock_movements where tenant_id = $1::uuid")
@@ -305,7 +298,7 @@ async fn a_replay_gives_the_same_ledger_up_to_any_point() {
     let foreign = replay(&world, &into, &[]).await;
     assert!(String::from_utf8_lossy(&foreign.stderr).contains("--restored"), "{foreign:?}");
     assert!(replay(&world, &into, &["--restored"]).await.status.success());
-    let beyond = empty_database(&world, "beyond").await;
+    let beyond = world.another_database().await.unwrap();
     let beyond = replay(&world, &beyond, &["--position", "0-999999"]).await;
     assert!(String::from_utf8_lossy(&beyond.stderr).contains("ends at offset"), "{beyond:?}");
 }
