@@ -173,6 +173,19 @@ pub struct Schemas {
 }
 
 impl Schemas {
+    /// Schemas under ids of their own, without a registry: for records that only this program reads and writes.
+    pub fn unregistered() -> Result<Self, RegistryError> {
+        // Asked only for ids that none of our records carries.
+        let registry = Arc::new(Registry::new("http://127.0.0.1:9")?);
+        Ok(Self {
+            commands: numbered(&registry, &catalogue::COMMANDS, 1)?,
+            outcomes: Outcomes(numbered(&registry, &catalogue::OUTCOMES, 2)?),
+            events: numbered(&registry, &catalogue::EVENTS, 3)?,
+            movements: numbered(&registry, &catalogue::MOVEMENTS, 4)?,
+            levels: numbered(&registry, &catalogue::LEVELS, 5)?,
+        })
+    }
+
     /// Registers every schema of the catalogue.
     pub async fn connect(url: &str, prefix: &str) -> Result<Self, RegistryError> {
         let registry = Arc::new(Registry::new(url)?);
@@ -191,6 +204,13 @@ where
     T: serde::Serialize + serde::de::DeserializeOwned,
 {
     let id = registry.register(topic, prefix).await?.unwrap_or_default();
+    numbered(registry, topic, id)
+}
+
+fn numbered<T>(registry: &Arc<Registry>, topic: &Topic, id: u32) -> Result<RegistryCodec<T>, RegistryError>
+where
+    T: serde::Serialize + serde::de::DeserializeOwned,
+{
     let avsc = topic.value.map_or("", |value| value.avsc);
     Ok(Codec::new(id, avsc, Arc::clone(registry))?)
 }
