@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 const ITEMS: u64 = 3;
 /// Tries before a client takes it for lost; with faults over, one is enough.
-const TRIES_MAX: u32 = 500;
+const TRIES_MAX: u32 = 100;
 
 /// One thing to do: its kind, what it acts upon, its body.
 #[derive(Clone)]
@@ -121,7 +121,8 @@ impl Client {
                 Wish::one("adjustment.create", None, adjustment(line))
             }
             9 => {
-                let line = json!({ "sku": format!("S{}", self.world.below(ITEMS)), "quantity_counted": self.world.below(12) });
+                let line =
+                    json!({ "sku": format!("S{}", self.world.below(ITEMS)), "quantity_counted": self.world.below(12) });
                 Wish::one("count.create", None, json!({ "location_code": "L", "lines": [line] }))
             }
             10 => {
@@ -134,7 +135,11 @@ impl Client {
             // All or nothing.
             _ => Wish(vec![
                 ("adjustment.create", None, adjustment(self.line(2))),
-                ("reservation.create", None, json!({ "sku": "S0", "location_code": "L", "quantity": 1 + self.world.below(6) })),
+                (
+                    "reservation.create",
+                    None,
+                    json!({ "sku": "S0", "location_code": "L", "quantity": 1 + self.world.below(6) }),
+                ),
             ]),
         }
     }
@@ -156,11 +161,11 @@ impl Client {
     }
 
     async fn insist(&self, wish: &Wish, key: &str) -> Option<Arc<Verdict>> {
-        for _ in 0..TRIES_MAX {
+        for tried in 0..TRIES_MAX {
             if self.world.over.is_cancelled() {
                 return None;
             }
-            if let Some(outcome) = self.attempt(wish, key).await {
+            if let Some(outcome) = self.attempt(wish, key, tried).await {
                 let checked = {
                     let mut inner = self.world.lock();
                     let inner = &mut *inner;
@@ -171,12 +176,25 @@ impl Client {
                 return Some(outcome.verdict);
             }
         }
-        self.world.found(format!("key {key} has no answer after {TRIES_MAX} tries"));
+        let (stands, waiting) = {
+            let inner = self.world.lock();
+            let stands: Vec<_> = inner
+                .tables
+                .partitions
+                .iter()
+                .map(|(p, row)| format!("{p}: {} of {}", row.1, inner.topics.end(*p)))
+                .collect();
+            (stands.join(", "), inner.tables.outbox.len())
+        };
+        self.world.found(format!(
+            "key {key} has no answer after {TRIES_MAX} tries; decided {stands}; {waiting} batches wait to be published"
+        ));
         None
     }
 
-    /// One request: a command onto the log, and a while of waiting for what becomes of it.
-    async fn attempt(&self, wish: &Wish, key: &str) -> Option<Outcome> {
+    /// One request: a command onto the log, and a while of waiting for what becomes of it; longer after each try, or a ledger
+    /// that has fallen behind would only ever see more of the same.
+    async fn attempt(&self, wish: &Wish, key: &str, tried: u32) -> Option<Outcome> {
         let command = self.command(wish, key)?;
         let payload = self.world.schemas.commands.encode(&command).ok()?;
         let tenant = self.tenant.to_string();
@@ -196,8 +214,8 @@ impl Client {
             self.world.pause(0, 1_000).await;
             return None;
         }
-        let tries = 20 + self.world.below(100);
-        for _ in 0..tries {
+        let looks = (20 + self.world.below(100)) * u64::from(tried + 1);
+        for _ in 0..looks {
             self.world.pause(5, 50).await;
             if let Some(outcome) = self.outcome(command.command_id) {
                 return Some(outcome);
@@ -234,8 +252,12 @@ impl Client {
         let key = command.to_string();
         let payload = {
             let inner = self.world.lock();
-            let found =
-                inner.topics.of(OUTCOMES.name, self.partition).iter().rev().find(|r| r.key.as_deref() == Some(key.as_bytes()));
+            let found = inner
+                .topics
+                .of(OUTCOMES.name, self.partition)
+                .iter()
+                .rev()
+                .find(|r| r.key.as_deref() == Some(key.as_bytes()));
             found.map(|record| record.payload.clone())
         }?;
         self.world.schemas.outcomes.decode(&payload).now_or_never()?.ok()

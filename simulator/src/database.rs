@@ -3,7 +3,7 @@
 //! The row of a partition is locked from the compare-and-set to the end of its transaction, and the condition is looked at once
 //! the lock is had, as PostgreSQL does it. A transaction that is dropped leaves nothing.
 
-use crate::world::{Inner, Incarnation, Sabotage};
+use crate::world::{Incarnation, Inner, Sabotage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
@@ -52,7 +52,11 @@ impl SimStore {
     async fn trip(&self, what: &'static str) -> Result<(), sqlx::Error> {
         let world = &self.0.world;
         // Now and then a slow one.
-        if world.fault(60) { world.pause(200, 3_000).await } else { world.pause(0, 4).await }
+        if world.fault(60) {
+            world.pause(200, 3_000).await
+        } else {
+            world.pause(0, 4).await
+        }
         if world.lock().database_down_until.is_some_and(|until| Instant::now() < until) {
             return Err(broken("the database is down"));
         }
@@ -83,7 +87,8 @@ impl SimStore {
         let row = world.lock().tables.partitions.get(&claim.partition).copied();
         if row != Some((claim.epoch, claim.next_offset)) && world.sabotage != Some(Sabotage::Fence) {
             world.lock().stats.fenced += 1;
-            world.trace(|| format!("{}: fenced on partition {} at {}", self.0.name, claim.partition, claim.next_offset));
+            world
+                .trace(|| format!("{}: fenced on partition {} at {}", self.0.name, claim.partition, claim.next_offset));
             return Err(LedgerError::Fenced {
                 partition: claim.partition,
                 epoch: claim.epoch,
@@ -105,7 +110,10 @@ impl SimStore {
         drop(held);
         world.trace(|| {
             let (commands, movements) = (batch.outcomes.len(), batch.movements.len());
-            format!("{}: committed partition {} {}..{next_offset}: {commands} commands, {movements} movements", self.0.name, claim.partition, claim.next_offset)
+            format!(
+                "{}: committed partition {} {}..{next_offset}: {commands} commands, {movements} movements",
+                self.0.name, claim.partition, claim.next_offset
+            )
         });
         world.check(checked);
         if world.fault(25) {
@@ -131,7 +139,9 @@ impl Store for SimStore {
                     row.0 += 1;
                     *row
                 };
-                self.0.world.trace(|| format!("{}: claimed partition {partition}, epoch {epoch}, at {next_offset}", self.0.name));
+                self.0.world.trace(|| {
+                    format!("{}: claimed partition {partition}, epoch {epoch}, at {next_offset}", self.0.name)
+                });
                 self.trip("the answer to claim").await?;
                 Ok(Claim { partition, epoch, next_offset })
             })

@@ -32,8 +32,7 @@ pub(crate) struct Group {
 
 impl Group {
     pub(crate) fn new(world: World, processes: usize) -> Self {
-        let mut group =
-            Self { world, processes: Vec::new(), started: 0, owners: BTreeMap::new(), zombies: Vec::new() };
+        let mut group = Self { world, processes: Vec::new(), started: 0, owners: BTreeMap::new(), zombies: Vec::new() };
         for _ in 0..processes {
             let incarnation = group.incarnation();
             group.processes.push(incarnation);
@@ -160,12 +159,7 @@ impl Group {
             source: SimSource::new(incarnation, partition),
             partition,
             limits: Limits { records_max, bytes_max: 1 << 20 },
-            dead_letters: DeadLetters::new(
-                log,
-                GROUP.to_owned(),
-                COMMANDS.name.to_owned(),
-                LEDGER_DLQ.name.to_owned(),
-            ),
+            dead_letters: DeadLetters::new(log, GROUP.to_owned(), COMMANDS.name.to_owned(), LEDGER_DLQ.name.to_owned()),
             stop: stop.clone(),
         };
         let handle = tokio::spawn(run_partition(seat));

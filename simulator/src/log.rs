@@ -62,7 +62,11 @@ impl Log for SimLog {
 impl SimLog {
     async fn try_append(&self, records: &[Outgoing<'_>]) -> Result<(), ProduceError> {
         let world = &self.0.world;
-        if world.fault(60) { world.pause(200, 4_000).await } else { world.pause(0, 3).await }
+        if world.fault(60) {
+            world.pause(200, 4_000).await
+        } else {
+            world.pause(0, 3).await
+        }
         if world.fault(60) {
             world.lock().stats.failures += 1;
             return Err(not_acknowledged());
@@ -103,13 +107,13 @@ pub(crate) struct SimSource {
     incarnation: Incarnation,
     partition: i32,
     next: Option<i64>,
-    /// A record is missed at most once in a row: the loop asks again for what it misses.
-    missed: bool,
+    /// What was asked for last. It is not missed once more: the loop takes that for a gap in the log itself.
+    asked: i64,
 }
 
 impl SimSource {
     pub(crate) const fn new(incarnation: Incarnation, partition: i32) -> Self {
-        Self { incarnation, partition, next: None, missed: false }
+        Self { incarnation, partition, next: None, asked: 0 }
     }
 }
 
@@ -130,7 +134,7 @@ impl Source for SimSource {
             return Err(ApplyError::unavailable("the broker does not answer"));
         }
         self.next = Some(next_offset);
-        self.missed = true;
+        self.asked = next_offset;
         Ok(())
     }
 
@@ -146,12 +150,10 @@ impl Source for SimSource {
         if world.fault(50) {
             // Fetched once more.
             next = (next - 3).max(0);
-        } else if !self.missed && world.fault(80) {
+        } else if next != self.asked && world.fault(80) {
             next += 1;
-            self.missed = true;
         }
         let record = world.lock().topics.of(COMMANDS.name, self.partition).get(usize::try_from(next).ok()?).cloned()?;
-        self.missed = self.missed && next != self.next?;
         self.next = Some(next + 1);
         Some(Ok(record))
     }

@@ -9,10 +9,10 @@ use twh_domain::command::Command;
 use twh_domain::entity::LevelKey;
 use twh_domain::event::AUDIT_CHAIN;
 use twh_domain::id::TenantId;
-use twh_domain::movement::{Hash, MOVEMENT_CHAIN, genesis};
-use twh_domain::outcome::Verdict;
 use twh_domain::level::StockLevel;
+use twh_domain::movement::{Hash, MOVEMENT_CHAIN, genesis};
 use twh_domain::outcome::Position;
+use twh_domain::outcome::Verdict;
 use twh_domain::state::{IdempotencyKey, LedgerHead, Need, PriorOutcome, State};
 use twh_domain::{Recorded, decide};
 use twh_processors::runtime::Record;
@@ -202,7 +202,9 @@ impl Model {
             return must(refused, || format!("another body under key {key} is answered with {verdict:?}"));
         }
         let told = format!("{verdict:?}");
-        must(told == format!("{:?}", kept.verdict), || format!("the answer under key {key} is not the one that is kept"))?;
+        must(told == format!("{:?}", kept.verdict), || {
+            format!("the answer under key {key} is not the one that is kept")
+        })?;
         let first = self.answers.entry((tenant, key.to_owned())).or_insert_with(|| told.clone());
         must(*first == told, || format!("key {key} is answered in two ways: {first} and {told}"))
     }
@@ -230,18 +232,16 @@ impl Model {
         }
         for (key, level) in &tables.levels {
             let held = held.get(key).copied().unwrap_or(0);
-            must(level.reserved.micros() == held, || format!("{key:?} reserves {}, documents hold {held}", level.reserved))?;
+            must(level.reserved.micros() == held, || {
+                format!("{key:?} reserves {}, documents hold {held}", level.reserved)
+            })?;
         }
         Ok(())
     }
 }
 
 /// The log decided once more, in one go by the rules alone, must come to the same heads: same movements, same account.
-pub(crate) fn same_when_decided_again(
-    records: &[Record],
-    tables: &Tables,
-    schemas: &Schemas,
-) -> Result<(), String> {
+pub(crate) fn same_when_decided_again(records: &[Record], tables: &Tables, schemas: &Schemas) -> Result<(), String> {
     let mut state = State::default();
     for record in records {
         let command: Command = read(&schemas.commands, &record.payload)?;
@@ -258,8 +258,7 @@ pub(crate) fn same_when_decided_again(
         };
         state.evolve(&decision.effects);
         if decision.first {
-            let key =
-                IdempotencyKey { tenant: command.tenant_id, key: command.idempotency_key.clone() };
+            let key = IdempotencyKey { tenant: command.tenant_id, key: command.idempotency_key.clone() };
             let prior = PriorOutcome {
                 command_id: command.command_id,
                 fingerprint: command.fingerprint.clone(),
