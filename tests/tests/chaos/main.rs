@@ -144,7 +144,7 @@ async fn a_connection_that_the_network_forgot_is_given_up() {
     let (mut world, proxy) = servers().await;
     let server = world.server(PROXIED).unwrap();
     server.start().await.unwrap();
-    let url = server.url.clone();
+    let (url, log) = (server.url.clone(), server.log_path().to_owned());
     let tenant = world.tenant().await.unwrap().at(&url).with_timeout(Duration::from_secs(5)).unwrap();
     tenant.stock("WIDGET", 1).await.unwrap();
     let found = json!({ "location_code": "MAIN", "reason": "found", "lines": [{ "sku": "WIDGET", "quantity": 1 }] });
@@ -156,6 +156,6 @@ async fn a_connection_that_the_network_forgot_is_given_up() {
     tokio::join!(busy, forgotten);
     let begun = Instant::now();
     while !tenant.post("/v1/adjustments", found.clone()).await.is_ok_and(|answer| answer.status == 201) {
-        assert!(begun.elapsed() < SETTLED_WITHIN, "nothing is decided: see {}", world.log_path().display());
+        assert!(begun.elapsed() < SETTLED_WITHIN, "nothing is decided any more: see {}", log.display());
     }
 }
