@@ -176,7 +176,13 @@ impl<S: Store, L: Log> Task<S, L> {
             })
             .collect();
         loop {
-            match self.publishing.log.append(&outgoing).await {
+            // A log that never gives up is left waiting when the partition goes to another process.
+            let appended = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(Stopped),
+                appended = self.publishing.log.append(&outgoing) => appended,
+            };
+            match appended {
                 Ok(()) => break,
                 Err(error) => {
                     FAILED.inc();

@@ -1,4 +1,4 @@
-//! A TCP proxy that fails as networks do: it goes silent and comes back, cuts what is open, or forgets it.
+//! A TCP proxy that fails as networks do: it goes silent and comes back, or cuts what is open.
 //!
 //! It passes bytes on untouched and in order, or not at all.
 
@@ -19,8 +19,6 @@ struct Weather {
     silent: bool,
     /// Connections before this one are closed.
     cut_before: u64,
-    /// Connections before this one stay open, and nothing passes over them ever again.
-    forgotten_before: u64,
     /// The number of the next connection.
     next: u64,
 }
@@ -57,11 +55,6 @@ impl Proxy {
     pub fn cut(&self) {
         self.weather.send_modify(|weather| weather.cut_before = weather.next);
     }
-
-    /// Forgets every connection that is open, as a router that lost its table: neither side is told.
-    pub fn forget(&self) {
-        self.weather.send_modify(|weather| weather.forgotten_before = weather.next);
-    }
 }
 
 impl Drop for Proxy {
@@ -86,15 +79,11 @@ async fn accept(listener: TcpListener, target: String, weather: watch::Sender<We
 async fn connection(client: TcpStream, target: String, number: u64, mut weather: watch::Receiver<Weather>) {
     let mut passes = weather.clone();
     let work = async {
-        wait_until_it_passes(&mut passes, number).await?;
+        wait_until_it_passes(&mut passes).await?;
         let server = TcpStream::connect(target).await?;
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        tokio::try_join!(
-            pump(from_client, to_server, number, passes.clone()),
-            pump(from_server, to_client, number, passes)
-        )
-        .map(|_| ())
+        tokio::try_join!(pump(from_client, to_server, passes.clone()), pump(from_server, to_client, passes)).map(|_| ())
     };
     tokio::select! {
         _ = work => {}
@@ -103,16 +92,11 @@ async fn connection(client: TcpStream, target: String, number: u64, mut weather:
 }
 
 /// Passes bytes on in one direction until it ends.
-async fn pump(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    number: u64,
-    mut passes: watch::Receiver<Weather>,
-) -> io::Result<()> {
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut passes: watch::Receiver<Weather>) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let read = from.read(&mut buffer).await?;
-        wait_until_it_passes(&mut passes, number).await?;
+        wait_until_it_passes(&mut passes).await?;
         match buffer.get(..read) {
             // An end is news too: it passes only when everything does, and then ends the other side.
             None | Some([]) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -121,7 +105,7 @@ async fn pump(
     }
 }
 
-async fn wait_until_it_passes(weather: &mut watch::Receiver<Weather>, number: u64) -> io::Result<()> {
-    let passes = |weather: &Weather| !weather.silent && number >= weather.forgotten_before;
+async fn wait_until_it_passes(weather: &mut watch::Receiver<Weather>) -> io::Result<()> {
+    let passes = |weather: &Weather| !weather.silent;
     weather.wait_for(passes).await.map(|_| ()).map_err(|_| io::ErrorKind::ConnectionAborted.into())
 }

@@ -29,8 +29,8 @@ use twh_sinks::postgres::{self, PgPool};
 
 /// How long a starting process waits for the parts that it stands on.
 const START_PATIENCE: Duration = Duration::from_secs(60);
-/// How long committed events are tried before their batch is begun anew.
-const OUTBOX_TIMEOUT: Duration = Duration::from_secs(60);
+/// Committed records are never given up: one that was, with the ones behind it on the log already, would come after them.
+const OUTBOX_TIMEOUT: Duration = Duration::ZERO;
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 const KEEP_ALIVE: Duration = Duration::from_secs(75);

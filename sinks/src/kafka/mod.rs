@@ -72,7 +72,7 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// A producer that gives up on a record after `timeout`.
+    /// A producer that gives up on a record after `timeout`; with a timeout of zero it never does.
     pub fn new(brokers: &str, client_id: &str, timeout: Duration) -> Result<Self, KafkaError> {
         let inner = client_config(brokers, client_id)
             .set("enable.idempotence", "true")

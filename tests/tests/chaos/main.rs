@@ -22,7 +22,6 @@ use futures::future::join_all;
 use plan::{Breaker, PARTITIONS, PROXIED, SERVERS};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -134,28 +133,4 @@ async fn chaos_loses_doubles_and_oversells_nothing() {
     println!("chaos: {book}; {broken}; seed {seed}, {} s", begun.elapsed().as_secs());
     checks::all(&mut world, &tenants, &book, SETTLED_WITHIN).await;
     assert!(troubles.is_empty(), "{troubles:#?}");
-}
-
-/// Neither side of a connection is told when a router forgets it or the other side's machine is gone: only a deadline helps.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "no query has a deadline yet: a writer whose connection is forgotten in the midst of one waits for ever"]
-async fn a_connection_that_the_network_forgot_is_given_up() {
-    let _alone = ALONE.lock().await;
-    let (mut world, proxy) = servers().await;
-    let server = world.server(PROXIED).unwrap();
-    server.start().await.unwrap();
-    let (url, log) = (server.url.clone(), server.log_path().to_owned());
-    let tenant = world.tenant().await.unwrap().at(&url).with_timeout(Duration::from_secs(5)).unwrap();
-    tenant.stock("WIDGET", 1).await.unwrap();
-    let found = json!({ "location_code": "MAIN", "reason": "found", "lines": [{ "sku": "WIDGET", "quantity": 1 }] });
-    let busy = join_all((0..200).map(|_| tenant.post("/v1/adjustments", found.clone())));
-    let forgotten = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        proxy.forget();
-    };
-    tokio::join!(busy, forgotten);
-    let begun = Instant::now();
-    while !tenant.post("/v1/adjustments", found.clone()).await.is_ok_and(|answer| answer.status == 201) {
-        assert!(begun.elapsed() < SETTLED_WITHIN, "nothing is decided any more: see {}", log.display());
-    }
 }
