@@ -41,6 +41,12 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// A Python with the packages of `deploy/python-requirements.txt`.
+pub fn python() -> Result<PathBuf> {
+    let python = std::env::var_os("TWH_TEST_PYTHON").map_or_else(|| root().join(".twh/venv/bin/python"), PathBuf::from);
+    if python.exists() { Ok(python) } else { bail!("{} is missing: ./dev test makes it", python.display()) }
+}
+
 /// The built binary, beside the test that runs.
 pub fn binary() -> Result<PathBuf> {
     let test = std::env::current_exe()?;

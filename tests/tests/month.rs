@@ -12,11 +12,11 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 use tokio::process::Command;
-use twh_tests::{World, brokers, registry, root};
+use twh_sinks::postgres::verification::Progress;
+use twh_tests::{World, brokers, python, registry, root};
 
 /// The broker is everybody's: while one test kills it, no other test of this file runs.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -79,13 +79,8 @@ async fn ledger_is_whole(world: &World, movements: i64) {
 
 /// A Python consumer with its own Kafka client, Avro and registry code rebuilds the same quantities.
 async fn a_stranger_rebuilds_it(world: &World) {
-    let python = match std::env::var_os("TWH_TEST_PYTHON") {
-        Some(python) => PathBuf::from(python),
-        None => root().join(".twh/venv/bin/python"),
-    };
-    assert!(python.exists(), "{} is missing: ./dev test makes it", python.display());
     let script = root().join("tests/consumer/rebuild.py");
-    let output = Command::new(python)
+    let output = Command::new(python().unwrap())
         .arg(script)
         .args([&brokers(), &registry(), &world.prefix, &only_tenant(world).await])
         .output()
@@ -114,6 +109,26 @@ async fn a_stranger_rebuilds_it(world: &World) {
     assert_eq!(found, expected);
 }
 
+/// A verification that is interrupted after every page, and goes on from what it wrote down, comes to the same end.
+async fn a_verification_goes_on_where_it_was(world: &World, movements: i64) {
+    let pool = world.pool().await.unwrap();
+    let tenant = only_tenant(world).await.parse().unwrap();
+    let mut kept = serde_json::to_string(&Progress::new(tenant)).unwrap();
+    let mut pages = 0;
+    let done = loop {
+        let mut progress: Progress = serde_json::from_str(&kept).unwrap();
+        if progress.is_done() {
+            break progress;
+        }
+        progress.step(&pool, None).await.unwrap();
+        kept = serde_json::to_string(&progress).unwrap();
+        assert!(kept.len() < 4_000, "how far it is fits into a few thousand bytes: {kept}");
+        pages += 1;
+    };
+    assert_eq!((done.findings(), done.counts().movements), (&[][..], movements));
+    assert!(pages > 10, "a month is more than a few pages");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_closing_quantity_agrees_and_strangers_rebuild_it() {
     let _alone = ALONE.lock().await;
@@ -121,6 +136,7 @@ async fn every_closing_quantity_agrees_and_strangers_rebuild_it() {
     let summary = summary(&demo(&world).await.wait_with_output().await.unwrap());
     ledger_is_whole(&world, summary["movements"].as_i64().unwrap()).await;
     world.is_sound().await.unwrap();
+    a_verification_goes_on_where_it_was(&world, summary["movements"].as_i64().unwrap()).await;
     world.replays().await.unwrap();
     a_stranger_rebuilds_it(&world).await;
 }

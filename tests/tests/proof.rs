@@ -11,9 +11,8 @@
 
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
-use std::path::PathBuf;
 use std::process::Output;
-use twh_tests::{Tenant, World, root};
+use twh_tests::{Tenant, World, python, root};
 
 /// A ledger with something of everything: 40 items at two locations, orders in every state, reservations, counts.
 async fn trade(world: &World) -> Tenant {
@@ -190,7 +189,7 @@ async fn whatever_is_tampered_with_is_found_and_named() {
         assert_eq!(code, Some(0), "{what} is undone: {report}");
     }
 
-    // A reservation that nobody holds: movements, level and head are made to agree, hashes and all, but no document does.
+    // Stock that is reserved, and that no open document holds any more.
     tamper(&pool, &["update reservations set status = 'expired', document = (document::jsonb || '{\"status\":\"expired\"}')::json".into()]).await;
     let (_, report) = verify(&world, &[]).await;
     let checks: Vec<_> =
@@ -282,6 +281,22 @@ async fn a_replay_gives_the_same_ledger_up_to_any_point() {
         assert_eq!(told.micros(), on_hand, "{row}");
     }
 
+    // Up to a time: what was recorded until then.
+    let (until, expected): (String, i64) = sqlx::query_as(
+        "select to_char(t at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), (select count(*) from stock_movements where recorded_at <= t)
+         from (select recorded_at as t from stock_movements where tenant_id = $1::uuid and sequence = 50) m",
+    )
+    .bind(&another.id)
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    let earlier = world.another_database().await.unwrap();
+    assert!(replay(&world, &earlier, &["--until", &until]).await.status.success());
+    let earlier = PgPool::connect(&earlier).await.unwrap();
+    let reached: i64 = sqlx::query_scalar("select count(*) from stock_movements").fetch_one(&earlier).await.unwrap();
+    assert_eq!(reached, expected);
+    assert!(reached > 50, "the other tenant's ledger came before");
+
     // A ledger that differs is told apart, and which partition it is.
     let statement = "update stock_levels set on_hand_micro = on_hand_micro + 1 where tenant_id = ".to_owned()
         + &format!("'{}' and reserved_micro > 0", tenant.id);
@@ -301,15 +316,6 @@ async fn a_replay_gives_the_same_ledger_up_to_any_point() {
     let beyond = world.another_database().await.unwrap();
     let beyond = replay(&world, &beyond, &["--position", "0-999999"]).await;
     assert!(String::from_utf8_lossy(&beyond.stderr).contains("ends at offset"), "{beyond:?}");
-}
-
-fn python() -> PathBuf {
-    let python = match std::env::var_os("TWH_TEST_PYTHON") {
-        Some(python) => PathBuf::from(python),
-        None => root().join(".twh/venv/bin/python"),
-    };
-    assert!(python.exists(), "{} is missing: ./dev test makes it", python.display());
-    python
 }
 
 /// The program that the docs print, taken from there.
@@ -345,7 +351,7 @@ async fn a_proof_is_accepted_by_the_docs_program_alone_and_an_altered_one_is_not
     let accepts = async |proof: &Value, tenant: &str| {
         let file = directory.join("proof.json");
         std::fs::write(&file, proof.to_string()).unwrap();
-        let output = tokio::process::Command::new(python())
+        let output = tokio::process::Command::new(python().unwrap())
             .args([program.as_os_str(), file.as_os_str()])
             .args([tenant, &public_key])
             .output()
