@@ -145,8 +145,8 @@ pub async fn partition<S: Store, L: Log>(
     applied: impl Fn(u64),
 ) -> Result<Replayed, ReplayError> {
     let refused = |reason: String| ReplayError::Refused { partition, reason };
-    let Claimed { mut worker, next_offset } =
-        ledger.claim(partition, watermarks).await.map_err(|error| refused(reason(error)))?;
+    let Claimed { mut worker, next_offset } = ledger.claim(partition).await.map_err(|error| refused(reason(error)))?;
+    ledger.check_log(next_offset, watermarks).map_err(|error| refused(reason(error)))?;
     let mut done = Replayed { next_offset, ..Replayed::default() };
     if next_offset >= until.offset {
         return Ok(done);

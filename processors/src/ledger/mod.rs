@@ -57,9 +57,8 @@ impl<S: Store, L: Log> Group for Ledger<S, L> {
     type Item = Command;
     type Worker = Writer<S, L>;
 
-    async fn claim(&self, partition: i32, watermarks: Watermarks) -> Result<Claimed<Writer<S, L>>, ApplyError> {
+    async fn claim(&self, partition: i32) -> Result<Claimed<Writer<S, L>>, ApplyError> {
         let claim = self.store.claim(partition, &self.kafka_cluster_id, &self.owner).await.map_err(apply_error)?;
-        check_log(claim, watermarks)?;
         let writer = Writer {
             shared: self.clone(),
             claim,
@@ -69,25 +68,25 @@ impl<S: Store, L: Log> Group for Ledger<S, L> {
         };
         Ok(Claimed { worker: writer, next_offset: claim.next_offset })
     }
-}
 
-/// The log must hold what the ledger has not applied, and must not end before where the ledger stands.
-fn check_log(claim: Claim, watermarks: Watermarks) -> Result<(), ApplyError> {
-    if claim.next_offset < watermarks.low {
-        return Err(ApplyError::Halted(format!(
-            "the log begins at offset {}, but the ledger has applied only what is before {}: commands are lost to retention; \
-             restore the topic, or move the partition's next_offset by hand once it is clear what was lost",
-            watermarks.low, claim.next_offset
-        )));
+    /// The log must hold what the ledger has not applied, and must not end before where the ledger stands.
+    fn check_log(&self, next_offset: i64, watermarks: Watermarks) -> Result<(), ApplyError> {
+        if next_offset < watermarks.low {
+            return Err(ApplyError::Halted(format!(
+                "the log begins at offset {}, but the ledger has applied only what is before {}: commands are lost to retention; \
+                 restore the topic, or move the partition's next_offset by hand once it is clear what was lost",
+                watermarks.low, next_offset
+            )));
+        }
+        if next_offset > watermarks.high {
+            return Err(ApplyError::Halted(format!(
+                "the ledger has applied what is before offset {}, but the log ends at {}: the topic was made anew or restored from \
+                 an older copy; commands on it would be skipped",
+                next_offset, watermarks.high
+            )));
+        }
+        Ok(())
     }
-    if claim.next_offset > watermarks.high {
-        return Err(ApplyError::Halted(format!(
-            "the ledger has applied what is before offset {}, but the log ends at {}: the topic was made anew or restored from \
-             an older copy; commands on it would be skipped",
-            claim.next_offset, watermarks.high
-        )));
-    }
-    Ok(())
 }
 
 fn apply_error(error: LedgerError) -> ApplyError {

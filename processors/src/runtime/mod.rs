@@ -128,11 +128,11 @@ pub trait Group: Send + Sync + 'static {
     type Worker: Worker<Item = Self::Item>;
 
     /// Takes a partition. Called again, with pauses, while it fails with [`ApplyError::Unavailable`] or [`ApplyError::Halted`].
-    fn claim(
-        &self,
-        partition: i32,
-        watermarks: Watermarks,
-    ) -> impl Future<Output = Result<Claimed<Self::Worker>, ApplyError>> + Send;
+    fn claim(&self, partition: i32) -> impl Future<Output = Result<Claimed<Self::Worker>, ApplyError>> + Send;
+
+    /// Refuses a log that does not hold what has to be read next. It is looked at after the claim, when nobody else moves the
+    /// partition on any more.
+    fn check_log(&self, next_offset: i64, watermarks: Watermarks) -> Result<(), ApplyError>;
 }
 
 /// What works on a partition, from its claim to its revocation.

@@ -109,8 +109,9 @@ async fn claim<G: Group, S: Source, L: Log>(seat: &mut Seat<G, S, L>) -> Result<
 }
 
 async fn try_claim<G: Group, S: Source, L: Log>(seat: &mut Seat<G, S, L>) -> Result<(G::Worker, i64), ApplyError> {
+    let claimed = seat.group.claim(seat.partition).await?;
     let watermarks = seat.source.watermarks().await?;
-    let claimed = seat.group.claim(seat.partition, watermarks).await?;
+    seat.group.check_log(claimed.next_offset, watermarks)?;
     seat.source.seek(claimed.next_offset).await?;
     tracing::info!(group = %seat.name, partition = seat.partition, next_offset = claimed.next_offset, lag = watermarks.high - claimed.next_offset, "partition claimed");
     NEXT_OFFSET.with_label_values(&[&seat.name, &seat.partition.to_string()]).set(claimed.next_offset);
