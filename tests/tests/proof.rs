@@ -81,6 +81,13 @@ async fn whatever_is_tampered_with_is_found_and_named() {
     let tenant = trade(&world).await;
     world.stop_server().await.unwrap();
     let pool = world.pool().await.unwrap();
+    let kept = std::env::temp_dir().join(format!("{}verify", world.prefix));
+    std::fs::write(&kept, "{}").unwrap();
+    let foreign = world.command(&["verify", "--resume", kept.to_str().unwrap()]).unwrap().output().await.unwrap();
+    assert!(String::from_utf8_lossy(&foreign.stderr).contains("no file of twh verify"), "{foreign:?}");
+    std::fs::remove_file(&kept).unwrap();
+    let (code, _) = verify(&world, &["--resume", kept.to_str().unwrap()]).await;
+    assert_eq!((code, kept.exists()), (Some(0), false), "a file to resume from goes when all is done");
     let (code, report) = verify(&world, &[]).await;
     assert_eq!((code, &report["ledger"], &report["findings"]), (Some(0), &json!("sound"), &json!([])), "{report}");
     let (_, head): (i64, String) =

@@ -92,7 +92,8 @@ pub(crate) async fn run(config: &Config, arguments: VerifyArguments) -> anyhow::
         }
     }
     report(&run, bar.finish(), arguments.json)?;
-    if let Some(file) = &arguments.resume {
+    // An empty ledger has left none.
+    if let Some(file) = arguments.resume.as_deref().filter(|file| file.exists()) {
         std::fs::remove_file(file).with_context(|| format!("{} cannot be removed", file.display()))?;
     }
     pool.close().await;
