@@ -187,6 +187,17 @@ impl State {
         self.heads.entry(tenant).or_insert(head);
     }
 
+    /// Takes it that what was asked for is not there.
+    pub fn load_absent(&mut self, need: Need) {
+        match need {
+            Need::Entity(key) => self.load_entity(key, None),
+            Need::Code(key) => self.load_code(key, None),
+            Need::Level(key) => self.load_level(key, StockLevel::default()),
+            Need::Outcome(key) => self.load_outcome(key, None),
+            Need::Head(tenant) => self.load_head(tenant, LedgerHead::genesis(tenant)),
+        }
+    }
+
     /// Moves on by what a decision changed.
     pub fn evolve(&mut self, effects: &Effects) {
         for (key, entity, _) in &effects.documents {

@@ -11,6 +11,7 @@
     )
 )]
 
+mod bench;
 mod config;
 mod demo;
 mod ledger_key;
@@ -74,6 +75,8 @@ enum Command {
     Verify(verify::VerifyArguments),
     /// Builds the ledger anew in another database, from the topic of commands, and compares it with the live one.
     Replay(replay::ReplayArguments),
+    /// Measures throughput and latency beside baselines of the same run, in an environment of its own.
+    Bench(bench::BenchArguments),
     /// Makes the key that signs checkpoints of ledgers, in a new file that only its owner can read.
     LedgerKey {
         /// The file.
@@ -142,6 +145,7 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
                 .context("the tenant could not be made")?;
             print(&format!("{}\n", serde_json::json!({ "tenant_id": tenant.tenant_id, "api_key": tenant.api_key })))
         }
+        Command::Bench(arguments) => bench::run(&config, arguments).await,
         Command::Demo(arguments) => demo::run(&config, arguments).await,
         Command::Verify(arguments) => verify::run(&config, arguments).await,
         Command::Replay(arguments) => replay::run(&config, arguments).await,

@@ -93,7 +93,7 @@ pub struct OutcomeRow {
 }
 
 /// Everything that a batch of commands changes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// New movements, in order.
     pub movements: Vec<Movement>,

@@ -1,0 +1,154 @@
+//! An environment of the benchmark's own on the real parts: a database, topics, and the processes it starts. All of it goes
+//! when the benchmark ends, however it ends.
+
+use anyhow::{Context as _, Result, bail};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+use twh_schemas::Schemas;
+use twh_sinks::kafka::Producer;
+use twh_sinks::postgres::sqlx::{self, AssertSqlSafe, Connection as _, PgConnection};
+use twh_sinks::postgres::tenants::{NewTenant, create_tenant};
+use twh_sinks::postgres::{PgPool, connect, migrate};
+use uuid::Uuid;
+
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the parts are, and the program that is measured.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The `twh` binary.
+    pub binary: PathBuf,
+    /// Kafka's bootstrap servers.
+    pub brokers: String,
+    /// The schema registry.
+    pub registry: String,
+    /// A database on the Postgres to use; the benchmark makes its own beside it.
+    pub database_url: String,
+}
+
+/// A database, topics and a contract of the benchmark's own.
+pub(crate) struct Environment {
+    pub(crate) pool: PgPool,
+    pub(crate) prefix: String,
+    pub(crate) schemas: std::sync::Arc<Schemas>,
+    parts: Parts,
+    database_url: String,
+    database: String,
+}
+
+impl Environment {
+    pub(crate) async fn prepare(parts: &Parts) -> Result<Self> {
+        let id = Uuid::new_v4().simple().to_string();
+        let database = format!("twh_bench_{}", id.get(..12).unwrap_or(&id));
+        let mut admin = PgConnection::connect(&parts.database_url).await.context("Postgres: is ./dev up?")?;
+        sqlx::query(AssertSqlSafe(format!("create database {database}"))).execute(&mut admin).await?;
+        let (server, _) = parts.database_url.rsplit_once('/').context("TWH_DATABASE_URL names no database")?;
+        let database_url = format!("{server}/{database}");
+        let pool = connect(&database_url, 40, "twh-bench")?;
+        let prefix = format!("{database}.");
+        migrate(&pool).await?;
+        let schemas = Schemas::connect(&parts.registry, &prefix).await?.into();
+        let environment = Self { pool, prefix, schemas, parts: parts.clone(), database_url, database };
+        environment.succeeds(&["topics"]).await?;
+        Ok(environment)
+    }
+
+    pub(crate) fn producer(&self) -> Result<Producer> {
+        Ok(Producer::new(&self.parts.brokers, "twh-bench", Duration::from_secs(60))?)
+    }
+
+    pub(crate) fn topic(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    pub(crate) async fn tenants(&self, count: usize) -> Result<Vec<NewTenant>> {
+        let mut tenants = Vec::with_capacity(count);
+        for _ in 0..count {
+            tenants.push(create_tenant(&self.pool, "bench").await?);
+        }
+        Ok(tenants)
+    }
+
+    fn command(&self, arguments: &[&str], settings: &BTreeMap<String, String>) -> Command {
+        let mut command = Command::new(&self.parts.binary);
+        command
+            .args(arguments)
+            .env("TWH_KAFKA_BROKERS", &self.parts.brokers)
+            .env("TWH_SCHEMA_REGISTRY_URL", &self.parts.registry)
+            .env("TWH_DATABASE_URL", &self.database_url)
+            .env("TWH_TOPIC_PREFIX", &self.prefix)
+            .env("TWH_LOG", "warn")
+            .envs(settings)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    async fn succeeds(&self, arguments: &[&str]) -> Result<()> {
+        let output = self.command(arguments, &BTreeMap::new()).output().await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        bail!("twh {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr))
+    }
+
+    /// Starts `twh` with some arguments, and waits until it says that it is ready.
+    pub(crate) async fn start(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Result<Process> {
+        let address = {
+            let free = std::net::TcpListener::bind("127.0.0.1:0")?;
+            free.local_addr()?.to_string()
+        };
+        let mut variables: BTreeMap<String, String> =
+            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        variables.insert("TWH_HTTP_ADDR".to_owned(), address.clone());
+        let mut process = Process { child: self.command(arguments, &variables).spawn()?, address };
+        let begun = Instant::now();
+        while !process.is_ready().await {
+            if let Some(status) = process.child.try_wait()? {
+                bail!("twh {} ended with {status}", arguments.join(" "));
+            }
+            if begun.elapsed() > START_PATIENCE {
+                bail!("twh {} is not ready", arguments.join(" "));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(process)
+    }
+
+    /// Ends the environment: its database and its topics.
+    pub(crate) async fn end(self) -> Result<()> {
+        self.pool.close().await;
+        let mut admin = PgConnection::connect(&self.parts.database_url).await?;
+        let drop = format!("drop database if exists {} with (force)", self.database);
+        sqlx::query(AssertSqlSafe(drop)).execute(&mut admin).await?;
+        Ok(())
+    }
+}
+
+/// A `twh` that is being measured; it ends with its handle.
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) address: String,
+}
+
+impl Process {
+    async fn is_ready(&self) -> bool {
+        crate::http::get(&self.address, "/ready", None).await.is_ok_and(|(status, _)| status == 200)
+    }
+
+    /// Resident memory now, in megabytes.
+    pub(crate) fn memory_mb(&self) -> u64 {
+        let id = self.child.id().unwrap_or_default();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        line.split_whitespace().next().and_then(|kb| kb.parse::<u64>().ok()).unwrap_or_default() / 1024
+    }
+
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        self.child.kill().await?;
+        Ok(())
+    }
+}
