@@ -11,7 +11,7 @@ use twh_domain::command::Command;
 use twh_domain::outcome::{Outcome, Position};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_schemas::{Schemas, headers};
-use twh_sinks::kafka::{Outgoing, Producer, settle};
+use twh_sinks::kafka::{Outgoing, Producer, RecordHeader, settle};
 use twh_sinks::postgres::PgPool;
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
@@ -86,8 +86,9 @@ impl Gateway {
             return Err(ApiError::new(ErrorCode::Overloaded, "too many commands are under way").retry_after(1));
         };
         let payload = self.schemas.commands.encode(command).map_err(ApiError::internal)?;
-        let mut header = vec![(headers::REPLY_PARTITION.to_owned(), self.replies.partition().to_string())];
-        header.extend(traceparent.map(|value| (headers::TRACEPARENT.to_owned(), value.to_owned())));
+        let mut header: Vec<RecordHeader> =
+            vec![(headers::REPLY_PARTITION.into(), self.replies.partition().to_string().into())];
+        header.extend(traceparent.map(|value| (headers::TRACEPARENT.into(), value.to_owned().into())));
         let key = command.tenant_id.to_string();
         let ticket = self.replies.expect(command.command_id);
         let record = Outgoing {

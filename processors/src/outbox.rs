@@ -170,7 +170,7 @@ impl<S: Store, L: Log> Task<S, L> {
             .map(|(record, topic)| Outgoing {
                 topic,
                 partition: record.partition,
-                key: record.key.as_bytes(),
+                key: &record.key,
                 headers: &record.headers,
                 payload: &record.payload,
             })

@@ -198,7 +198,7 @@ impl Client {
         let command = self.command(wish, key)?;
         let payload = self.world.schemas.commands.encode(&command).ok()?;
         let tenant = self.tenant.to_string();
-        let headers = vec![(REPLY_PARTITION.to_owned(), self.partition.to_string())];
+        let headers = vec![(REPLY_PARTITION.into(), self.partition.to_string().into())];
         let record = Outgoing {
             topic: COMMANDS.name,
             partition: None,

@@ -188,7 +188,7 @@ impl Store for SimStore {
                 .map(|record| Outgoing {
                     topic: record.topic,
                     partition: record.partition,
-                    key: record.key.as_bytes(),
+                    key: &record.key,
                     headers: &record.headers,
                     payload: &record.payload,
                 })
@@ -264,6 +264,10 @@ impl Tables {
                 };
                 new && row.idempotency_key.as_ref().is_some_and(taken)
             });
+        let document = batch.documents.iter().any(|(key, written)| written.new == self.documents.contains_key(key));
+        if document {
+            return Err(broken("a new document is there, or a changed one is not"));
+        }
         if movement || audit || key || self.outbox.contains_key(&(partition, next_offset)) {
             return Err(broken("a unique key is taken"));
         }
@@ -275,12 +279,13 @@ impl Tables {
         self.partitions.entry(claim.partition).or_default().1 = next_offset;
         self.movements.extend(batch.movements.iter().map(|m| ((m.tenant, m.sequence), m.clone())));
         self.levels.extend(batch.levels.iter().map(|(key, level)| (*key, *level)));
-        for (key, (entity, document)) in &batch.documents {
+        for (key, written) in &batch.documents {
+            let entity = &written.entity;
             if let Some(code) = entity.code() {
                 let space = CodeSpace::Entity(key.kind);
                 self.codes.insert(CodeKey { tenant: key.tenant, space, code: code.to_owned() }, key.id);
             }
-            self.documents.insert(*key, (Arc::clone(entity), Arc::clone(document)));
+            self.documents.insert(*key, (Arc::clone(entity), Arc::clone(&written.document)));
         }
         for (code, item) in &batch.barcodes {
             match item {

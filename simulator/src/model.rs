@@ -45,8 +45,8 @@ pub(crate) struct Model {
     audit: BTreeMap<TenantId, End>,
     levels: BTreeMap<LevelKey, Sums>,
     accepted: BTreeSet<(TenantId, String)>,
-    to_publish: BTreeSet<(&'static str, String, Vec<u8>)>,
-    published: BTreeSet<(&'static str, String, Vec<u8>)>,
+    to_publish: BTreeSet<(&'static str, Vec<u8>, Vec<u8>)>,
+    published: BTreeSet<(&'static str, Vec<u8>, Vec<u8>)>,
     /// For each topic and tenant, the last sequence that appeared for the first time.
     appeared: BTreeMap<(&'static str, TenantId), i64>,
     /// Verdicts as clients saw them.
@@ -162,10 +162,10 @@ impl Model {
         let topics = [&OUTCOMES, &EVENTS, &MOVEMENTS, &LEVELS];
         let topic = topics.into_iter().find(|topic| topic.name == record.topic);
         let topic = topic.ok_or_else(|| format!("a record is put on {}", record.topic))?.name;
-        let key = String::from_utf8_lossy(record.key).into_owned();
+        let key = record.key.to_vec();
         let entry = (topic, key, record.payload.to_vec());
         must(self.to_publish.contains(&entry), || {
-            format!("a record of {topic} (key {}) is published that is not committed", entry.1)
+            format!("a record of {topic} (key {}) is published that is not committed", String::from_utf8_lossy(&entry.1))
         })?;
         let (tenant, sequence) = if topic == EVENTS.name {
             let event = read(&schemas.events, record.payload)?;
@@ -212,7 +212,7 @@ impl Model {
     /// Everything has come to rest: nothing is missing.
     pub(crate) fn at_rest(&self, tables: &Tables) -> Result<(), String> {
         if let Some((topic, key, _)) = self.to_publish.difference(&self.published).next() {
-            return Err(format!("a committed record of {topic} (key {key}) was never published"));
+            return Err(format!("a committed record of {topic} (key {}) was never published", String::from_utf8_lossy(key)));
         }
         for (tenant, head) in &tables.heads {
             let end = self.movements.get(tenant).map_or(0, |end| end.sequence);

@@ -19,7 +19,7 @@ use twh_domain::outcome::{Position, Verdict};
 use twh_domain::state::{IdempotencyKey, PriorOutcome, State};
 use twh_domain::{Decision, Recorded, decide, prefetch};
 use twh_schemas::Schemas;
-use twh_sinks::postgres::ledger::{Batch, Claim, LedgerError, OutcomeRow};
+use twh_sinks::postgres::ledger::{Batch, Claim, LedgerError, OutcomeRow, Written};
 
 /// The group's name, without the environment's prefix.
 pub const GROUP: &str = "ledger";
@@ -250,7 +250,9 @@ impl<S: Store, L: Log> Writer<S, L> {
         writes.movements.extend(effects.movements.iter().cloned());
         writes.audit.extend(effects.audit.iter().cloned());
         for (key, entity, document) in &effects.documents {
-            writes.documents.insert(*key, (Arc::clone(entity), Arc::clone(document)));
+            let new = entity.version() == 1 || writes.documents.get(key).is_some_and(|written| written.new);
+            let written = Written { entity: Arc::clone(entity), document: Arc::clone(document), new };
+            writes.documents.insert(*key, written);
         }
         for (key, item) in &effects.barcodes {
             writes.barcodes.insert(key.clone(), *item);

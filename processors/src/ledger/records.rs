@@ -1,6 +1,7 @@
 //! What a batch publishes: outcomes, events and movements in the order of the commands, then the levels as the batch leaves them.
 
 use crate::runtime::Decoded;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use twh_domain::Decision;
 use twh_domain::command::Command;
@@ -11,6 +12,7 @@ use twh_domain::outcome::Position;
 use twh_schemas::catalogue::{EVENTS, LEVELS, MOVEMENTS, OUTCOMES};
 use twh_schemas::codec::EncodeError;
 use twh_schemas::{Schemas, headers, records};
+use twh_sinks::kafka::RecordHeader;
 use twh_sinks::postgres::ledger::LedgerError;
 use twh_sinks::postgres::outbox::OutboxRecord;
 
@@ -32,7 +34,7 @@ impl<'a> Records<'a> {
     pub(super) fn add(&mut self, decoded: &Decoded<Command>, decision: &Decision) -> Result<(), LedgerError> {
         let trace = decoded.record.header(headers::TRACEPARENT);
         let position = decision.outcome.position;
-        let tenant = decoded.item.tenant_id.to_string();
+        let tenant = decoded.item.tenant_id.to_string().into_bytes();
         self.outcome(decoded, decision, trace)?;
         for event in &decision.effects.events {
             let payload =
@@ -73,7 +75,7 @@ impl<'a> Records<'a> {
         // A partition that is not there would hold the outbox up for ever.
         let partition = (0..reply_partitions()).contains(&partition).then_some(partition);
         let payload = self.schemas.outcomes.encode(&decision.outcome).map_err(encode_error)?;
-        let key = decoded.item.command_id.to_string();
+        let key = decoded.item.command_id.to_string().into_bytes();
         self.records.push(OutboxRecord { topic: OUTCOMES.name, partition, key, headers: traced(trace), payload });
         Ok(())
     }
@@ -88,7 +90,7 @@ impl<'a> Records<'a> {
         for (key, level) in levels {
             let record = records::StockLevel::new(key, level, Position { partition, offset });
             let payload = self.schemas.levels.encode(&record).map_err(encode_error)?;
-            let key = format!("{}/{}/{}", key.tenant, key.item, key.location);
+            let key = format!("{}/{}/{}", key.tenant, key.item, key.location).into_bytes();
             self.records.push(OutboxRecord { topic: LEVELS.name, partition: None, key, headers: Vec::new(), payload });
         }
         Ok(self.records)
@@ -102,22 +104,23 @@ const fn reply_partitions() -> i32 {
     }
 }
 
-fn traced(trace: Option<&str>) -> Vec<(String, String)> {
-    trace.map(|trace| (headers::TRACEPARENT.to_owned(), trace.to_owned())).into_iter().collect()
+fn traced(trace: Option<&str>) -> Vec<RecordHeader> {
+    trace.map(|trace| (headers::TRACEPARENT.into(), trace.to_owned().into())).into_iter().collect()
 }
 
 /// CloudEvents 1.0, Kafka protocol binding, binary mode.
-fn cloud_event(event: &DomainEvent, trace: Option<&str>) -> Vec<(String, String)> {
-    let mut list = traced(trace);
-    let attributes = [
-        (headers::CE_ID, event.id.to_string()),
-        (headers::CE_SPECVERSION, "1.0".to_owned()),
-        (headers::CE_SOURCE, format!("/tenants/{}", event.tenant)),
-        (headers::CE_TYPE, event.event_type.to_owned()),
-        (headers::CE_TIME, event.occurred_at.to_string()),
-        (headers::CE_SUBJECT, format!("{}/{}", event.subject_kind.collection(), event.subject)),
-        (headers::CONTENT_TYPE, headers::AVRO.to_owned()),
+fn cloud_event(event: &DomainEvent, trace: Option<&str>) -> Vec<RecordHeader> {
+    let mut list = Vec::with_capacity(8);
+    list.extend(traced(trace));
+    let attributes: [(&'static str, Cow<'static, str>); 7] = [
+        (headers::CE_ID, event.id.to_string().into()),
+        (headers::CE_SPECVERSION, "1.0".into()),
+        (headers::CE_SOURCE, format!("/tenants/{}", event.tenant).into()),
+        (headers::CE_TYPE, event.event_type.into()),
+        (headers::CE_TIME, event.occurred_at.to_string().into()),
+        (headers::CE_SUBJECT, format!("{}/{}", event.subject_kind.collection(), event.subject).into()),
+        (headers::CONTENT_TYPE, headers::AVRO.into()),
     ];
-    list.extend(attributes.map(|(name, value)| (name.to_owned(), value)));
+    list.extend(attributes.map(|(name, value)| (name.into(), value)));
     list
 }

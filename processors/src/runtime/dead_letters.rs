@@ -24,12 +24,12 @@ impl<L: Log> DeadLetters<L> {
     pub async fn send(&self, record: &Record, reason: &str) -> Result<(), ProduceError> {
         let mut headers = record.headers.clone();
         headers.extend([
-            ("twh-dlq-reason".to_owned(), reason.to_owned()),
-            ("twh-dlq-group".to_owned(), self.group.clone()),
-            ("twh-dlq-topic".to_owned(), self.source.clone()),
-            ("twh-dlq-partition".to_owned(), record.partition.to_string()),
-            ("twh-dlq-offset".to_owned(), record.offset.to_string()),
-            ("twh-dlq-timestamp".to_owned(), record.timestamp.to_string()),
+            ("twh-dlq-reason".into(), reason.to_owned().into()),
+            ("twh-dlq-group".into(), self.group.clone().into()),
+            ("twh-dlq-topic".into(), self.source.clone().into()),
+            ("twh-dlq-partition".into(), record.partition.to_string().into()),
+            ("twh-dlq-offset".into(), record.offset.to_string().into()),
+            ("twh-dlq-timestamp".into(), record.timestamp.to_string().into()),
         ]);
         let outgoing = Outgoing {
             topic: &self.topic,

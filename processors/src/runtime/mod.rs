@@ -23,6 +23,7 @@ pub use partition::{Ended, Limits, Seat, run as run_partition};
 use std::fmt::Display;
 use std::future::Future;
 use twh_domain::timestamp::Timestamp;
+use twh_sinks::kafka::RecordHeader;
 
 /// A record as it was read.
 #[derive(Debug, Clone)]
@@ -38,14 +39,14 @@ pub struct Record {
     /// Its value.
     pub payload: Vec<u8>,
     /// Its headers that are text.
-    pub headers: Vec<(String, String)>,
+    pub headers: Vec<RecordHeader>,
 }
 
 impl Record {
     /// A header's value.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
     }
 }
 

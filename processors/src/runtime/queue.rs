@@ -89,7 +89,10 @@ pub(crate) fn record(message: &BorrowedMessage<'_>) -> Record {
     let headers = message.headers().map_or_else(Vec::new, |headers| {
         headers
             .iter()
-            .filter_map(|header| Some((header.key.to_owned(), std::str::from_utf8(header.value?).ok()?.to_owned())))
+            .filter_map(|header| {
+                let value = std::str::from_utf8(header.value?).ok()?;
+                Some((header.key.to_owned().into(), value.to_owned().into()))
+            })
             .collect()
     });
     Record {

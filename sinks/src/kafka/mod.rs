@@ -5,6 +5,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::future_producer::Delivery;
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// How long to wait for a place in the producer's queue before trying again.
@@ -50,6 +51,9 @@ impl ProduceError {
     }
 }
 
+/// A header's name and value.
+pub type RecordHeader = (Cow<'static, str>, Cow<'static, str>);
+
 /// A record to produce.
 #[derive(Debug, Clone, Copy)]
 pub struct Outgoing<'a> {
@@ -60,7 +64,7 @@ pub struct Outgoing<'a> {
     /// The key.
     pub key: &'a [u8],
     /// Headers.
-    pub headers: &'a [(String, String)],
+    pub headers: &'a [RecordHeader],
     /// The value.
     pub payload: &'a [u8],
 }
@@ -91,7 +95,7 @@ impl Producer {
     pub fn enqueue(&self, record: Outgoing<'_>) -> Result<DeliveryFuture, ProduceError> {
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for (key, value) in record.headers {
-            headers = headers.insert(Header { key, value: Some(value) });
+            headers = headers.insert(Header { key, value: Some(value.as_ref()) });
         }
         let mut outgoing = FutureRecord::to(record.topic).key(record.key).payload(record.payload).headers(headers);
         outgoing.partition = record.partition;

@@ -1,6 +1,7 @@
 //! The ledger's store: what a batch touches is loaded in a handful of set-based queries, what it makes is written in one
 //! transaction, and the partition's row makes that exactly once and fences every other writer.
 
+use super::copy::{CopyRow, copy};
 use super::outbox::{self, OutboxRecord};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
@@ -92,6 +93,17 @@ pub struct OutcomeRow {
     pub fingerprint: String,
 }
 
+/// A document that a batch wrote.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// As it is after the batch.
+    pub entity: Arc<Entity>,
+    /// The same, as the public resource.
+    pub document: Arc<str>,
+    /// The batch made it.
+    pub new: bool,
+}
+
 /// Everything that a batch of commands changes.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
@@ -100,7 +112,7 @@ pub struct Batch {
     /// Levels as they are after the batch.
     pub levels: BTreeMap<LevelKey, StockLevel>,
     /// Documents as they are after the batch.
-    pub documents: BTreeMap<EntityKey, (Arc<Entity>, Arc<str>)>,
+    pub documents: BTreeMap<EntityKey, Written>,
     /// Barcodes as they are after the batch.
     pub barcodes: BTreeMap<CodeKey, Option<Uuid>>,
     /// Tenants' heads after the batch.
@@ -166,12 +178,14 @@ pub async fn commit(
     let mut tx = pool.begin().await?;
     // First of all, so that a fenced writer does no work and waits for none.
     let moved = sqlx::query(
-        "update ledger_partitions set next_offset = $1 where partition = $2 and next_offset = $3 and epoch = $4",
+        "with published as (delete from outbox where partition = $2 and next_offset <= $5)
+         update ledger_partitions set next_offset = $1 where partition = $2 and next_offset = $3 and epoch = $4",
     )
     .bind(next_offset)
     .bind(claim.partition)
     .bind(claim.next_offset)
     .bind(claim.epoch)
+    .bind(published_through)
     .execute(&mut *tx)
     .await?;
     if moved.rows_affected() != 1 {
@@ -183,13 +197,12 @@ pub async fn commit(
     }
     insert_movements(&mut tx, &batch.movements).await?;
     upsert_levels(&mut tx, &batch.levels).await?;
-    upsert_documents(&mut tx, &batch.documents).await?;
+    write_documents(&mut tx, &batch.documents).await?;
     replace_barcodes(&mut tx, &batch.barcodes).await?;
     insert_audit(&mut tx, &batch.audit).await?;
     free_keys(&mut tx, &batch.expired_keys).await?;
     insert_outcomes(&mut tx, &batch.outcomes).await?;
     upsert_heads(&mut tx, &batch.heads).await?;
-    outbox::delete_through(&mut tx, claim.partition, published_through).await?;
     if !batch.outbox.is_empty() {
         outbox::insert(&mut tx, claim.partition, next_offset, &batch.outbox).await?;
     }
@@ -198,43 +211,32 @@ pub async fn commit(
 }
 
 async fn insert_movements(connection: &mut PgConnection, movements: &[Movement]) -> Result<(), sqlx::Error> {
-    if movements.is_empty() {
-        return Ok(());
-    }
-    let column = |value: fn(&Movement) -> i64| movements.iter().map(value).collect::<Vec<_>>();
-    let uuids = |value: fn(&Movement) -> Uuid| movements.iter().map(value).collect::<Vec<_>>();
-    let times = |value: fn(&Movement) -> Timestamp| movements.iter().map(|m| value(m).datetime()).collect::<Vec<_>>();
-    sqlx::query(
-        "insert into stock_movements (tenant_id, sequence, item_id, location_id, kind, level_version, on_hand_change_micro,
-             reserved_change_micro, on_hand_after_micro, reserved_after_micro, reference_kind, reference_id, reference_line, reason,
-             command_id, partition, log_offset, occurred_at, recorded_at, hash)
-         select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::uuid[], $5::text[], $6::bigint[], $7::bigint[],
-             $8::bigint[], $9::bigint[], $10::bigint[], $11::text[], $12::uuid[], $13::integer[], $14::text[], $15::uuid[],
-             $16::integer[], $17::bigint[], $18::timestamptz[], $19::timestamptz[], $20::bytea[])",
-    )
-    .bind(uuids(|m| m.tenant.0))
-    .bind(column(|m| m.sequence))
-    .bind(uuids(|m| m.item.0))
-    .bind(uuids(|m| m.location.0))
-    .bind(movements.iter().map(|m| m.kind.name()).collect::<Vec<_>>())
-    .bind(column(|m| m.level_version))
-    .bind(column(|m| m.on_hand_change.micros()))
-    .bind(column(|m| m.reserved_change.micros()))
-    .bind(column(|m| m.on_hand_after.micros()))
-    .bind(column(|m| m.reserved_after.micros()))
-    .bind(movements.iter().map(|m| m.reference_kind.name()).collect::<Vec<_>>())
-    .bind(uuids(|m| m.reference))
-    .bind(movements.iter().map(|m| m.reference_line).collect::<Vec<_>>())
-    .bind(movements.iter().map(|m| m.reason.as_deref()).collect::<Vec<_>>())
-    .bind(uuids(|m| m.command.0))
-    .bind(movements.iter().map(|m| m.position.partition).collect::<Vec<_>>())
-    .bind(column(|m| m.position.offset))
-    .bind(times(|m| m.occurred_at))
-    .bind(times(|m| m.recorded_at))
-    .bind(movements.iter().map(|m| m.hash.as_slice()).collect::<Vec<_>>())
-    .execute(connection)
-    .await?;
-    Ok(())
+    let statement = "copy stock_movements (tenant_id, sequence, item_id, location_id, kind, level_version, on_hand_change_micro,
+        reserved_change_micro, on_hand_after_micro, reserved_after_micro, reference_kind, reference_id, reference_line, reason,
+        command_id, partition, log_offset, occurred_at, recorded_at, hash) from stdin (format binary)";
+    copy(connection, statement, movements.iter(), |row, m| {
+        row.uuid(m.tenant.0)
+            .bigint(m.sequence)
+            .uuid(m.item.0)
+            .uuid(m.location.0)
+            .text(m.kind.name())
+            .bigint(m.level_version)
+            .bigint(m.on_hand_change.micros())
+            .bigint(m.reserved_change.micros())
+            .bigint(m.on_hand_after.micros())
+            .bigint(m.reserved_after.micros())
+            .text(m.reference_kind.name())
+            .uuid(m.reference)
+            .integer(m.reference_line)
+            .optional_text(m.reason.as_deref())
+            .uuid(m.command.0)
+            .integer(m.position.partition)
+            .bigint(m.position.offset)
+            .timestamp(m.occurred_at)
+            .timestamp(m.recorded_at)
+            .bytes(&m.hash);
+    })
+    .await
 }
 
 async fn upsert_levels(
@@ -264,38 +266,80 @@ async fn upsert_levels(
     Ok(())
 }
 
-async fn upsert_documents(
+async fn write_documents(
     connection: &mut PgConnection,
-    documents: &BTreeMap<EntityKey, (Arc<Entity>, Arc<str>)>,
-) -> Result<(), sqlx::Error> {
+    documents: &BTreeMap<EntityKey, Written>,
+) -> Result<(), LedgerError> {
     for kind in EntityKind::ALL {
-        let rows: Vec<_> = documents.iter().filter(|(key, _)| key.kind == *kind).collect();
-        if rows.is_empty() {
-            continue;
-        }
-        // The table's name comes from the code, never from a client.
-        let sql = format!(
-            "insert into {} (tenant_id, id, code, status, expires_at, version, created_at, updated_at, document)
-             select t, i, c, s, x, v, m, u, d::json from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[],
-                 $6::bigint[], $7::timestamptz[], $8::timestamptz[], $9::text[]) as n (t, i, c, s, x, v, m, u, d)
-             on conflict (tenant_id, id) do update set status = excluded.status, expires_at = excluded.expires_at,
-                 version = excluded.version, updated_at = excluded.updated_at, document = excluded.document",
-            kind.collection()
-        );
-        sqlx::query(AssertSqlSafe(sql))
-            .bind(rows.iter().map(|(key, _)| key.tenant.0).collect::<Vec<_>>())
-            .bind(rows.iter().map(|(key, _)| key.id).collect::<Vec<_>>())
-            .bind(rows.iter().map(|(_, (entity, _))| entity.code()).collect::<Vec<_>>())
-            .bind(rows.iter().map(|(_, (entity, _))| entity.status()).collect::<Vec<_>>())
-            .bind(rows.iter().map(|(_, (entity, _))| entity.expires_at().map(Timestamp::datetime)).collect::<Vec<_>>())
-            .bind(rows.iter().map(|(_, (entity, _))| entity.version()).collect::<Vec<_>>())
-            .bind(rows.iter().map(|(_, (entity, _))| entity.created_at().datetime()).collect::<Vec<_>>())
-            .bind(rows.iter().map(|(_, (entity, _))| entity.updated_at().datetime()).collect::<Vec<_>>())
-            .bind(rows.iter().map(|(_, (_, document))| document.as_ref()).collect::<Vec<_>>())
-            .execute(&mut *connection)
-            .await?;
+        let (new, changed): (Vec<_>, Vec<_>) =
+            documents.iter().filter(|(key, _)| key.kind == *kind).partition(|(_, written)| written.new);
+        insert_documents(connection, *kind, &new).await?;
+        update_documents(connection, *kind, &changed).await?;
     }
     Ok(())
+}
+
+type Documents<'a> = [(&'a EntityKey, &'a Written)];
+
+async fn insert_documents(
+    connection: &mut PgConnection,
+    kind: EntityKind,
+    documents: &Documents<'_>,
+) -> Result<(), sqlx::Error> {
+    // The table's name comes from the code, never from a client.
+    let statement = format!(
+        "copy {} (tenant_id, id, code, status, expires_at, version, created_at, updated_at, document) from stdin (format binary)",
+        kind.collection()
+    );
+    copy(connection, &statement, documents.iter(), |row, (key, written)| {
+        let entity = &written.entity;
+        row.uuid(key.tenant.0)
+            .uuid(key.id)
+            .optional_text(entity.code())
+            .optional_text(entity.status())
+            .optional(entity.expires_at(), |row, at| {
+                row.timestamp(at);
+            })
+            .bigint(entity.version())
+            .timestamp(entity.created_at())
+            .timestamp(entity.updated_at())
+            .text(&written.document);
+    })
+    .await
+}
+
+async fn update_documents(
+    connection: &mut PgConnection,
+    kind: EntityKind,
+    documents: &Documents<'_>,
+) -> Result<(), LedgerError> {
+    if documents.is_empty() {
+        return Ok(());
+    }
+    let sql = format!(
+        "update {} e set status = s, expires_at = x, version = v, updated_at = u, document = d::json
+         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::bigint[], $6::timestamptz[], $7::text[])
+             as n (t, i, s, x, v, u, d)
+         where e.tenant_id = t and e.id = i",
+        kind.collection()
+    );
+    let entities = || documents.iter().map(|(_, written)| &written.entity);
+    let done = sqlx::query(AssertSqlSafe(sql))
+        .bind(documents.iter().map(|(key, _)| key.tenant.0).collect::<Vec<_>>())
+        .bind(documents.iter().map(|(key, _)| key.id).collect::<Vec<_>>())
+        .bind(entities().map(|entity| entity.status()).collect::<Vec<_>>())
+        .bind(entities().map(|entity| entity.expires_at().map(Timestamp::datetime)).collect::<Vec<_>>())
+        .bind(entities().map(|entity| entity.version()).collect::<Vec<_>>())
+        .bind(entities().map(|entity| entity.updated_at().datetime()).collect::<Vec<_>>())
+        .bind(documents.iter().map(|(_, written)| written.document.as_ref()).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    if done.rows_affected() == documents.len() as u64 {
+        Ok(())
+    } else {
+        let reason = format!("{} of {} are there to be changed", done.rows_affected(), documents.len());
+        Err(LedgerError::Corrupt { what: kind.noun(), reason })
+    }
 }
 
 async fn replace_barcodes(
@@ -322,35 +366,29 @@ async fn replace_barcodes(
 }
 
 async fn insert_audit(connection: &mut PgConnection, audit: &[AuditRecord]) -> Result<(), sqlx::Error> {
-    if audit.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "insert into audit_log (tenant_id, sequence, operation_index, action, entity_kind, entity_id, entity_version, document,
-             actor_kind, actor_id, ip, user_agent, request_id, command_id, recorded_at, hash)
-         select t, s, o, a, k, e, v, d::json, ak, ai, ip, ua, r, c, m, h from unnest($1::uuid[], $2::bigint[], $3::integer[],
-             $4::text[], $5::text[], $6::uuid[], $7::bigint[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
-             $13::text[], $14::uuid[], $15::timestamptz[], $16::bytea[]) as n (t, s, o, a, k, e, v, d, ak, ai, ip, ua, r, c, m, h)",
-    )
-    .bind(audit.iter().map(|r| r.tenant.0).collect::<Vec<_>>())
-    .bind(audit.iter().map(|r| r.sequence).collect::<Vec<_>>())
-    .bind(audit.iter().map(|r| r.operation_index).collect::<Vec<_>>())
-    .bind(audit.iter().map(|r| r.action).collect::<Vec<_>>())
-    .bind(audit.iter().map(|r| r.entity_kind.name()).collect::<Vec<_>>())
-    .bind(audit.iter().map(|r| r.entity).collect::<Vec<_>>())
-    .bind(audit.iter().map(|r| r.entity_version).collect::<Vec<_>>())
-    .bind(audit.iter().map(|r| r.document.as_ref()).collect::<Vec<_>>())
-    .bind(audit.iter().map(|r| r.actor.kind.as_str()).collect::<Vec<_>>())
-    .bind(audit.iter().map(|r| r.actor.id.as_str()).collect::<Vec<_>>())
-    .bind(audit.iter().map(|r| r.actor.ip.as_deref()).collect::<Vec<_>>())
-    .bind(audit.iter().map(|r| r.actor.user_agent.as_deref()).collect::<Vec<_>>())
-    .bind(audit.iter().map(|r| r.request_id.as_str()).collect::<Vec<_>>())
-    .bind(audit.iter().map(|r| r.command.0).collect::<Vec<_>>())
-    .bind(audit.iter().map(|r| r.recorded_at.datetime()).collect::<Vec<_>>())
-    .bind(audit.iter().map(|r| r.hash.as_slice()).collect::<Vec<_>>())
-    .execute(connection)
-    .await?;
-    Ok(())
+    let statement = "copy audit_log (tenant_id, sequence, operation_index, action, entity_kind, entity_id, entity_version, document,
+        actor_kind, actor_id, ip, user_agent, request_id, command_id, recorded_at, hash) from stdin (format binary)";
+    copy(connection, statement, audit.iter(), |row, r| {
+        row.uuid(r.tenant.0)
+            .bigint(r.sequence)
+            .optional(r.operation_index, |row, index| {
+                row.integer(index);
+            })
+            .text(r.action)
+            .text(r.entity_kind.name())
+            .uuid(r.entity)
+            .bigint(r.entity_version)
+            .text(&r.document)
+            .text(&r.actor.kind)
+            .text(&r.actor.id)
+            .optional_text(r.actor.ip.as_deref())
+            .optional_text(r.actor.user_agent.as_deref())
+            .text(&r.request_id)
+            .uuid(r.command.0)
+            .timestamp(r.recorded_at)
+            .bytes(&r.hash);
+    })
+    .await
 }
 
 async fn free_keys(connection: &mut PgConnection, keys: &[IdempotencyKey]) -> Result<(), sqlx::Error> {
@@ -369,49 +407,34 @@ async fn free_keys(connection: &mut PgConnection, keys: &[IdempotencyKey]) -> Re
 }
 
 async fn insert_outcomes(connection: &mut PgConnection, rows: &[OutcomeRow]) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let refusals: Vec<Option<&Refusal>> = rows
-        .iter()
-        .map(|row| match row.outcome.verdict.as_ref() {
-            Verdict::Rejected(refusal) => Some(refusal),
-            Verdict::Accepted { .. } => None,
-        })
-        .collect();
-    let audit: Vec<Option<(i64, i64)>> = rows
-        .iter()
-        .map(|row| match row.outcome.verdict.as_ref() {
-            Verdict::Accepted { audit_sequences, .. } => Some(*audit_sequences),
-            Verdict::Rejected(_) => None,
-        })
-        .collect();
-    // The same command can stand twice on the topic only by another hand than ours: its first row stays.
-    sqlx::query(
-        "insert into command_outcomes (tenant_id, command_id, idempotency_key, fingerprint, replay_of, accepted, code, message,
-             details, first_audit, last_audit, partition, log_offset, recorded_at)
-         select t, c, k, f, r, a, e, m, d::json, fa, la, p, o, w from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[],
-             $6::boolean[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::integer[], $13::bigint[],
-             $14::timestamptz[]) as n (t, c, k, f, r, a, e, m, d, fa, la, p, o, w)
-         on conflict (tenant_id, command_id) do nothing",
-    )
-    .bind(rows.iter().map(|row| row.outcome.tenant.0).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.outcome.command_id.0).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.idempotency_key.as_deref()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.fingerprint.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.outcome.replay_of.map(|id| id.0)).collect::<Vec<_>>())
-    .bind(refusals.iter().map(Option::is_none).collect::<Vec<_>>())
-    .bind(refusals.iter().map(|r| r.map(|r| r.code.as_str())).collect::<Vec<_>>())
-    .bind(refusals.iter().map(|r| r.map(|r| r.message.as_str())).collect::<Vec<_>>())
-    .bind(refusals.iter().map(|r| r.map(|r| r.details.as_str())).collect::<Vec<_>>())
-    .bind(audit.iter().map(|a| a.map(|a| a.0)).collect::<Vec<_>>())
-    .bind(audit.iter().map(|a| a.map(|a| a.1)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.outcome.position.partition).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.outcome.position.offset).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.outcome.recorded_at.datetime()).collect::<Vec<_>>())
-    .execute(connection)
-    .await?;
-    Ok(())
+    let statement = "copy command_outcomes (tenant_id, command_id, idempotency_key, fingerprint, replay_of, accepted, code, message,
+        details, first_audit, last_audit, partition, log_offset, recorded_at) from stdin (format binary)";
+    copy(connection, statement, rows.iter(), |row, OutcomeRow { outcome, idempotency_key, fingerprint }| {
+        let (refusal, audit) = match outcome.verdict.as_ref() {
+            Verdict::Rejected(refusal) => (Some(refusal), None),
+            Verdict::Accepted { audit_sequences, .. } => (None, Some(*audit_sequences)),
+        };
+        let bigint = |row: &mut CopyRow<'_>, value| {
+            row.bigint(value);
+        };
+        row.uuid(outcome.tenant.0)
+            .uuid(outcome.command_id.0)
+            .optional_text(idempotency_key.as_deref())
+            .text(fingerprint)
+            .optional(outcome.replay_of, |row, id| {
+                row.uuid(id.0);
+            })
+            .boolean(refusal.is_none())
+            .optional_text(refusal.map(|refusal| refusal.code.as_str()))
+            .optional_text(refusal.map(|refusal| refusal.message.as_str()))
+            .optional_text(refusal.map(|refusal| refusal.details.as_str()))
+            .optional(audit.map(|audit| audit.0), bigint)
+            .optional(audit.map(|audit| audit.1), bigint)
+            .integer(outcome.position.partition)
+            .bigint(outcome.position.offset)
+            .timestamp(outcome.recorded_at);
+    })
+    .await
 }
 
 async fn upsert_heads(

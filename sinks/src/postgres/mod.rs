@@ -1,5 +1,6 @@
 //! Postgres: the ledger's store, its read queries, and who may call. All SQL of the platform stands below here.
 
+mod copy;
 pub mod digest;
 pub mod ledger;
 pub mod outbox;

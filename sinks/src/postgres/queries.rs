@@ -461,7 +461,7 @@ pub async fn find_outcome(
     let row = sqlx::query(
         "select o.replay_of, d.code, d.message, d.details::text as details, d.first_audit, d.last_audit, d.partition, d.log_offset, d.recorded_at
          from command_outcomes o join command_outcomes d on d.tenant_id = o.tenant_id and d.command_id = coalesce(o.replay_of, o.command_id)
-         where o.tenant_id = $1 and o.command_id = $2",
+         where o.tenant_id = $1 and o.command_id = $2 order by o.log_offset, d.log_offset limit 1",
     )
     .bind(tenant.0)
     .bind(command.0)
