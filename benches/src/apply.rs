@@ -42,11 +42,7 @@ pub(crate) async fn enqueue(environment: &Environment, commands: impl Iterator<I
     Ok(count)
 }
 
-async fn flush(
-    producer: &twh_sinks::kafka::Producer,
-    topic: &str,
-    waiting: &mut Vec<(String, Vec<u8>)>,
-) -> Result<()> {
+async fn flush(producer: &twh_sinks::kafka::Producer, topic: &str, waiting: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
     let records = waiting.iter().map(|(key, payload)| Outgoing {
         topic,
         partition: None,

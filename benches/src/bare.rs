@@ -71,11 +71,7 @@ async fn decided(schemas: &Arc<Schemas>, partition: i32, commands: Vec<Command>,
     let ledger = Ledger {
         store: store.clone(),
         schemas: Arc::clone(schemas),
-        publishing: Some(Publishing {
-            store: store.clone(),
-            log: Nowhere,
-            full_name: Arc::new(str::to_owned),
-        }),
+        publishing: Some(Publishing { store: store.clone(), log: Nowhere, full_name: Arc::new(str::to_owned) }),
         kafka_cluster_id: "bench".to_owned(),
         owner: "bench".to_owned(),
     };
@@ -92,8 +88,9 @@ async fn decided(schemas: &Arc<Schemas>, partition: i32, commands: Vec<Command>,
                 Decoded { record, item }
             })
             .collect();
-        writer.apply(&batch, offset).await.map_err(|error| anyhow!("{error:?}"))?;
+        writer.apply(batch, offset).await.map_err(|error| anyhow!("{error:?}"))?;
     }
+    writer.finish().await.map_err(|error| anyhow!("{error:?}"))?;
     writer.drain().await;
     Ok(store.0)
 }

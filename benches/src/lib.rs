@@ -41,7 +41,9 @@ async fn scenarios(environment: &Environment, count: usize) -> Result<()> {
         eprintln!("naive {}: {rate:.0}", spread.name());
     }
     let tenants: Vec<_> = environment.tenants(6).await?.iter().map(|tenant| tenant.tenant_id).collect();
-    let bare = bare::drive(&environment.pool, &environment.schemas, &mut Catalogue::new(tenants, 125), count / 2, 1000, 1000).await?;
+    let bare =
+        bare::drive(&environment.pool, &environment.schemas, &mut Catalogue::new(tenants, 125), count / 2, 1000, 1000)
+            .await?;
     eprintln!("bare: {bare:.0}");
     apply::backlog(environment, catalogue.opening()?.into_iter().map(Ok)).await?;
     for spread in Spread::BOTH {

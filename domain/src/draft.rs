@@ -14,9 +14,8 @@ use crate::location::Location;
 use crate::movement::{Movement, MovementKind};
 use crate::outcome::{Resource, Verdict};
 use crate::rejection::{Rejection, Shortage};
-use crate::state::{Effects, LedgerHead, Need, State};
+use crate::state::{Effects, HashMap, LedgerHead, Need, State};
 use crate::timestamp::Timestamp;
-use std::collections::HashMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -91,9 +90,9 @@ impl<'a> Draft<'a> {
             state,
             command,
             recorded: Recorded { at: head.recorded_at, ..recorded },
-            entities: HashMap::new(),
-            codes: HashMap::new(),
-            levels: HashMap::new(),
+            entities: HashMap::default(),
+            codes: HashMap::default(),
+            levels: HashMap::default(),
             head,
             effects: Effects::default(),
             resources: Vec::new(),

@@ -42,6 +42,11 @@ macro_rules! entities {
             pub const fn collection(self) -> &'static str {
                 match self { $(Self::$variant => $table,)* }
             }
+            /// True where nothing acts upon a document once it is made.
+            #[must_use]
+            pub const fn is_final(self) -> bool {
+                matches!(self, Self::Return | Self::Adjustment | Self::Count)
+            }
             /// The kind with this name.
             #[must_use]
             pub fn from_name(name: &str) -> Option<Self> {

@@ -45,4 +45,4 @@ pub mod transfer;
 pub mod validate;
 
 pub use decide::{Decision, IDEMPOTENCY_RETENTION_MICROS, Recorded, decide};
-pub use prefetch::prefetch;
+pub use prefetch::{Needs, prefetch};

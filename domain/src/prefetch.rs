@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 /// Adds to `needs` what the command touches and `state` has not loaded. Call again after loading: what was loaded
 /// (an order, the id behind a SKU) names further things. Nothing added means all is there.
-pub fn prefetch(state: &State, command: &Command, needs: &mut BTreeSet<Need>) {
+pub fn prefetch(state: &State, command: &Command, needs: &mut Needs) {
     let mut walk = Walk { state, tenant: command.tenant_id, needs };
     walk.need(Need::Head(command.tenant_id));
     walk.need(Need::Outcome(IdempotencyKey { tenant: command.tenant_id, key: command.idempotency_key.clone() }));
@@ -20,16 +20,32 @@ pub fn prefetch(state: &State, command: &Command, needs: &mut BTreeSet<Need>) {
     }
 }
 
+/// What a batch of commands will probably look at.
+#[derive(Debug, Default)]
+pub struct Needs {
+    /// To be loaded.
+    pub load: BTreeSet<Need>,
+    /// Ids that the edge has made, and numbers made of them: nothing has them yet, but where a command was put on the log by
+    /// hand. Who has constraints to fall back on takes them for absent; who has none loads them too.
+    pub made_anew: BTreeSet<Need>,
+}
+
 struct Walk<'a> {
     state: &'a State,
     tenant: TenantId,
-    needs: &'a mut BTreeSet<Need>,
+    needs: &'a mut Needs,
 }
 
 impl<'a> Walk<'a> {
     fn need(&mut self, need: Need) {
         if !self.state.has(&need) {
-            self.needs.insert(need);
+            self.needs.load.insert(need);
+        }
+    }
+
+    fn made_anew(&mut self, need: Need) {
+        if !self.state.has(&need) {
+            self.needs.made_anew.insert(need);
         }
     }
 
@@ -72,11 +88,17 @@ impl<'a> Walk<'a> {
 
     /// A new document: its id is free, and so is its number.
     fn fresh(&mut self, kind: EntityKind, operation: &Operation, code: Option<&str>, prefix: &str) {
-        self.entity(kind, operation.subject);
+        let (tenant, id) = (self.tenant, operation.subject);
+        self.made_anew(Need::Entity(EntityKey { tenant, kind, id }));
         match code {
-            Some(code) => self.code(CodeSpace::Entity(kind), code),
-            None => self.code(CodeSpace::Entity(kind), &number_from_id(prefix, operation.subject)),
-        };
+            Some(code) => {
+                self.code(CodeSpace::Entity(kind), code);
+            }
+            None => {
+                let code = number_from_id(prefix, id);
+                self.made_anew(Need::Code(CodeKey { tenant, space: CodeSpace::Entity(kind), code }));
+            }
+        }
     }
 
     /// The items and levels of the lines of a new document.
@@ -190,7 +212,8 @@ impl<'a> Walk<'a> {
                 self.lines(&body.lines, location);
             }
             Payload::CreateReservation(body) => {
-                self.entity(EntityKind::Reservation, subject);
+                let (tenant, kind) = (self.tenant, EntityKind::Reservation);
+                self.made_anew(Need::Entity(EntityKey { tenant, kind, id: subject }));
                 let item = self.item(body.item_ref());
                 let location = self.location(body.location_ref());
                 self.level(item, location);

@@ -82,10 +82,10 @@ impl Publisher {
         Self { work, published_through, stop, task: tokio::spawn(task.run(inbox)) }
     }
 
-    /// Publishes a batch that is committed; waits while too many wait already.
-    pub async fn publish(&self, next_offset: i64, records: Vec<OutboxRecord>) {
-        // A publisher ends only when it is drained.
-        let _ = self.work.send(Work::Batch(next_offset, records)).await;
+    /// Where committed batches are handed in.
+    #[must_use]
+    pub fn inbox(&self) -> Inbox {
+        Inbox(self.work.clone())
     }
 
     /// Looks into the table, for a batch whose commit was in doubt.
@@ -107,6 +107,18 @@ impl Publisher {
             self.stop.cancel();
             let _ = task.await;
         }
+    }
+}
+
+/// The way to a partition's publisher; a publisher that is drained waits until there is none left.
+#[derive(Clone)]
+pub struct Inbox(mpsc::Sender<Work>);
+
+impl Inbox {
+    /// Publishes a batch that is committed; waits while too many wait already.
+    pub async fn publish(&self, next_offset: i64, records: Vec<OutboxRecord>) {
+        // A publisher ends only when it is drained.
+        let _ = self.0.send(Work::Batch(next_offset, records)).await;
     }
 }
 

@@ -168,12 +168,13 @@ pub async fn partition<S: Store, L: Log>(
                 Err(DecodeError::Unavailable(reason)) => return Err(refused(reason)),
             }
         }
-        worker.apply(&batch, through).await.map_err(|error| refused(reason(error)))?;
         done.commands += u64::try_from(batch.len()).unwrap_or_default();
+        worker.apply(batch, through).await.map_err(|error| refused(reason(error)))?;
         done.next_offset = through;
         applied(count);
     }
     reading.await.map_err(|error| refused(error.to_string()))??;
+    worker.finish().await.map_err(|error| refused(reason(error)))?;
     worker.drain().await;
     Ok(done)
 }

@@ -165,7 +165,10 @@ impl Model {
         let key = record.key.to_vec();
         let entry = (topic, key, record.payload.to_vec());
         must(self.to_publish.contains(&entry), || {
-            format!("a record of {topic} (key {}) is published that is not committed", String::from_utf8_lossy(&entry.1))
+            format!(
+                "a record of {topic} (key {}) is published that is not committed",
+                String::from_utf8_lossy(&entry.1)
+            )
         })?;
         let (tenant, sequence) = if topic == EVENTS.name {
             let event = read(&schemas.events, record.payload)?;
@@ -212,7 +215,10 @@ impl Model {
     /// Everything has come to rest: nothing is missing.
     pub(crate) fn at_rest(&self, tables: &Tables) -> Result<(), String> {
         if let Some((topic, key, _)) = self.to_publish.difference(&self.published).next() {
-            return Err(format!("a committed record of {topic} (key {}) was never published", String::from_utf8_lossy(key)));
+            return Err(format!(
+                "a committed record of {topic} (key {}) was never published",
+                String::from_utf8_lossy(key)
+            ));
         }
         for (tenant, head) in &tables.heads {
             let end = self.movements.get(tenant).map_or(0, |end| end.sequence);

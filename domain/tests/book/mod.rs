@@ -1,6 +1,6 @@
 //! A ledger in memory: what the shell keeps in tables, for tests of the rules.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use twh_domain::command::{Actor, Command, Operation, Payload, RULES_VERSION};
 use twh_domain::entity::{CodeKey, CodeSpace, Entity, EntityKey, LevelKey};
@@ -11,7 +11,7 @@ use twh_domain::movement::{MOVEMENT_CHAIN, Movement, genesis};
 use twh_domain::outcome::{Outcome, Position, Verdict};
 use twh_domain::state::{IdempotencyKey, LedgerHead, Need, PriorOutcome, State};
 use twh_domain::timestamp::Timestamp;
-use twh_domain::{Decision, Recorded, decide, prefetch};
+use twh_domain::{Decision, Needs, Recorded, decide, prefetch};
 use uuid::Uuid;
 
 /// All that is committed.
@@ -52,12 +52,13 @@ impl Book {
     pub(crate) fn apply(&mut self, batch: &[Command]) -> (Vec<Outcome>, usize) {
         let mut state = State::default();
         loop {
-            let mut needs = BTreeSet::new();
+            let mut needs = Needs::default();
             batch.iter().for_each(|command| prefetch(&state, command, &mut needs));
-            if needs.is_empty() {
+            needs.load.append(&mut needs.made_anew);
+            if needs.load.is_empty() {
                 break;
             }
-            needs.into_iter().for_each(|need| self.load(&mut state, need));
+            needs.load.into_iter().for_each(|need| self.load(&mut state, need));
         }
         let mut missed = 0;
         let mut outcomes = Vec::new();

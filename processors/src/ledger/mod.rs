@@ -1,8 +1,8 @@
 //! The consumer group `ledger`: turns commands into movements, one writer a partition, many commands a transaction.
 //!
 //! A batch is decided on the state that the writer keeps (it alone writes it), and written with the partition's checkpoint in
-//! one transaction, compare-and-set on offset and epoch: applied exactly once, and never by two. What is in doubt after a
-//! failure is settled by reading the checkpoint, never by guessing.
+//! one transaction, compare-and-set on offset and epoch: applied exactly once, and never by two. The next batch is decided
+//! while one is written. What is in doubt after a failure is settled by reading the checkpoint, never by guessing.
 
 mod records;
 
@@ -11,20 +11,22 @@ use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Record, W
 use crate::seams::{Log, Store};
 use prometheus::{IntCounterVec, register_int_counter_vec};
 use records::Records;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, LazyLock};
+use tokio::task::JoinHandle;
 use twh_domain::command::{Command, RULES_VERSION};
 use twh_domain::entity::LevelKey;
 use twh_domain::outcome::{Position, Verdict};
-use twh_domain::state::{IdempotencyKey, PriorOutcome, State};
-use twh_domain::{Decision, Recorded, decide, prefetch};
+use twh_domain::state::{IdempotencyKey, Need, PriorOutcome, State};
+use twh_domain::{Decision, Needs, Recorded, decide, prefetch};
 use twh_schemas::Schemas;
 use twh_sinks::postgres::ledger::{Batch, Claim, LedgerError, OutcomeRow, Written};
+use twh_sinks::postgres::sqlx;
 
 /// The group's name, without the environment's prefix.
 pub const GROUP: &str = "ledger";
-/// Things that a writer keeps loaded before it starts afresh: its memory's bound, some hundred megabytes.
-const STATE_MAX: usize = 500_000;
+/// Things that a writer keeps loaded in one of its two generations: its memory's bound, some tens of megabytes.
+const YOUNG_MAX: usize = 25_000;
 /// Rounds of loading before a command that still asks for more is taken for a defect.
 const LOAD_ROUNDS_MAX: usize = 8;
 
@@ -64,7 +66,10 @@ impl<S: Store, L: Log> Group for Ledger<S, L> {
             claim,
             state: State::default(),
             publisher: self.publishing.clone().map(|publishing| Publisher::start(publishing, partition)),
+            taken: VecDeque::new(),
+            under_way: None,
             in_doubt: false,
+            careful: false,
         };
         Ok(Claimed { worker: writer, next_offset: claim.next_offset })
     }
@@ -92,9 +97,17 @@ impl<S: Store, L: Log> Group for Ledger<S, L> {
 fn apply_error(error: LedgerError) -> ApplyError {
     match error {
         LedgerError::Fenced { .. } => ApplyError::Fenced(error.to_string()),
-        LedgerError::OtherCluster { .. } | LedgerError::Corrupt { .. } => ApplyError::Halted(error.to_string()),
+        LedgerError::OtherCluster { .. } | LedgerError::Corrupt { .. } | LedgerError::Taken(_) => {
+            ApplyError::Halted(error.to_string())
+        }
         LedgerError::Database(_) => ApplyError::Unavailable(error.to_string()),
     }
+}
+
+/// A batch that is not known to be committed.
+struct Taken {
+    batch: Arc<Vec<Decoded<Command>>>,
+    next_offset: i64,
 }
 
 /// The writer of one partition.
@@ -103,8 +116,14 @@ pub struct Writer<S, L> {
     claim: Claim,
     state: State,
     publisher: Option<Publisher>,
-    /// A commit failed in a way that does not say whether it went through.
+    /// What was taken on, oldest first.
+    taken: VecDeque<Taken>,
+    /// Writes the oldest of it.
+    under_way: Option<JoinHandle<Result<(), LedgerError>>>,
+    /// Something failed in a way that does not say whether a commit went through.
     in_doubt: bool,
+    /// Loads also what is new by all appearances: a batch was refused because something was not.
+    careful: bool,
 }
 
 impl<S: Store, L: Log> Worker for Writer<S, L> {
@@ -134,17 +153,32 @@ impl<S: Store, L: Log> Worker for Writer<S, L> {
         Ok(command)
     }
 
-    async fn apply(&mut self, batch: &[Decoded<Command>], next_offset: i64) -> Result<(), ApplyError> {
-        let applied = self.try_apply(batch, next_offset).await;
-        if applied.is_err() {
-            // What was decided may not be what is committed: begin from the database again.
-            self.state = State::default();
-            self.in_doubt = true;
-        }
-        applied.map_err(apply_error)
+    async fn apply(&mut self, batch: Vec<Decoded<Command>>, next_offset: i64) -> Result<(), ApplyError> {
+        self.taken.push_back(Taken { batch: Arc::new(batch), next_offset });
+        self.advance(false).await
+    }
+
+    async fn written(&mut self) -> Result<(), ApplyError> {
+        let written = self.until_written().await;
+        written.map_err(|error| {
+            self.doubt(&error);
+            apply_error(error)
+        })
+    }
+
+    async fn finish(&mut self) -> Result<(), ApplyError> {
+        self.advance(true).await
+    }
+
+    fn applied_through(&self) -> i64 {
+        self.claim.next_offset
     }
 
     async fn drain(self) {
+        if let Some(write) = self.under_way {
+            // However it ends, the next owner reads how far the ledger is.
+            let _ = write.await;
+        }
         if let Some(publisher) = self.publisher {
             publisher.drain().await;
         }
@@ -152,46 +186,97 @@ impl<S: Store, L: Log> Worker for Writer<S, L> {
 }
 
 impl<S: Store, L: Log> Writer<S, L> {
-    async fn try_apply(&mut self, batch: &[Decoded<Command>], next_offset: i64) -> Result<(), LedgerError> {
+    /// Decides what is not decided and begins to write it; with `all`, waits until it is written.
+    async fn advance(&mut self, all: bool) -> Result<(), ApplyError> {
+        loop {
+            let Err(error) = self.try_advance(all).await else { return Ok(()) };
+            let new_cause = matches!(error, LedgerError::Taken(_)) && !self.careful;
+            self.doubt(&error);
+            if !new_cause {
+                return Err(apply_error(error));
+            }
+            tracing::info!(partition = self.claim.partition, %error, "deciding a batch again, with everything loaded");
+        }
+    }
+
+    /// What was decided may not be what is committed: begin from the database again.
+    fn doubt(&mut self, error: &LedgerError) {
+        self.state = State::default();
+        self.in_doubt = true;
+        self.careful |= matches!(error, LedgerError::Taken(_));
+    }
+
+    async fn try_advance(&mut self, all: bool) -> Result<(), LedgerError> {
         if self.in_doubt {
             self.settle().await?;
         }
+        while let Some(next) = self.taken.get(usize::from(self.under_way.is_some())) {
+            let (batch, next_offset) = (Arc::clone(&next.batch), next.next_offset);
+            let writes = self.decide_batch(&batch, next_offset).await?;
+            self.until_written().await?;
+            self.write(next_offset, writes);
+        }
+        if all { self.until_written().await } else { Ok(()) }
+    }
+
+    /// Decides a batch on the state that the ones before it leave: what it writes.
+    async fn decide_batch(&mut self, batch: &[Decoded<Command>], next_offset: i64) -> Result<Batch, LedgerError> {
         let fresh: Vec<_> = batch.iter().filter(|decoded| decoded.record.offset >= self.claim.next_offset).collect();
-        if next_offset <= self.claim.next_offset {
-            return Ok(());
-        }
-        if self.state.len() > STATE_MAX {
-            self.state = State::default();
-        }
-        self.preload(&fresh).await?;
+        let made_anew = self.preload(&fresh).await?;
         let schemas = Arc::clone(&self.shared.schemas);
         let mut writes = Batch::default();
         let mut records = Records::new(&schemas);
         for decoded in fresh {
             let decision = self.decide(decoded).await?;
-            self.take(decoded, &decision, &mut writes);
+            self.add(decoded, &decision, &mut writes);
             if self.publisher.is_some() {
                 records.add(decoded, &decision)?;
             }
             self.state.evolve(&decision.effects);
         }
-        self.state.forget_outcomes();
+        self.confirm(made_anew).await?;
+        self.state.end_batch(YOUNG_MAX);
         if self.publisher.is_some() {
             writes.outbox = records.finish(&writes.levels, next_offset - 1, self.claim.partition)?;
         }
+        Ok(writes)
+    }
+
+    /// Begins to write the oldest batch, in a task of its own.
+    fn write(&mut self, next_offset: i64, mut writes: Batch) {
+        let (store, claim) = (self.shared.store.clone(), self.claim);
         let published_through = self.publisher.as_ref().map_or(NOTHING_PUBLISHED, Publisher::published_through);
-        self.shared.store.commit(self.claim, next_offset, published_through, &writes).await?;
-        self.claim.next_offset = next_offset;
-        if let Some(publisher) = &self.publisher
-            && !writes.outbox.is_empty()
-        {
-            publisher.publish(next_offset, writes.outbox).await;
+        let inbox = self.publisher.as_ref().map(Publisher::inbox);
+        self.under_way = Some(tokio::spawn(async move {
+            store.commit(claim, next_offset, published_through, &writes).await?;
+            if let Some(inbox) = inbox
+                && !writes.outbox.is_empty()
+            {
+                inbox.publish(next_offset, std::mem::take(&mut writes.outbox)).await;
+            }
+            Ok(())
+        }));
+    }
+
+    /// Waits until the batch that is being written is.
+    async fn until_written(&mut self) -> Result<(), LedgerError> {
+        let Some(write) = self.under_way.as_mut() else { return Ok(()) };
+        let written = write.await;
+        self.under_way = None;
+        written.unwrap_or(Err(LedgerError::Database(sqlx::Error::WorkerCrashed)))?;
+        if let Some(taken) = self.taken.pop_front() {
+            self.claim.next_offset = taken.next_offset;
         }
+        self.careful = false;
         Ok(())
     }
 
     /// Finds out whether the commit in doubt went through, and whether the partition is still ours.
     async fn settle(&mut self) -> Result<(), LedgerError> {
+        if let Some(write) = self.under_way.take() {
+            // However it ended, the checkpoint tells.
+            let _ = write.await;
+        }
         let fenced = LedgerError::Fenced {
             partition: self.claim.partition,
             epoch: self.claim.epoch,
@@ -207,23 +292,52 @@ impl<S: Store, L: Log> Writer<S, L> {
                 publisher.sweep().await;
             }
         }
+        let applied = self.claim.next_offset;
+        self.taken.retain(|taken| taken.next_offset > applied);
         self.in_doubt = false;
         Ok(())
     }
 
-    /// Loads what the batch touches, in as few queries as its references are deep.
-    async fn preload(&mut self, batch: &[&Decoded<Command>]) -> Result<(), LedgerError> {
+    /// Loads what the batch touches, in as few queries as its references are deep. What is new by all appearances is taken
+    /// for absent and returned, to be confirmed.
+    async fn preload(&mut self, batch: &[&Decoded<Command>]) -> Result<BTreeSet<Need>, LedgerError> {
+        let mut made_anew = BTreeSet::new();
         for _ in 0..LOAD_ROUNDS_MAX {
-            let mut needs = BTreeSet::new();
+            let mut needs = Needs::default();
             for decoded in batch {
                 prefetch(&self.state, &decoded.item, &mut needs);
             }
-            if needs.is_empty() {
-                return Ok(());
+            if self.careful {
+                needs.load.append(&mut needs.made_anew);
             }
-            self.shared.store.load(&mut self.state, needs).await?;
+            if needs.load.is_empty() && needs.made_anew.is_empty() {
+                break;
+            }
+            if !needs.load.is_empty() {
+                self.shared.store.load(&mut self.state, needs.load).await?;
+            }
+            // What another command asks for by name is loaded by now, and stays as it is.
+            for need in needs.made_anew.into_iter().filter(|need| !self.state.has(need)).collect::<Vec<_>>() {
+                self.state.load_absent(need.clone());
+                made_anew.insert(need);
+            }
         }
-        Ok(())
+        Ok(made_anew)
+    }
+
+    /// What was taken for absent and became a document is confirmed by the database, whose keys are unique. The rest, of
+    /// commands that were refused, is confirmed here.
+    async fn confirm(&mut self, made_anew: BTreeSet<Need>) -> Result<(), LedgerError> {
+        let open: BTreeSet<_> = made_anew.into_iter().filter(|need| self.state.is_absent(need)).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        open.iter().for_each(|need| self.state.forget(need));
+        self.shared.store.load(&mut self.state, open.clone()).await?;
+        match open.iter().find(|need| !self.state.is_absent(need)) {
+            None => Ok(()),
+            Some(need) => Err(LedgerError::Taken(format!("{need:?}"))),
+        }
     }
 
     async fn decide(&mut self, decoded: &Decoded<Command>) -> Result<Decision, LedgerError> {
@@ -242,7 +356,7 @@ impl<S: Store, L: Log> Writer<S, L> {
     }
 
     /// Adds a decision to what the batch writes.
-    fn take(&mut self, decoded: &Decoded<Command>, decision: &Decision, writes: &mut Batch) {
+    fn add(&mut self, decoded: &Decoded<Command>, decision: &Decision, writes: &mut Batch) {
         let command = &decoded.item;
         let effects = &decision.effects;
         let key = IdempotencyKey { tenant: command.tenant_id, key: command.idempotency_key.clone() };

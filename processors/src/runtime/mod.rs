@@ -144,13 +144,24 @@ pub trait Worker: Send + 'static {
     /// Decodes a record. Called again while it fails with [`DecodeError::Unavailable`].
     fn decode(&mut self, record: &Record) -> impl Future<Output = Result<Self::Item, DecodeError>> + Send;
 
-    /// Applies a batch and moves to `next_offset`: all of it or nothing. Called again with the same batch while it fails
-    /// with [`ApplyError::Unavailable`].
+    /// Takes on a batch that ends before `next_offset`, and works on it as far as it can while the one before is being
+    /// written: each is applied whole or not at all, in their order. When it fails, the batch is taken on all the same:
+    /// [`Worker::finish`] tries again.
     fn apply(
         &mut self,
-        batch: &[Decoded<Self::Item>],
+        batch: Vec<Decoded<Self::Item>>,
         next_offset: i64,
     ) -> impl Future<Output = Result<(), ApplyError>> + Send;
+
+    /// Waits until what is being written is written; may be dropped while it waits.
+    fn written(&mut self) -> impl Future<Output = Result<(), ApplyError>> + Send;
+
+    /// Applies all that was taken on, trying again what failed. Called again while it fails with
+    /// [`ApplyError::Unavailable`].
+    fn finish(&mut self) -> impl Future<Output = Result<(), ApplyError>> + Send;
+
+    /// All before this offset is applied.
+    fn applied_through(&self) -> i64;
 
     /// Called when the partition is given up: finish what is under way, within the deadline that the loop sets.
     fn drain(self) -> impl Future<Output = ()> + Send;

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A wake-up that got lost costs at most this much.
 const IDLE_CHECK: Duration = Duration::from_millis(250);
+/// A batch is begun before the one before it is written when it has this part of what a batch may hold.
+const LARGE: usize = 4;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -118,65 +120,81 @@ async fn try_claim<G: Group, S: Source, L: Log>(seat: &mut Seat<G, S, L>) -> Res
     Ok((claimed.worker, claimed.next_offset))
 }
 
+/// Records that have arrived and are not taken on.
+#[derive(Default)]
+struct Waiting {
+    records: Vec<Record>,
+    bytes: usize,
+}
+
 async fn work<G: Group, S: Source, L: Log>(
     seat: &mut Seat<G, S, L>,
     worker: &mut G::Worker,
-    mut next_offset: i64,
+    next_offset: i64,
 ) -> Ended {
+    let mut waiting = Waiting::default();
+    let mut taken_through = next_offset;
     let mut known_gap = None;
     while !seat.stop.is_cancelled() {
-        let (records, gap) = seat.gather(next_offset, known_gap);
-        if let Some(expected) = gap {
+        if let Some(expected) = seat.gather(&mut waiting, taken_through, known_gap) {
             // Read once more from there before believing that the log itself has the gap: nothing is skipped by accident.
             match seat.source.seek(expected).await {
                 Ok(()) => known_gap = Some(expected),
                 Err(error) => seat.trouble(&error, "the partition cannot be read again from a gap"),
             }
         }
-        let Some(last) = records.last() else {
-            tokio::select! {
-                biased;
-                () = seat.stop.cancelled() => {}
-                () = seat.source.ready() => {}
-                () = tokio::time::sleep(IDLE_CHECK) => {}
+        let busy = worker.applied_through() < taken_through;
+        let stepped = match waiting.records.last() {
+            // While a batch is written, the next one gathers; it is begun before that only when it is a large one.
+            Some(last) if !busy || seat.is_large(&waiting) => {
+                taken_through = last.offset + 1;
+                seat.take_on(worker, std::mem::take(&mut waiting).records, taken_through).await
             }
-            continue;
+            _ if busy => {
+                tokio::select! {
+                    biased;
+                    () = seat.stop.cancelled() => Ok(()),
+                    written = worker.written() => seat.insist(worker, written).await,
+                    () = seat.source.ready() => Ok(()),
+                }
+            }
+            _ => {
+                tokio::select! {
+                    biased;
+                    () = seat.stop.cancelled() => {}
+                    () = seat.source.ready() => {}
+                    () = tokio::time::sleep(IDLE_CHECK) => {}
+                }
+                Ok(())
+            }
         };
-        let through = last.offset + 1;
-        let applied = async {
-            let batch = seat.decode(worker, records).await?;
-            seat.apply(worker, &batch, through).await
-        };
-        match applied.await {
-            Ok(()) => next_offset = through,
-            Err(ended) => return ended,
+        if let Err(ended) = stepped {
+            return ended;
         }
-        seat.checkpoint(next_offset);
+        seat.checkpoint(worker.applied_through());
     }
     Ended::Stopped
 }
 
 impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
-    /// What has arrived, up to a batch; a batch is whatever came while the last one was applied, never a timer.
+    /// Adds what has arrived, up to a batch; a batch is whatever came while the last one was applied, never a timer.
     /// Ends early at an offset that is missing and not known to be, and says which.
-    fn gather(&mut self, next_offset: i64, known_gap: Option<i64>) -> (Vec<Record>, Option<i64>) {
-        let mut records: Vec<Record> = Vec::new();
-        let mut bytes = 0;
-        while records.len() < self.limits.records_max && bytes < self.limits.bytes_max {
+    fn gather(&mut self, waiting: &mut Waiting, taken_through: i64, known_gap: Option<i64>) -> Option<i64> {
+        while waiting.records.len() < self.limits.records_max && waiting.bytes < self.limits.bytes_max {
             match self.source.poll() {
                 None => break,
                 Some(Ok(record)) => {
-                    let expected = records.last().map_or(next_offset, |record: &Record| record.offset + 1);
+                    let expected = waiting.records.last().map_or(taken_through, |record| record.offset + 1);
                     if record.offset < expected {
                         continue;
                     }
                     if record.offset > expected && known_gap != Some(expected) {
                         TROUBLE.with_label_values(&[self.name.as_str(), "gap"]).inc();
                         tracing::warn!(group = %self.name, partition = self.partition, expected, found = record.offset, "offsets are missing from the log (control records leave such gaps); reading again");
-                        return (records, Some(expected));
+                        return Some(expected);
                     }
-                    bytes += record.payload.len();
-                    records.push(record);
+                    waiting.bytes += record.payload.len();
+                    waiting.records.push(record);
                 }
                 Some(Err(error)) => {
                     tracing::warn!(group = %self.name, partition = self.partition, error, "kafka: reading failed; the client tries again");
@@ -184,7 +202,39 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
                 }
             }
         }
-        (records, None)
+        None
+    }
+
+    /// So many wait that they are worth a batch of their own.
+    fn is_large(&self, waiting: &Waiting) -> bool {
+        waiting.records.len() >= self.limits.records_max.div_ceil(LARGE)
+            || waiting.bytes >= self.limits.bytes_max.div_ceil(LARGE)
+    }
+
+    /// Decodes records and hands them to the worker.
+    async fn take_on(&self, worker: &mut G::Worker, records: Vec<Record>, through: i64) -> Result<(), Ended> {
+        let batch = self.decode(worker, records).await?;
+        BATCH_RECORDS
+            .with_label_values(&[&self.name])
+            .observe(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
+        let begun = Instant::now();
+        let applied = worker.apply(batch, through).await;
+        APPLY_SECONDS.with_label_values(&[&self.name]).observe(begun.elapsed().as_secs_f64());
+        self.insist(worker, applied).await
+    }
+
+    /// Tries again what failed, until it is done.
+    async fn insist(&self, worker: &mut G::Worker, mut applied: Result<(), ApplyError>) -> Result<(), Ended> {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        while let Err(error) = applied {
+            self.trouble(&error, "a batch cannot be applied");
+            if matches!(error, ApplyError::Fenced(_)) {
+                return Err(Ended::Fenced);
+            }
+            self.pause(&mut backoff).await?;
+            applied = worker.finish().await;
+        }
+        Ok(())
     }
 
     async fn decode(&self, worker: &mut G::Worker, records: Vec<Record>) -> Result<Vec<Decoded<G::Item>>, Ended> {
@@ -215,28 +265,6 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
                 },
             };
             self.trouble(&ApplyError::Unavailable(error), "a record cannot be decoded yet");
-            self.pause(&mut backoff).await?;
-        }
-    }
-
-    async fn apply(&self, worker: &mut G::Worker, batch: &[Decoded<G::Item>], next_offset: i64) -> Result<(), Ended> {
-        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
-        loop {
-            let begun = Instant::now();
-            let error = match worker.apply(batch, next_offset).await {
-                Ok(()) => {
-                    APPLY_SECONDS.with_label_values(&[&self.name]).observe(begun.elapsed().as_secs_f64());
-                    BATCH_RECORDS
-                        .with_label_values(&[&self.name])
-                        .observe(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
-                    return Ok(());
-                }
-                Err(error) => error,
-            };
-            self.trouble(&error, "a batch cannot be applied");
-            if matches!(error, ApplyError::Fenced(_)) {
-                return Err(Ended::Fenced);
-            }
             self.pause(&mut backoff).await?;
         }
     }

@@ -45,9 +45,12 @@ pub enum LedgerError {
         /// The cluster connected to.
         connected: String,
     },
+    /// An id or a code that the batch takes as new is there already: nothing was changed.
+    #[error("what a batch takes as new is there already: {0}")]
+    Taken(String),
     /// The database failed or cannot be reached.
     #[error("the database failed: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
     /// A stored value does not read as what it must be.
     #[error("a stored {what} cannot be read: {reason}")]
     Corrupt {
@@ -58,6 +61,15 @@ pub enum LedgerError {
     },
 }
 
+impl From<sqlx::Error> for LedgerError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(refusal) if refusal.is_unique_violation() => Self::Taken(error.to_string()),
+            _ => Self::Database(error),
+        }
+    }
+}
+
 impl LedgerError {
     /// The stable name, as a metric label.
     #[must_use]
@@ -65,6 +77,7 @@ impl LedgerError {
         match self {
             Self::Fenced { .. } => "fenced",
             Self::OtherCluster { .. } => "other_cluster",
+            Self::Taken(_) => "taken",
             Self::Database(_) => "database",
             Self::Corrupt { .. } => "corrupt",
         }
@@ -463,7 +476,8 @@ async fn upsert_heads(
     Ok(())
 }
 
-/// Loads what is needed into the state: each thing that exists, and the knowledge that the others do not.
+/// Loads what is needed into the state: each thing that exists, and the knowledge that the others do not. Each key is looked
+/// up in its index: a `lateral … limit 1` is never planned as a scan of the table, however old the planner's statistics are.
 pub async fn load(pool: &PgPool, state: &mut State, needs: BTreeSet<Need>) -> Result<(), LedgerError> {
     load_on(&mut *pool.acquire().await?, state, needs).await
 }
@@ -474,7 +488,7 @@ pub(super) async fn load_on(
     state: &mut State,
     needs: BTreeSet<Need>,
 ) -> Result<(), LedgerError> {
-    let mut sorted = Needs::default();
+    let mut sorted = Sorted::default();
     for need in needs {
         match need {
             Need::Entity(key) => sorted.entities.push(key),
@@ -492,7 +506,7 @@ pub(super) async fn load_on(
 }
 
 #[derive(Default)]
-struct Needs {
+struct Sorted {
     entities: Vec<EntityKey>,
     codes: Vec<CodeKey>,
     levels: Vec<LevelKey>,
@@ -558,8 +572,8 @@ async fn load_codes(connection: &mut PgConnection, state: &mut State, keys: Vec<
             CodeSpace::Barcode => ("item_barcodes", "barcode", "item_id"),
         };
         let sql = format!(
-            "select e.tenant_id, e.{code} as code, e.{id} as id from unnest($1::uuid[], $2::text[]) as n (t, c)
-             join {table} e on e.tenant_id = n.t and e.{code} = n.c"
+            "select n.t as tenant_id, n.c as code, e.id from unnest($1::uuid[], $2::text[]) as n (t, c)
+             cross join lateral (select {id} as id from {table} where tenant_id = n.t and {code} = n.c limit 1) e"
         );
         let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(keys.iter().map(|key| key.tenant.0).collect::<Vec<_>>())
@@ -588,8 +602,8 @@ async fn load_entities(
     }
     for (kind, keys) in by_kind {
         let sql = format!(
-            "select e.tenant_id, e.id, e.document::text as document from unnest($1::uuid[], $2::uuid[]) as n (t, i)
-             join {} e on e.tenant_id = n.t and e.id = n.i",
+            "select n.t as tenant_id, n.i as id, e.document::text as document from unnest($1::uuid[], $2::uuid[]) as n (t, i)
+             cross join lateral (select document from {} where tenant_id = n.t and id = n.i limit 1) e",
             kind.collection()
         );
         let rows = sqlx::query(AssertSqlSafe(sql))
@@ -617,7 +631,7 @@ async fn load_levels(connection: &mut PgConnection, state: &mut State, keys: Vec
     let rows = sqlx::query(
         "select l.tenant_id, l.item_id, l.location_id, l.on_hand_micro, l.reserved_micro, l.version, l.last_counted_at, l.updated_at
          from unnest($1::uuid[], $2::uuid[], $3::uuid[]) as n (t, i, p)
-         join stock_levels l on l.tenant_id = n.t and l.item_id = n.i and l.location_id = n.p",
+         cross join lateral (select * from stock_levels where tenant_id = n.t and item_id = n.i and location_id = n.p limit 1) l",
     )
     .bind(keys.iter().map(|key| key.tenant.0).collect::<Vec<_>>())
     .bind(keys.iter().map(|key| key.item.0).collect::<Vec<_>>())
@@ -657,7 +671,7 @@ async fn load_outcomes(
         "select o.tenant_id, o.idempotency_key, o.command_id, o.fingerprint, o.accepted, o.code, o.message, o.details::text as details,
                 o.first_audit, o.last_audit, o.partition, o.log_offset, o.recorded_at
          from unnest($1::uuid[], $2::text[]) as n (t, k)
-         join command_outcomes o on o.tenant_id = n.t and o.idempotency_key = n.k",
+         cross join lateral (select * from command_outcomes where tenant_id = n.t and idempotency_key = n.k limit 1) o",
     )
     .bind(keys.iter().map(|key| key.tenant.0).collect::<Vec<_>>())
     .bind(keys.iter().map(|key| key.key.as_str()).collect::<Vec<_>>())

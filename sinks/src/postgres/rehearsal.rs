@@ -10,7 +10,7 @@ use twh_domain::level::StockLevel;
 use twh_domain::outcome::{Outcome, Position};
 use twh_domain::state::{IdempotencyKey, PriorOutcome, State};
 use twh_domain::timestamp::Timestamp;
-use twh_domain::{Decision, Recorded, decide, prefetch};
+use twh_domain::{Decision, Needs, Recorded, decide, prefetch};
 
 /// A level before and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +36,13 @@ pub async fn rehearse(pool: &PgPool, commands: &[Command], at: Timestamp) -> Res
     let mut tx = pool.begin_with("begin transaction isolation level repeatable read read only").await?;
     let mut state = State::default();
     loop {
-        let mut needs = BTreeSet::new();
+        let mut needs = Needs::default();
         commands.iter().for_each(|command| prefetch(&state, command, &mut needs));
-        if needs.is_empty() {
+        needs.load.append(&mut needs.made_anew);
+        if needs.load.is_empty() {
             break;
         }
-        load_on(&mut tx, &mut state, needs).await?;
+        load_on(&mut tx, &mut state, needs.load).await?;
     }
     let mut rehearsed = Rehearsed::default();
     for command in commands {
