@@ -41,8 +41,9 @@ fn command(kind: &str, body: Json) -> Command {
             id: Uuid::now_v7().to_string(),
             ip: Some("203.0.113.7".into()),
             user_agent: Some("python-requests/2.32.3".into()),
-        },
-        request_id: Uuid::now_v7().to_string(),
+        }
+        .into(),
+        request_id: Uuid::now_v7().to_string().into(),
         idempotency_key: Uuid::now_v7().to_string(),
         fingerprint: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".into(),
         operations: vec![Operation {

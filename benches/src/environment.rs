@@ -118,12 +118,19 @@ impl Environment {
         Ok(process)
     }
 
-    /// Ends the environment: its database and its topics.
+    /// Ends the environment: its database. Its topics hold what they hold until their retention ends it.
     pub(crate) async fn end(self) -> Result<()> {
         self.pool.close().await;
         let mut admin = PgConnection::connect(&self.parts.database_url).await?;
-        let drop = format!("drop database if exists {} with (force)", self.database);
-        sqlx::query(AssertSqlSafe(drop)).execute(&mut admin).await?;
+        let drop = format!("drop database if exists {}", self.database);
+        let begun = Instant::now();
+        // A vacuum that runs in it, or a killed process's connection, is gone in a moment.
+        while let Err(error) = sqlx::query(AssertSqlSafe(drop.clone())).execute(&mut admin).await {
+            if begun.elapsed() > START_PATIENCE {
+                return Err(error.into());
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
         Ok(())
     }
 }

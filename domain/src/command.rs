@@ -12,6 +12,7 @@ use crate::timestamp::Timestamp;
 use crate::validate::{DESCRIPTION_LENGTH_MAX, NAME_LENGTH_MAX, Problem, Problems};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// The rules that today's commands are decided by; carried in each command, so that a replay decides as it was decided.
@@ -46,9 +47,9 @@ pub struct Command {
     /// The edge's clock when it took the request; the default of `occurred_at`.
     pub issued_at: Timestamp,
     /// Who asked.
-    pub actor: Actor,
+    pub actor: Arc<Actor>,
     /// The request that brought it, for logs and audit.
-    pub request_id: String,
+    pub request_id: Arc<str>,
     /// The client's name for this request; the same key is applied once.
     pub idempotency_key: String,
     /// SHA-256 of method, route and canonical body, in hexadecimal: tells a retry from a reuse of the key.

@@ -14,8 +14,9 @@ use crate::location::Location;
 use crate::movement::{Movement, MovementKind};
 use crate::outcome::{Resource, Verdict};
 use crate::rejection::{Rejection, Shortage};
-use crate::state::{Effects, HashMap, LedgerHead, Need, State};
+use crate::state::{Effects, LedgerHead, Need, State};
 use crate::timestamp::Timestamp;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -70,9 +71,10 @@ pub(crate) struct Draft<'a> {
     state: &'a State,
     command: &'a Command,
     recorded: Recorded,
-    entities: HashMap<EntityKey, Arc<Entity>>,
-    codes: HashMap<CodeKey, Option<Uuid>>,
-    levels: HashMap<LevelKey, StockLevel>,
+    // Few things a command: a small tree is made faster than a table.
+    entities: BTreeMap<EntityKey, Arc<Entity>>,
+    codes: BTreeMap<CodeKey, Option<Uuid>>,
+    levels: BTreeMap<LevelKey, StockLevel>,
     head: LedgerHead,
     effects: Effects,
     resources: Vec<Resource>,
@@ -90,9 +92,9 @@ impl<'a> Draft<'a> {
             state,
             command,
             recorded: Recorded { at: head.recorded_at, ..recorded },
-            entities: HashMap::default(),
-            codes: HashMap::default(),
-            levels: HashMap::default(),
+            entities: BTreeMap::new(),
+            codes: BTreeMap::new(),
+            levels: BTreeMap::new(),
             head,
             effects: Effects::default(),
             resources: Vec::new(),
@@ -322,8 +324,8 @@ impl<'a> Draft<'a> {
             entity: key.id,
             entity_version: version,
             document: Arc::clone(document),
-            actor: self.command.actor.clone(),
-            request_id: self.command.request_id.clone(),
+            actor: Arc::clone(&self.command.actor),
+            request_id: Arc::clone(&self.command.request_id),
             command: self.command.command_id,
             recorded_at: self.recorded.at,
             hash: [0; 32],

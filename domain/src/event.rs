@@ -85,9 +85,9 @@ pub struct AuditRecord {
     /// The new values, as JSON.
     pub document: Arc<str>,
     /// Who, from where.
-    pub actor: Actor,
+    pub actor: Arc<Actor>,
     /// By which request.
-    pub request_id: String,
+    pub request_id: Arc<str>,
     /// By which command.
     pub command: CommandId,
     /// When.

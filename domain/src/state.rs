@@ -15,7 +15,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// Seeded anew in each process, several times as fast as the standard library's.
-pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// The ends of a tenant's sequences and chains.
 #[derive(Debug, Clone, PartialEq, Eq)]

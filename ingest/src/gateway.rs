@@ -11,7 +11,7 @@ use twh_domain::command::Command;
 use twh_domain::outcome::{Outcome, Position};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_schemas::{Schemas, headers};
-use twh_sinks::kafka::{Outgoing, Producer, RecordHeader, settle};
+use twh_sinks::kafka::{Outgoing, Pending, Producer, RecordHeader, settle};
 use twh_sinks::postgres::PgPool;
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
@@ -47,7 +47,7 @@ pub struct Gateway {
 
 /// A command on its way.
 pub struct UnderWay {
-    delivery: rdkafka::producer::DeliveryFuture,
+    delivery: Pending,
     ticket: Ticket,
     _permit: OwnedSemaphorePermit,
 }

@@ -102,8 +102,8 @@ fn command(tenant_id: TenantId, reservation: Uuid) -> Command {
         tenant_id,
         rules_version: RULES_VERSION,
         issued_at: OffsetDateTime::now_utc().into(),
-        actor: Actor { kind: "system".to_owned(), id: "expiry".to_owned(), ip: None, user_agent: None },
-        request_id: format!("expiry-{reservation}"),
+        actor: Actor { kind: "system".to_owned(), id: "expiry".to_owned(), ip: None, user_agent: None }.into(),
+        request_id: format!("expiry-{reservation}").into(),
         // A key of its own: one that came a moment too early must not answer for the next.
         idempotency_key: format!("{SYSTEM_KEY_PREFIX}expire/{command_id}"),
         fingerprint: "expire".to_owned(),

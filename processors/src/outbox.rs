@@ -6,6 +6,7 @@
 use crate::runtime::Backoff;
 use crate::seams::{Log, Store};
 use prometheus::{IntCounter, register_int_counter};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -175,12 +176,14 @@ impl<S: Store, L: Log> Task<S, L> {
 
     /// Puts a batch on Kafka, all of it in order, however often that takes.
     async fn publish(&mut self, next_offset: i64, records: &[OutboxRecord]) -> Result<(), Stopped> {
-        let names: Vec<String> = records.iter().map(|record| (self.publishing.full_name)(record.topic)).collect();
+        let mut names: BTreeMap<&str, String> = BTreeMap::new();
+        for record in records {
+            names.entry(record.topic).or_insert_with(|| (self.publishing.full_name)(record.topic));
+        }
         let outgoing: Vec<_> = records
             .iter()
-            .zip(&names)
-            .map(|(record, topic)| Outgoing {
-                topic,
+            .map(|record| Outgoing {
+                topic: names.get(record.topic).map_or(record.topic, String::as_str),
                 partition: record.partition,
                 key: &record.key,
                 headers: &record.headers,

@@ -228,11 +228,11 @@ impl<S: Store, L: Log> Writer<S, L> {
         let mut records = Records::new(&schemas);
         for decoded in fresh {
             let decision = self.decide(decoded).await?;
-            self.add(decoded, &decision, &mut writes);
             if self.publisher.is_some() {
                 records.add(decoded, &decision)?;
             }
-            self.state.evolve(&decision.effects);
+            count(&decoded.item, &decision);
+            self.add(decoded, decision, &mut writes);
         }
         self.confirm(made_anew).await?;
         self.state.end_batch(YOUNG_MAX);
@@ -310,9 +310,8 @@ impl<S: Store, L: Log> Writer<S, L> {
             if self.careful {
                 needs.load.append(&mut needs.made_anew);
             }
-            if needs.load.is_empty() && needs.made_anew.is_empty() {
-                break;
-            }
+            // Only documents and codes name further things.
+            let names_more = needs.load.iter().any(|need| matches!(need, Need::Entity(_) | Need::Code(_)));
             if !needs.load.is_empty() {
                 self.shared.store.load(&mut self.state, needs.load).await?;
             }
@@ -320,6 +319,9 @@ impl<S: Store, L: Log> Writer<S, L> {
             for need in needs.made_anew.into_iter().filter(|need| !self.state.has(need)).collect::<Vec<_>>() {
                 self.state.load_absent(need.clone());
                 made_anew.insert(need);
+            }
+            if !names_more {
+                break;
             }
         }
         Ok(made_anew)
@@ -355,48 +357,43 @@ impl<S: Store, L: Log> Writer<S, L> {
         }
     }
 
-    /// Adds a decision to what the batch writes.
-    fn add(&mut self, decoded: &Decoded<Command>, decision: &Decision, writes: &mut Batch) {
+    /// Moves on by a decision: the state, and what the batch writes.
+    fn add(&mut self, decoded: &Decoded<Command>, decision: Decision, writes: &mut Batch) {
+        let Decision { outcome, effects, first } = decision;
         let command = &decoded.item;
-        let effects = &decision.effects;
         let key = IdempotencyKey { tenant: command.tenant_id, key: command.idempotency_key.clone() };
-        count(command, decision);
-        writes.movements.extend(effects.movements.iter().cloned());
-        writes.audit.extend(effects.audit.iter().cloned());
-        for (key, entity, document) in &effects.documents {
-            let new = entity.version() == 1 || writes.documents.get(key).is_some_and(|written| written.new);
-            let written = Written { entity: Arc::clone(entity), document: Arc::clone(document), new };
-            writes.documents.insert(*key, written);
-        }
-        for (key, item) in &effects.barcodes {
-            writes.barcodes.insert(key.clone(), *item);
-        }
         for movement in &effects.movements {
             let key = LevelKey { tenant: movement.tenant, item: movement.item, location: movement.location };
             let level = writes.levels.entry(key).or_insert_with(|| self.state.level(&key).unwrap_or_default());
             level.evolve(movement);
         }
-        if let Some((tenant, head)) = &effects.head {
-            writes.heads.insert(*tenant, head.clone());
+        self.state.evolve(&effects);
+        writes.movements.extend(effects.movements);
+        writes.audit.extend(effects.audit);
+        writes.barcodes.extend(effects.barcodes);
+        writes.heads.extend(effects.head);
+        for (key, entity, document) in effects.documents {
+            let new = entity.version() == 1 || writes.documents.get(&key).is_some_and(|written| written.new);
+            writes.documents.insert(key, Written { entity, document, new });
         }
-        if decision.first && matches!(self.state.outcome(&key), Ok(Some(_))) {
+        if first && matches!(self.state.outcome(&key), Ok(Some(_))) {
             writes.expired_keys.push(key.clone());
         }
-        writes.outcomes.push(OutcomeRow {
-            outcome: decision.outcome.clone(),
-            idempotency_key: decision.first.then(|| key.key.clone()),
-            fingerprint: command.fingerprint.clone(),
-        });
-        if decision.first {
+        if first {
             let prior = PriorOutcome {
                 command_id: command.command_id,
                 fingerprint: command.fingerprint.clone(),
-                position: decision.outcome.position,
-                recorded_at: decision.outcome.recorded_at,
-                verdict: Arc::clone(&decision.outcome.verdict),
+                position: outcome.position,
+                recorded_at: outcome.recorded_at,
+                verdict: Arc::clone(&outcome.verdict),
             };
             self.state.remember(key, prior);
         }
+        writes.outcomes.push(OutcomeRow {
+            idempotency_key: first.then(|| command.idempotency_key.clone()),
+            fingerprint: command.fingerprint.clone(),
+            outcome,
+        });
     }
 }
 

@@ -154,7 +154,7 @@ fn command(actor: Actor, operations: Vec<Operation>) -> Command {
         tenant_id: TenantId(Uuid::from_u128(2)),
         rules_version: RULES_VERSION,
         issued_at: "2026-01-02T03:04:05.678901Z".parse().unwrap(),
-        actor,
+        actor: actor.into(),
         request_id: "r".into(),
         idempotency_key: "i".into(),
         fingerprint: "f".into(),

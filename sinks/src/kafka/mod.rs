@@ -1,12 +1,15 @@
 //! Kafka: producing records that are durable when this says so.
 
 use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::future_producer::Delivery;
-use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
 
 /// How long to wait for a place in the producer's queue before trying again.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(2);
@@ -69,10 +72,70 @@ pub struct Outgoing<'a> {
     pub payload: &'a [u8],
 }
 
+/// Where a record went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivery {
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+}
+
+/// A record that was handed over: it resolves once the log has it.
+pub type Pending = oneshot::Receiver<Result<Delivery, KafkaError>>;
+
+/// Many records that were handed over, and whether the log has them all.
+#[derive(Default)]
+struct Group {
+    open: AtomicUsize,
+    failed: Mutex<Option<KafkaError>>,
+    settled: Notify,
+}
+
+impl Group {
+    fn one_is_settled(&self, result: Result<(), KafkaError>) {
+        if let Err(error) = result {
+            *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        }
+        if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.settled.notify_one();
+        }
+    }
+}
+
+/// Who wants to know what became of a record.
+enum Waiter {
+    One(oneshot::Sender<Result<Delivery, KafkaError>>),
+    Group(Arc<Group>),
+}
+
+/// Tells those who wait; runs on the producer's own thread.
+struct Reports;
+
+impl ClientContext for Reports {}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = Box<Waiter>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, waiter: Box<Waiter>) {
+        match *waiter {
+            Waiter::One(sender) => {
+                let delivery = match result {
+                    Ok(message) => Ok(Delivery { partition: message.partition(), offset: message.offset() }),
+                    Err((error, _)) => Err(error.clone()),
+                };
+                // Who has stopped waiting does not need it.
+                let _ = sender.send(delivery);
+            }
+            Waiter::Group(group) => group.one_is_settled(result.as_ref().map(|_| ()).map_err(|(error, _)| error.clone())),
+        }
+    }
+}
+
 /// Produces with `acks=all` and idempotence: a record acknowledged is on the log once, in order.
 #[derive(Clone)]
 pub struct Producer {
-    inner: FutureProducer,
+    inner: Arc<ThreadedProducer<Reports>>,
 }
 
 impl Producer {
@@ -87,19 +150,29 @@ impl Producer {
             // Keys land where any Java client would put them.
             .set("partitioner", "murmur2_random")
             .set("message.timeout.ms", timeout.as_millis().to_string())
-            .create()?;
-        Ok(Self { inner })
+            .create_with_context(Reports)?;
+        Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Hands a record over; the future says where it went. Never waits.
-    pub fn enqueue(&self, record: Outgoing<'_>) -> Result<DeliveryFuture, ProduceError> {
-        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        for (key, value) in record.headers {
-            headers = headers.insert(Header { key, value: Some(value.as_ref()) });
+    /// Hands a record over. Never waits.
+    pub fn enqueue(&self, record: Outgoing<'_>) -> Result<Pending, ProduceError> {
+        let (sender, pending) = oneshot::channel();
+        self.hand_over(record, Waiter::One(sender))?;
+        Ok(pending)
+    }
+
+    fn hand_over(&self, record: Outgoing<'_>, waiter: Waiter) -> Result<(), ProduceError> {
+        let mut outgoing: BaseRecord<'_, [u8], [u8], Box<Waiter>> =
+            BaseRecord::with_opaque_to(record.topic, Box::new(waiter)).key(record.key).payload(record.payload);
+        if !record.headers.is_empty() {
+            let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+            for (key, value) in record.headers {
+                headers = headers.insert(Header { key, value: Some(value.as_ref()) });
+            }
+            outgoing = outgoing.headers(headers);
         }
-        let mut outgoing = FutureRecord::to(record.topic).key(record.key).payload(record.payload).headers(headers);
         outgoing.partition = record.partition;
-        self.inner.send_result(outgoing).map_err(|(error, _)| match error {
+        self.inner.send(outgoing).map_err(|(error, _)| match error {
             KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => ProduceError::QueueFull,
             other => ProduceError::NotAcknowledged(other),
         })
@@ -107,21 +180,34 @@ impl Producer {
 
     /// Produces records in order and waits until all are on the log.
     pub async fn produce_all<'a>(&self, records: impl Iterator<Item = Outgoing<'a>>) -> Result<(), ProduceError> {
-        let mut deliveries = Vec::with_capacity(records.size_hint().0);
+        // One stays open until all are handed over, so that the group is not settled before.
+        let group = Arc::new(Group { open: AtomicUsize::new(1), ..Group::default() });
+        let mut handed_over = Ok(());
         for record in records {
-            deliveries.push(self.enqueue_waiting(record).await?);
+            handed_over = self.hand_over_waiting(record, &group).await;
+            if handed_over.is_err() {
+                break;
+            }
         }
-        for delivery in deliveries {
-            settle(delivery).await?;
+        group.one_is_settled(Ok(()));
+        while group.open.load(Ordering::Acquire) > 0 {
+            group.settled.notified().await;
         }
-        Ok(())
+        handed_over?;
+        let failed = group.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failed.map_or(Ok(()), |error| Err(ProduceError::NotAcknowledged(error)))
     }
 
-    async fn enqueue_waiting(&self, record: Outgoing<'_>) -> Result<DeliveryFuture, ProduceError> {
+    async fn hand_over_waiting(&self, record: Outgoing<'_>, group: &Arc<Group>) -> Result<(), ProduceError> {
         loop {
-            match self.enqueue(record) {
-                Err(ProduceError::QueueFull) => tokio::time::sleep(QUEUE_FULL_PAUSE).await,
-                other => return other,
+            group.open.fetch_add(1, Ordering::AcqRel);
+            match self.hand_over(record, Waiter::Group(Arc::clone(group))) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    group.open.fetch_sub(1, Ordering::AcqRel);
+                    let ProduceError::QueueFull = error else { return Err(error) };
+                    tokio::time::sleep(QUEUE_FULL_PAUSE).await;
+                }
             }
         }
     }
@@ -139,10 +225,10 @@ impl Producer {
 }
 
 /// Waits for a record that was handed over.
-pub async fn settle(delivery: DeliveryFuture) -> Result<Delivery, ProduceError> {
-    match delivery.await {
+pub async fn settle(pending: Pending) -> Result<Delivery, ProduceError> {
+    match pending.await {
         Ok(Ok(delivery)) => Ok(delivery),
-        Ok(Err((error, _))) => Err(ProduceError::NotAcknowledged(error)),
+        Ok(Err(error)) => Err(ProduceError::NotAcknowledged(error)),
         Err(_) => Err(ProduceError::Ended),
     }
 }
