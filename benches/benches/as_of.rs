@@ -16,7 +16,7 @@ use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
 use twh_domain::timestamp::Timestamp;
 use twh_sinks::postgres::queries::{LevelFilter, Moment, list_levels, sequence_at, sequence_through};
-use twh_sinks::postgres::sqlx::{self, AssertSqlSafe, Executor as _};
+use twh_sinks::postgres::sqlx::{self, Executor as _};
 use twh_sinks::postgres::{PgPool, connect, migrate};
 use uuid::Uuid;
 
@@ -42,7 +42,7 @@ async fn fill(pool: &PgPool, tenant: TenantId, size: i64) {
         format!("insert into ledger_heads values ($t, {size}, '', 0, 0, '', now())"),
     ];
     for statement in statements {
-        pool.execute(AssertSqlSafe(statement.replace("$t", &format!("'{tenant}'::uuid")))).await.unwrap();
+        pool.execute(&*statement.replace("$t", &format!("'{tenant}'::uuid"))).await.unwrap();
     }
 }
 
@@ -86,7 +86,7 @@ fn main() {
         let url = std::env::var("TWH_DATABASE_URL").unwrap_or_else(|_| "postgres://twh@127.0.0.1:15432/twh".to_owned());
         let server = connect(&url, 1, "as-of").unwrap();
         let name = format!("twh_bench_{}", Uuid::new_v4().simple());
-        server.execute(AssertSqlSafe(format!("create database {name}"))).await.expect("PostgreSQL: ./dev up postgres");
+        server.execute(&*format!("create database {name}")).await.expect("PostgreSQL: ./dev up postgres");
         let pool = connect(&format!("{}/{name}", url.rsplit_once('/').unwrap().0), 1, "as-of").unwrap();
         migrate(&pool).await.unwrap();
         println!("| movements | one level, by position | one level, by time | page of {PAGE} levels, by time | the same page, now |");
@@ -100,6 +100,6 @@ fn main() {
             println!("| {size} | {position:.2} | {time:.2} | {page:.2} | {now:.2} |");
         }
         pool.close().await;
-        server.execute(AssertSqlSafe(format!("drop database {name} with (force)"))).await.unwrap();
+        server.execute(&*format!("drop database {name} with (force)")).await.unwrap();
     });
 }

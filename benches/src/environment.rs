@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use twh_schemas::Schemas;
 use twh_sinks::kafka::Producer;
-use twh_sinks::postgres::sqlx::{self, AssertSqlSafe, Connection as _, PgConnection};
+use twh_sinks::postgres::sqlx::{self, Connection as _, PgConnection};
 use twh_sinks::postgres::tenants::{NewTenant, create_tenant};
 use twh_sinks::postgres::{PgPool, connect, migrate};
 use uuid::Uuid;
@@ -44,7 +44,7 @@ impl Environment {
         let id = Uuid::new_v4().simple().to_string();
         let database = format!("twh_bench_{}", id.get(..12).unwrap_or(&id));
         let mut admin = PgConnection::connect(&parts.database_url).await.context("Postgres: is ./dev up?")?;
-        sqlx::query(AssertSqlSafe(format!("create database {database}"))).execute(&mut admin).await?;
+        sqlx::query(&format!("create database {database}")).execute(&mut admin).await?;
         let (server, _) = parts.database_url.rsplit_once('/').context("TWH_DATABASE_URL names no database")?;
         let database_url = format!("{server}/{database}");
         let pool = connect(&database_url, 40, "twh-bench")?;
@@ -125,7 +125,7 @@ impl Environment {
         let drop = format!("drop database if exists {}", self.database);
         let begun = Instant::now();
         // A vacuum that runs in it, or a killed process's connection, is gone in a moment.
-        while let Err(error) = sqlx::query(AssertSqlSafe(drop.clone())).execute(&mut admin).await {
+        while let Err(error) = sqlx::query(&drop).execute(&mut admin).await {
             if begun.elapsed() > START_PATIENCE {
                 return Err(error.into());
             }

@@ -36,9 +36,15 @@ async fn scenarios(environment: &Environment, count: usize) -> Result<()> {
     let tenants: Vec<_> = environment.tenants(8).await?.iter().map(|tenant| tenant.tenant_id).collect();
     let catalogue = Catalogue::new(tenants, 125);
     naive::prepare(&environment.pool, &catalogue).await?;
-    for spread in Spread::BOTH {
+    if std::env::var("BARE1").is_err() { for spread in Spread::BOTH {
         let rate = naive::drive(&environment.pool, &catalogue, spread, 32, Duration::from_secs(5)).await?;
         eprintln!("naive {}: {rate:.0}", spread.name());
+    } }
+    if std::env::var("BARE1").is_ok() {
+        let tenants: Vec<_> = environment.tenants(1).await?.iter().map(|tenant| tenant.tenant_id).collect();
+        let bare = bare::drive(&environment.pool, &environment.schemas, &mut Catalogue::new(tenants, 1000), count / 2, 1000, 1000).await?;
+        eprintln!("bare 1: {bare:.0}");
+        return Ok(());
     }
     let tenants: Vec<_> = environment.tenants(6).await?.iter().map(|tenant| tenant.tenant_id).collect();
     let bare =

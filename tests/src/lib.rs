@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection, PgPool};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -199,7 +199,7 @@ impl Drop for World {
                 let mut admin = PgConnection::connect(&url).await.ok()?;
                 for name in databases {
                     let drop = format!("drop database if exists {name} with (force)");
-                    sqlx::query(AssertSqlSafe(drop)).execute(&mut admin).await.ok()?;
+                    sqlx::query(&drop).execute(&mut admin).await.ok()?;
                 }
                 Some(())
             })
@@ -210,7 +210,7 @@ impl Drop for World {
 
 async fn create_database(admin_url: &str, name: &str) -> Result<String> {
     let mut admin = PgConnection::connect(admin_url).await.context("Postgres: is ./dev up?")?;
-    sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut admin).await?;
+    sqlx::query(&format!("create database {name}")).execute(&mut admin).await?;
     let (server, _) = admin_url.rsplit_once('/').context("TWH_DATABASE_URL names no database")?;
     Ok(format!("{server}/{name}"))
 }

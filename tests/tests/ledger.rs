@@ -147,7 +147,7 @@ async fn history_cannot_be_rewritten() {
         for sql in
             [format!("update {table} set sequence = 9"), format!("delete from {table}"), format!("truncate {table}")]
         {
-            let error = sqlx::query(sqlx::AssertSqlSafe(sql.clone())).execute(&pool).await.unwrap_err();
+            let error = sqlx::query(&sql).execute(&pool).await.unwrap_err();
             assert!(error.to_string().contains("append-only"), "{sql}: {error}");
         }
     }

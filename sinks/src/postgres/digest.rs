@@ -2,7 +2,7 @@
 
 use futures::TryStreamExt as _;
 use sha2::{Digest as _, Sha256};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
 use std::collections::BTreeMap;
 use twh_domain::entity::EntityKind;
 use twh_domain::id::TenantId;
@@ -46,7 +46,7 @@ async fn tenant_digest(connection: &mut PgConnection, tenant: TenantId) -> Resul
     for (table, key) in tables.into_iter().chain(documents) {
         hash.update(table);
         let sql = format!("select t::text from {table} t where tenant_id = $1 order by {key}");
-        let mut rows = sqlx::query_scalar::<_, String>(AssertSqlSafe(sql)).bind(tenant.0).fetch(&mut *connection);
+        let mut rows = sqlx::query_scalar::<_, String>(&sql).bind(tenant.0).fetch(&mut *connection);
         while let Some(row) = rows.try_next().await? {
             hash.update([0]);
             hash.update(row);

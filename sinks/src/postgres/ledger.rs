@@ -4,7 +4,7 @@
 use super::copy::{CopyRow, copy};
 use super::outbox::{self, OutboxRecord};
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
+use sqlx::{PgConnection, PgPool, Row};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -337,7 +337,7 @@ async fn update_documents(
         kind.collection()
     );
     let entities = || documents.iter().map(|(_, written)| &written.entity);
-    let done = sqlx::query(AssertSqlSafe(sql))
+    let done = sqlx::query(&sql)
         .bind(documents.iter().map(|(key, _)| key.tenant.0).collect::<Vec<_>>())
         .bind(documents.iter().map(|(key, _)| key.id).collect::<Vec<_>>())
         .bind(entities().map(|entity| entity.status()).collect::<Vec<_>>())
@@ -575,7 +575,7 @@ async fn load_codes(connection: &mut PgConnection, state: &mut State, keys: Vec<
             "select n.t as tenant_id, n.c as code, e.id from unnest($1::uuid[], $2::text[]) as n (t, c)
              cross join lateral (select {id} as id from {table} where tenant_id = n.t and {code} = n.c limit 1) e"
         );
-        let rows = sqlx::query(AssertSqlSafe(sql))
+        let rows = sqlx::query(&sql)
             .bind(keys.iter().map(|key| key.tenant.0).collect::<Vec<_>>())
             .bind(keys.iter().map(|key| key.code.as_str()).collect::<Vec<_>>())
             .fetch_all(&mut *connection)
@@ -606,7 +606,7 @@ async fn load_entities(
              cross join lateral (select document from {} where tenant_id = n.t and id = n.i limit 1) e",
             kind.collection()
         );
-        let rows = sqlx::query(AssertSqlSafe(sql))
+        let rows = sqlx::query(&sql)
             .bind(keys.iter().map(|key| key.tenant.0).collect::<Vec<_>>())
             .bind(keys.iter().map(|key| key.id).collect::<Vec<_>>())
             .fetch_all(&mut *connection)

@@ -1,7 +1,7 @@
 //! Read queries: every one carries its tenant, walks an index, and gives rows a page at a time.
 
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgExecutor, PgPool, Row};
+use sqlx::{PgExecutor, PgPool, Row};
 use time::OffsetDateTime;
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::EntityKind;
@@ -55,7 +55,7 @@ pub async fn find_document(
         "select id, version, document::text as document from {} where tenant_id = $1 and id = $2",
         kind.collection()
     );
-    let row = sqlx::query(AssertSqlSafe(sql)).bind(tenant.0).bind(id).fetch_optional(pool).await?;
+    let row = sqlx::query(&sql).bind(tenant.0).bind(id).fetch_optional(pool).await?;
     row.as_ref().map(document).transpose()
 }
 
@@ -102,7 +102,7 @@ pub async fn list_documents(
         kind.collection()
     );
     let pattern = filter.name_prefix.as_ref().map(|prefix| format!("{}%", escape_like(&prefix.to_lowercase())));
-    let rows = sqlx::query(AssertSqlSafe(sql))
+    let rows = sqlx::query(&sql)
         .bind(tenant.0)
         .bind(after)
         .bind(filter.code.as_deref())
@@ -242,7 +242,7 @@ pub async fn list_levels(
         Moment::Sequence(sequence) => (Some(sequence), None),
         Moment::Occurred(at) => (None, Some(at.datetime())),
     };
-    let rows = sqlx::query(AssertSqlSafe(sql))
+    let rows = sqlx::query(&sql)
         .bind(tenant.0)
         .bind(filter.item_id)
         .bind(filter.sku.as_deref())
@@ -261,7 +261,7 @@ pub async fn list_levels(
 /// How many movements a tenant's ledger had when the last of them was recorded at or before a time.
 pub async fn sequence_at(executor: impl PgExecutor<'_>, tenant: TenantId, at: Timestamp) -> Result<i64, sqlx::Error> {
     let sql = last_sequence("m.recorded_at <= $2");
-    sqlx::query_scalar(AssertSqlSafe(sql)).bind(tenant.0).bind(at.datetime()).fetch_one(executor).await
+    sqlx::query_scalar(&sql).bind(tenant.0).bind(at.datetime()).fetch_one(executor).await
 }
 
 /// How many movements a tenant's ledger had once the command at a position was applied. The tenant's commands are all on
@@ -272,7 +272,7 @@ pub async fn sequence_through(
     position: Position,
 ) -> Result<i64, sqlx::Error> {
     let sql = last_sequence("m.log_offset <= $2");
-    sqlx::query_scalar(AssertSqlSafe(sql)).bind(tenant.0).bind(position.offset).fetch_one(executor).await
+    sqlx::query_scalar(&sql).bind(tenant.0).bind(position.offset).fetch_one(executor).await
 }
 
 /// The partition that a tenant's commands are on; `None` before its first movement.

@@ -6,7 +6,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{PgPool};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
@@ -69,7 +69,7 @@ async fn everything_is_decided(world: &World, pool: &PgPool, patience: Duration)
 }
 
 async fn count(pool: &PgPool, sql: &str) -> i64 {
-    sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(pool).await.unwrap()
+    sqlx::query_scalar(&sql).fetch_one(pool).await.unwrap()
 }
 
 async fn nothing_is_left(pool: &PgPool, what: &str, sql: &str, patience: Duration) {
@@ -133,7 +133,7 @@ async fn newest_versions(pool: &PgPool) -> HashMap<String, i64> {
     let mut newest = HashMap::new();
     for table in ["sales_orders", "purchase_orders", "adjustments", "counts", "reservations"] {
         let sql = format!("select id::text, version from {table}");
-        let rows: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap();
+        let rows: Vec<(String, i64)> = sqlx::query_as(&sql).fetch_all(pool).await.unwrap();
         newest.extend(rows);
     }
     newest

@@ -2,7 +2,7 @@
 
 use super::super::tree::KEPT_EVERY;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::{PgConnection, Row};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -311,7 +311,7 @@ pub(super) async fn stored(
          where tenant_id = $1 and id > $2 and ($3::uuid is null or id <= $3)",
         kind.collection()
     );
-    let rows = sqlx::query(AssertSqlSafe(sql)).bind(tenant.0).bind(after).bind(through).fetch_all(connection).await?;
+    let rows = sqlx::query(&sql).bind(tenant.0).bind(after).bind(through).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
             let stored = Stored {
@@ -376,7 +376,7 @@ pub(super) async fn open_documents(
              and status in ('allocated', 'partially_shipped', 'active') order by id limit $3",
         kind.collection()
     );
-    let rows = sqlx::query(AssertSqlSafe(sql)).bind(tenant.0).bind(after).bind(limit).fetch_all(connection).await?;
+    let rows = sqlx::query(&sql).bind(tenant.0).bind(after).bind(limit).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
             let document: &str = row.try_get("document")?;
@@ -398,7 +398,7 @@ pub(super) async fn tenants(connection: &mut PgConnection) -> Result<Vec<TenantI
         )
     });
     let sql = format!("{} order by 1", each.join(" union "));
-    sqlx::query_scalar(AssertSqlSafe(sql))
+    sqlx::query_scalar(&sql)
         .fetch_all(connection)
         .await
         .map(|ids: Vec<Uuid>| ids.into_iter().map(TenantId).collect())
