@@ -52,7 +52,7 @@ impl World {
 
     async fn execute(&self, sql: &str) {
         let sql = sql.replace(":tenant", &format!("'{}'", self.tenant.tenant_id));
-        self.pool.execute(sql).await.unwrap();
+        self.pool.execute(sql.as_str()).await.unwrap();
     }
 
     async fn document(&self, collection: &str, id: Uuid, code: Option<&str>, status: Option<&str>, document: &str) {

@@ -72,6 +72,7 @@ async fn decided(schemas: &Arc<Schemas>, partition: i32, commands: Vec<Command>,
         store: store.clone(),
         schemas: Arc::clone(schemas),
         publishing: Some(Publishing { store: store.clone(), log: Nowhere, full_name: Arc::new(str::to_owned) }),
+        awaited: None,
         kafka_cluster_id: "bench".to_owned(),
         owner: "bench".to_owned(),
     };

@@ -118,6 +118,11 @@ impl Environment {
         Ok(process)
     }
 
+    /// Starts the baseline behind HTTP.
+    pub(crate) async fn start_baseline(&self) -> Result<Process> {
+        self.start(&["bench", "--serve-baseline"], &[]).await
+    }
+
     /// Ends the environment: its database. Its topics hold what they hold until their retention ends it.
     pub(crate) async fn end(self) -> Result<()> {
         self.pool.close().await;

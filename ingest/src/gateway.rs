@@ -27,6 +27,8 @@ static SUBMITTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
 /// How the write side is set up.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// This process, as commands name it.
+    pub process: String,
     /// The full name of `commands`.
     pub commands_topic: String,
     /// How long a request waits for its outcome before it is answered with 202.
@@ -88,6 +90,7 @@ impl Gateway {
         let payload = self.schemas.commands.encode(command).map_err(ApiError::internal)?;
         let mut header: Vec<RecordHeader> =
             vec![(headers::REPLY_PARTITION.into(), self.replies.partition().to_string().into())];
+        header.push((headers::REPLY_PROCESS.into(), self.options.process.clone().into()));
         header.extend(traceparent.map(|value| (headers::TRACEPARENT.into(), value.to_owned().into())));
         let key = command.tenant_id.to_string();
         let ticket = self.replies.expect(command.command_id);

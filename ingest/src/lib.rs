@@ -23,5 +23,5 @@ mod replies;
 mod routes;
 
 pub use gateway::{Gateway, Options};
-pub use replies::Replies;
+pub use replies::{Replies, Waker};
 pub use routes::routes;

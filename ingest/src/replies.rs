@@ -32,6 +32,19 @@ impl Waiting {
     }
 }
 
+/// Wakes those who wait, from outside.
+#[derive(Clone)]
+pub struct Waker(Arc<Waiting>);
+
+impl Waker {
+    /// Tells an outcome to who waits for it, if anyone does.
+    pub fn tell(&self, outcome: &Outcome) {
+        let sender = self.0.lock().remove(&outcome.command_id);
+        // Who has stopped waiting has been answered already.
+        drop(sender.map(|sender| sender.send(outcome.clone())));
+    }
+}
+
 /// The outcomes that come to this process.
 pub struct Replies {
     waiting: Arc<Waiting>,
@@ -89,6 +102,12 @@ impl Replies {
                 KafkaError::ClientCreation("the thread that reads outcomes could not be started".to_owned())
             })?;
         Ok(Self { waiting, partition, stop, thread: Some(thread) })
+    }
+
+    /// Wakes those who wait here.
+    #[must_use]
+    pub fn waker(&self) -> Waker {
+        Waker(Arc::clone(&self.waiting))
     }
 
     /// The partition that outcomes must be sent to.

@@ -2,6 +2,8 @@
 
 /// On a command: the partition of `command.outcomes` where its outcome is awaited.
 pub const REPLY_PARTITION: &str = "twh-reply-partition";
+/// On a command: the process where its outcome is awaited. A ledger that runs in that process tells it so directly.
+pub const REPLY_PROCESS: &str = "twh-reply-process";
 /// W3C Trace Context, carried from the request to everything that follows from it.
 pub const TRACEPARENT: &str = "traceparent";
 /// CloudEvents: the event's id.

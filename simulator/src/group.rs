@@ -148,6 +148,7 @@ impl Group {
             store: store.clone(),
             schemas: Arc::clone(&self.world.schemas),
             publishing: Some(Publishing { store, log: log.clone(), full_name: Arc::new(str::to_owned) }),
+            awaited: None,
             kafka_cluster_id: "simulated".to_owned(),
             owner: incarnation.name.to_string(),
         };

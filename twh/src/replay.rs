@@ -153,6 +153,7 @@ async fn replay_all(
         store: target.clone(),
         schemas: Arc::new(schemas),
         publishing: None,
+        awaited: None,
         kafka_cluster_id,
         owner: OWNER.to_owned(),
     };

@@ -16,9 +16,9 @@ use twh_edge::auth::Authenticator;
 use twh_edge::body::BodyLimit;
 use twh_edge::ops::{self, Check, Checks};
 use twh_edge::routes::{Routes, not_found};
-use twh_ingest::{Gateway, Replies};
+use twh_ingest::{Gateway, Replies, Waker};
 use twh_processors::expiry::Expiry;
-use twh_processors::ledger::{self, Ledger};
+use twh_processors::ledger::{self, Awaited, Ledger};
 use twh_processors::outbox::Publishing;
 use twh_processors::runtime::{self, Backoff, DeadLetters, Limits};
 use twh_processors::sealing;
@@ -71,8 +71,9 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
     // Whichever way this function ends, nothing that it started goes on.
     let _stop_on_return = stop.clone().drop_guard();
     let mut tasks = JoinSet::new();
+    let (gateway, waker) = if roles.contains(&Role::Ingest) { Some(gateway(&parts).await?).unzip() } else { (None, None) };
     if roles.contains(&Role::Ledger) {
-        start_ledger(&parts, &mut tasks, &stop).await?;
+        start_ledger(&parts, waker, &mut tasks, &stop).await?;
     }
     if roles.contains(&Role::Expiry) {
         start_expiry(&parts, &mut tasks, &stop)?;
@@ -80,7 +81,6 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
     if roles.contains(&Role::Sealing) {
         tasks.spawn(sealing::run(parts.pool.clone(), stop.clone()).map(Ok));
     }
-    let gateway = if roles.contains(&Role::Ingest) { Some(gateway(&parts).await?) } else { None };
     let server = serve_http(&parts, gateway, roles.contains(&Role::Api))?;
     let handle = server.handle();
     let mut server = tokio::spawn(server);
@@ -136,6 +136,7 @@ fn is_final(error: &anyhow::Error) -> bool {
 
 async fn start_ledger(
     parts: &Parts,
+    waker: Option<Waker>,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -159,6 +160,10 @@ async fn start_ledger(
         }),
         kafka_cluster_id,
         owner: parts.client_id.clone(),
+        awaited: waker.map(|waker| Awaited {
+            process: parts.client_id.clone(),
+            tell: Arc::new(move |outcome| waker.tell(outcome)),
+        }),
     };
     let options = runtime::Options {
         brokers: config.kafka_brokers.clone(),
@@ -191,19 +196,22 @@ fn start_expiry(
     Ok(())
 }
 
-async fn gateway(parts: &Parts) -> anyhow::Result<web::Data<Gateway>> {
+async fn gateway(parts: &Parts) -> anyhow::Result<(web::Data<Gateway>, Waker)> {
     let config = &parts.config;
     let producer =
         Producer::new(&config.kafka_brokers, &format!("{}-ingest", parts.client_id), config.produce_timeout)?;
     let (brokers, client_id) = (config.kafka_brokers.clone(), format!("{}-replies", parts.client_id));
     let (topic, schemas) = (OUTCOMES.full_name(&config.topic_prefix), Arc::clone(&parts.schemas));
     let replies = tokio::task::spawn_blocking(move || Replies::start(&brokers, &client_id, &topic, schemas)).await??;
+    let waker = replies.waker();
     let options = twh_ingest::Options {
+        process: parts.client_id.clone(),
         commands_topic: COMMANDS.full_name(&config.topic_prefix),
         outcome_wait: config.outcome_wait,
         in_flight_max: config.commands_in_flight,
     };
-    Ok(web::Data::new(Gateway::new(options, producer, Arc::clone(&parts.schemas), replies, parts.pool.clone())))
+    let gateway = Gateway::new(options, producer, Arc::clone(&parts.schemas), replies, parts.pool.clone());
+    Ok((web::Data::new(gateway), waker))
 }
 
 fn serve_http(parts: &Parts, gateway: Option<web::Data<Gateway>>, api: bool) -> anyhow::Result<actix_web::dev::Server> {

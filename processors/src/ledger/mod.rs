@@ -16,10 +16,10 @@ use std::sync::{Arc, LazyLock};
 use tokio::task::JoinHandle;
 use twh_domain::command::{Command, RULES_VERSION};
 use twh_domain::entity::LevelKey;
-use twh_domain::outcome::{Position, Verdict};
+use twh_domain::outcome::{Outcome, Position, Verdict};
 use twh_domain::state::{IdempotencyKey, Need, PriorOutcome, State};
 use twh_domain::{Decision, Needs, Recorded, decide, prefetch};
-use twh_schemas::Schemas;
+use twh_schemas::{Schemas, headers};
 use twh_sinks::postgres::ledger::{Batch, Claim, LedgerError, OutcomeRow, Written};
 use twh_sinks::postgres::sqlx;
 
@@ -53,6 +53,24 @@ pub struct Ledger<S, L> {
     pub kafka_cluster_id: String,
     /// Who we are, in the partition's row.
     pub owner: String,
+    /// Who awaits outcomes in this process; absent where nobody does.
+    pub awaited: Option<Awaited>,
+}
+
+/// Those who await outcomes in the ledger's own process: they are told as soon as a batch is committed, and not by way of
+/// the log.
+#[derive(Clone)]
+pub struct Awaited {
+    /// The process, as commands name it.
+    pub process: String,
+    /// Tells who awaits it.
+    pub tell: Arc<dyn Fn(&Outcome) + Send + Sync>,
+}
+
+impl Awaited {
+    fn tell_all(&self, outcomes: &[Outcome]) {
+        outcomes.iter().for_each(|outcome| (self.tell)(outcome));
+    }
 }
 
 impl<S: Store, L: Log> Group for Ledger<S, L> {
@@ -108,6 +126,8 @@ fn apply_error(error: LedgerError) -> ApplyError {
 struct Taken {
     batch: Arc<Vec<Decoded<Command>>>,
     next_offset: i64,
+    /// Outcomes that are awaited in this process, once it is decided.
+    awaited: Arc<[Outcome]>,
 }
 
 /// The writer of one partition.
@@ -154,7 +174,7 @@ impl<S: Store, L: Log> Worker for Writer<S, L> {
     }
 
     async fn apply(&mut self, batch: Vec<Decoded<Command>>, next_offset: i64) -> Result<(), ApplyError> {
-        self.taken.push_back(Taken { batch: Arc::new(batch), next_offset });
+        self.taken.push_back(Taken { batch: Arc::new(batch), next_offset, awaited: Arc::default() });
         self.advance(false).await
     }
 
@@ -212,24 +232,33 @@ impl<S: Store, L: Log> Writer<S, L> {
         }
         while let Some(next) = self.taken.get(usize::from(self.under_way.is_some())) {
             let (batch, next_offset) = (Arc::clone(&next.batch), next.next_offset);
-            let writes = self.decide_batch(&batch, next_offset).await?;
+            let (writes, awaited) = self.decide_batch(&batch, next_offset).await?;
             self.until_written().await?;
-            self.write(next_offset, writes);
+            self.write(next_offset, writes, awaited.into());
         }
         if all { self.until_written().await } else { Ok(()) }
     }
 
-    /// Decides a batch on the state that the ones before it leave: what it writes.
-    async fn decide_batch(&mut self, batch: &[Decoded<Command>], next_offset: i64) -> Result<Batch, LedgerError> {
+    /// Decides a batch on the state that the ones before it leave: what it writes, and the outcomes that are awaited here.
+    async fn decide_batch(
+        &mut self,
+        batch: &[Decoded<Command>],
+        next_offset: i64,
+    ) -> Result<(Batch, Vec<Outcome>), LedgerError> {
         let fresh: Vec<_> = batch.iter().filter(|decoded| decoded.record.offset >= self.claim.next_offset).collect();
         let made_anew = self.preload(&fresh).await?;
         let schemas = Arc::clone(&self.shared.schemas);
         let mut writes = Batch::default();
         let mut records = Records::new(&schemas);
+        let mut awaited = Vec::new();
         for decoded in fresh {
             let decision = self.decide(decoded).await?;
+            let here = self.is_awaited_here(&decoded.record);
+            if here {
+                awaited.push(decision.outcome.clone());
+            }
             if self.publisher.is_some() {
-                records.add(decoded, &decision)?;
+                records.add(decoded, &decision, !here)?;
             }
             count(&decoded.item, &decision);
             self.add(decoded, decision, &mut writes);
@@ -239,16 +268,27 @@ impl<S: Store, L: Log> Writer<S, L> {
         if self.publisher.is_some() {
             writes.outbox = records.finish(&writes.levels, next_offset - 1, self.claim.partition)?;
         }
-        Ok(writes)
+        Ok((writes, awaited))
+    }
+
+    fn is_awaited_here(&self, record: &Record) -> bool {
+        self.shared.awaited.as_ref().is_some_and(|ours| record.header(headers::REPLY_PROCESS) == Some(&ours.process))
     }
 
     /// Begins to write the oldest batch, in a task of its own.
-    fn write(&mut self, next_offset: i64, mut writes: Batch) {
+    fn write(&mut self, next_offset: i64, mut writes: Batch, awaited: Arc<[Outcome]>) {
         let (store, claim) = (self.shared.store.clone(), self.claim);
+        let here = self.shared.awaited.clone();
+        if let Some(taken) = self.taken.front_mut() {
+            taken.awaited = Arc::clone(&awaited);
+        }
         let published_through = self.publisher.as_ref().map_or(NOTHING_PUBLISHED, Publisher::published_through);
         let inbox = self.publisher.as_ref().map(Publisher::inbox);
         self.under_way = Some(tokio::spawn(async move {
             store.commit(claim, next_offset, published_through, &writes).await?;
+            if let Some(here) = here {
+                here.tell_all(&awaited);
+            }
             if let Some(inbox) = inbox
                 && !writes.outbox.is_empty()
             {
@@ -293,7 +333,12 @@ impl<S: Store, L: Log> Writer<S, L> {
             }
         }
         let applied = self.claim.next_offset;
-        self.taken.retain(|taken| taken.next_offset > applied);
+        while self.taken.front().is_some_and(|taken| taken.next_offset <= applied) {
+            let taken = self.taken.pop_front();
+            if let (Some(here), Some(taken)) = (&self.shared.awaited, taken) {
+                here.tell_all(&taken.awaited);
+            }
+        }
         self.in_doubt = false;
         Ok(())
     }

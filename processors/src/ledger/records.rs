@@ -30,12 +30,19 @@ impl<'a> Records<'a> {
         Self { schemas, records: Vec::new() }
     }
 
-    /// Adds what one decision publishes.
-    pub(super) fn add(&mut self, decoded: &Decoded<Command>, decision: &Decision) -> Result<(), LedgerError> {
+    /// Adds what one decision publishes; without its outcome, where that is told otherwise.
+    pub(super) fn add(
+        &mut self,
+        decoded: &Decoded<Command>,
+        decision: &Decision,
+        with_outcome: bool,
+    ) -> Result<(), LedgerError> {
         let trace = decoded.record.header(headers::TRACEPARENT);
         let position = decision.outcome.position;
         let tenant = decoded.item.tenant_id.to_string().into_bytes();
-        self.outcome(decoded, decision, trace)?;
+        if with_outcome {
+            self.outcome(decoded, decision, trace)?;
+        }
         for event in &decision.effects.events {
             let payload =
                 self.schemas.events.encode(&records::DomainEvent::new(event, position)).map_err(encode_error)?;
