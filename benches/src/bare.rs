@@ -14,12 +14,12 @@ use twh_processors::runtime::{Decoded, Group as _, Record, Worker as _};
 use twh_processors::seams::{Log, Store};
 use twh_schemas::Schemas;
 use twh_sinks::kafka::{Outgoing, ProduceError};
-use twh_sinks::postgres::ledger::{self, Batch, Claim, LedgerError};
+use twh_sinks::postgres::ledger::{self, Batch, Claim, Commit, LedgerError};
 use twh_sinks::postgres::outbox::OutboxBatch;
 use twh_sinks::postgres::{PgPool, sqlx};
 use uuid::Uuid;
 
-type Written = Arc<Mutex<Vec<(i64, Batch)>>>;
+type Written = Arc<Mutex<Vec<(i64, Arc<Batch>)>>>;
 
 /// A store in which nothing is yet, and that keeps what is written to it.
 #[derive(Clone, Default)]
@@ -41,8 +41,8 @@ impl Store for Capture {
         Ok(())
     }
 
-    async fn commit(&self, _: Claim, next_offset: i64, _: i64, batch: &Batch) -> Result<(), LedgerError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((next_offset, batch.clone()));
+    async fn commit(&self, commit: Commit) -> Result<(), LedgerError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((commit.next_offset, commit.batch));
         Ok(())
     }
 
@@ -149,10 +149,11 @@ pub(crate) async fn drive(
     Ok(crate::per_second(commands as u64, begun.elapsed()))
 }
 
-async fn write(pool: &PgPool, claim: &mut Claim, batches: Vec<(i64, Batch)>) -> Result<()> {
+async fn write(pool: &PgPool, claim: &mut Claim, batches: Vec<(i64, Arc<Batch>)>) -> Result<()> {
     for (next_offset, batch) in batches {
         // What is before it counts as published, as it does in a ledger that keeps up.
-        ledger::commit(pool, *claim, next_offset, claim.next_offset, &batch).await?;
+        let commit = Commit { claim: *claim, next_offset, published_through: claim.next_offset, batch };
+        ledger::commit(pool, &[commit]).await?;
         claim.next_offset = next_offset;
     }
     Ok(())

@@ -159,8 +159,11 @@ impl Process {
         line.split_whitespace().next().and_then(|kb| kb.parse::<u64>().ok()).unwrap_or_default() / 1024
     }
 
+    /// Asks it to stop (SIGTERM), so that its partitions are free at once, and waits until it has.
     pub(crate) async fn stop(mut self) -> Result<()> {
-        self.child.kill().await?;
+        let id = self.child.id().context("the process has ended by itself")?;
+        Command::new("kill").arg(id.to_string()).status().await?;
+        tokio::time::timeout(START_PATIENCE, self.child.wait()).await??;
         Ok(())
     }
 }

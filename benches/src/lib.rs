@@ -60,15 +60,17 @@ async fn scenarios(environment: &Environment, count: usize) -> Result<()> {
         }
     }
     if which == "http" {
-        let time = Duration::from_secs(4);
+        let time = Duration::from_secs(std::env::var("SECS").map_or(4, |c| c.parse().unwrap()));
+        if std::env::var("CONNS").is_err() {
         let baseline = environment.start_baseline().await?;
         for connections in [1, 64] {
             let load = singles(&baseline.address, &catalogue, &keys, connections, time).await?;
             eprintln!("naive http {load:?}");
         }
         baseline.stop().await?;
+        }
         let server = environment.start(&["serve"], &[]).await?;
-        for connections in [1, 8, 32, 64, 256] {
+        for connections in std::env::var("CONNS").map_or(vec![1, 8, 32, 64, 256], |c| vec![c.parse().unwrap()]) {
             let load = singles(&server.address, &catalogue, &keys, connections, time).await?;
             eprintln!("http {load:?}");
         }

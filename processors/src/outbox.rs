@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use twh_sinks::kafka::Outgoing;
+use twh_sinks::postgres::ledger::Batch;
 use twh_sinks::postgres::outbox::OutboxRecord;
 
 /// Committed batches that may wait in memory for Kafka; then the ledger waits too.
@@ -52,7 +53,7 @@ pub struct Publishing<S, L> {
 
 enum Work {
     /// A batch that was just committed.
-    Batch(i64, Vec<OutboxRecord>),
+    Batch(i64, Arc<Batch>),
     /// Something may be in the table that did not come this way.
     Sweep,
 }
@@ -117,9 +118,9 @@ pub struct Inbox(mpsc::Sender<Work>);
 
 impl Inbox {
     /// Publishes a batch that is committed; waits while too many wait already.
-    pub async fn publish(&self, next_offset: i64, records: Vec<OutboxRecord>) {
+    pub async fn publish(&self, next_offset: i64, batch: Arc<Batch>) {
         // A publisher ends only when it is drained.
-        let _ = self.0.send(Work::Batch(next_offset, records)).await;
+        let _ = self.0.send(Work::Batch(next_offset, batch)).await;
     }
 }
 
@@ -142,8 +143,8 @@ impl<S: Store, L: Log> Task<S, L> {
         }
         loop {
             match tokio::time::timeout(IDLE, inbox.recv()).await {
-                Ok(Some(Work::Batch(next_offset, records))) => {
-                    if next_offset > self.published() && self.publish(next_offset, &records).await.is_err() {
+                Ok(Some(Work::Batch(next_offset, batch))) => {
+                    if next_offset > self.published() && self.publish(next_offset, &batch.outbox).await.is_err() {
                         return;
                     }
                 }

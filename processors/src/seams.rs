@@ -8,7 +8,8 @@ use std::future::Future;
 use twh_domain::state::{Need, State};
 use twh_schemas::catalogue::known_topic;
 use twh_sinks::kafka::{Outgoing, ProduceError, Producer};
-use twh_sinks::postgres::ledger::{self, Batch, Claim, LedgerError};
+use twh_sinks::postgres::committer::Committer;
+use twh_sinks::postgres::ledger::{self, Claim, Commit, LedgerError};
 use twh_sinks::postgres::outbox::{self, OutboxBatch};
 use twh_sinks::postgres::{PgPool, sqlx};
 
@@ -28,15 +29,8 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Loads what a decision needs.
     fn load(&self, state: &mut State, needs: BTreeSet<Need>) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// Writes a batch and moves the partition from `claim.next_offset` to `next_offset`, all or nothing; forgets the outbox
-    /// through `published_through`.
-    fn commit(
-        &self,
-        claim: Claim,
-        next_offset: i64,
-        published_through: i64,
-        batch: &Batch,
-    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    /// Writes a batch and moves the partition, all or nothing.
+    fn commit(&self, commit: Commit) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
     /// The oldest batch of the outbox after `after`.
     fn oldest_after(
@@ -49,35 +43,44 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn forget(&self, partition: i32, next_offset: i64) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 }
 
-impl Store for PgPool {
+/// The ledger in Postgres.
+#[derive(Clone)]
+pub struct LedgerStore {
+    pool: PgPool,
+    committer: Committer,
+}
+
+impl LedgerStore {
+    /// A store on a database. Starts tasks of its own: call it within a runtime.
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self { committer: Committer::start(&pool), pool }
+    }
+}
+
+impl Store for LedgerStore {
     async fn claim(&self, partition: i32, kafka_cluster_id: &str, owner: &str) -> Result<Claim, LedgerError> {
-        ledger::claim(self, partition, kafka_cluster_id, owner).await
+        ledger::claim(&self.pool, partition, kafka_cluster_id, owner).await
     }
 
     async fn current(&self, partition: i32) -> Result<Option<Claim>, LedgerError> {
-        ledger::current(self, partition).await
+        ledger::current(&self.pool, partition).await
     }
 
     async fn load(&self, state: &mut State, needs: BTreeSet<Need>) -> Result<(), LedgerError> {
-        ledger::load(self, state, needs).await
+        ledger::load(&self.pool, state, needs).await
     }
 
-    async fn commit(
-        &self,
-        claim: Claim,
-        next_offset: i64,
-        published_through: i64,
-        batch: &Batch,
-    ) -> Result<(), LedgerError> {
-        ledger::commit(self, claim, next_offset, published_through, batch).await
+    async fn commit(&self, commit: Commit) -> Result<(), LedgerError> {
+        self.committer.commit(commit).await
     }
 
     async fn oldest_after(&self, partition: i32, after: i64) -> Result<Option<OutboxBatch>, sqlx::Error> {
-        outbox::oldest_after(self, partition, after, known_topic).await
+        outbox::oldest_after(&self.pool, partition, after, known_topic).await
     }
 
     async fn forget(&self, partition: i32, next_offset: i64) -> Result<(), sqlx::Error> {
-        outbox::published(self, partition, next_offset).await
+        outbox::published(&self.pool, partition, next_offset).await
     }
 }
 

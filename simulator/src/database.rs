@@ -17,7 +17,7 @@ use twh_domain::movement::Movement;
 use twh_domain::state::{IdempotencyKey, LedgerHead, Need, PriorOutcome, State};
 use twh_processors::seams::{Log as _, Store};
 use twh_sinks::kafka::Outgoing;
-use twh_sinks::postgres::ledger::{Batch, Claim, LedgerError, OutcomeRow};
+use twh_sinks::postgres::ledger::{Batch, Claim, Commit, LedgerError, OutcomeRow};
 use twh_sinks::postgres::outbox::{OutboxBatch, OutboxRecord};
 use twh_sinks::postgres::sqlx;
 use uuid::Uuid;
@@ -174,13 +174,8 @@ impl Store for SimStore {
             .await
     }
 
-    async fn commit(
-        &self,
-        claim: Claim,
-        next_offset: i64,
-        published_through: i64,
-        batch: &Batch,
-    ) -> Result<(), LedgerError> {
+    async fn commit(&self, commit: Commit) -> Result<(), LedgerError> {
+        let Commit { claim, next_offset, published_through, batch } = commit;
         if self.0.world.sabotage == Some(Sabotage::PublishEarly) {
             let outgoing: Vec<_> = batch
                 .outbox
@@ -195,7 +190,7 @@ impl Store for SimStore {
                 .collect();
             let _ = crate::log::SimLog(self.0.clone()).append(&outgoing).await;
         }
-        self.0.live(self.try_commit(claim, next_offset, published_through, batch)).await
+        self.0.live(self.try_commit(claim, next_offset, published_through, &batch)).await
     }
 
     async fn oldest_after(&self, partition: i32, after: i64) -> Result<Option<OutboxBatch>, sqlx::Error> {

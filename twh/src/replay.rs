@@ -19,6 +19,7 @@ use twh_domain::timestamp::Timestamp;
 use twh_processors::ledger::Ledger;
 use twh_processors::replay::{self, Replayed, Source, Until};
 use twh_processors::runtime::{Limits, Watermarks};
+use twh_processors::seams::LedgerStore;
 use twh_schemas::Schemas;
 use twh_schemas::catalogue::COMMANDS;
 use twh_schemas::partition::partition_of;
@@ -149,8 +150,8 @@ async fn replay_all(
         .await?
         .context("Kafka does not say which cluster it is")?;
     let schemas = Schemas::connect(&config.schema_registry_url, &config.topic_prefix).await?;
-    let ledger = Ledger::<PgPool, Producer> {
-        store: target.clone(),
+    let ledger = Ledger::<LedgerStore, Producer> {
+        store: LedgerStore::new(target.clone()),
         schemas: Arc::new(schemas),
         publishing: None,
         awaited: None,

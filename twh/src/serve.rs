@@ -22,6 +22,7 @@ use twh_processors::ledger::{self, Awaited, Ledger};
 use twh_processors::outbox::Publishing;
 use twh_processors::runtime::{self, Backoff, DeadLetters, Limits};
 use twh_processors::sealing;
+use twh_processors::seams::LedgerStore;
 use twh_schemas::Schemas;
 use twh_schemas::catalogue::{self, COMMANDS, LEDGER_DLQ, OUTCOMES};
 use twh_sinks::kafka::{Producer, client_config};
@@ -29,6 +30,8 @@ use twh_sinks::postgres::{self, PgPool};
 
 /// How long a starting process waits for the parts that it stands on.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+/// For the ledger's loads and commits, and its outboxes.
+const LEDGER_CONNECTIONS: u32 = 12;
 /// Committed records are never given up: one that was, with the ones behind it on the log already, would come after them.
 const OUTBOX_TIMEOUT: Duration = Duration::ZERO;
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
@@ -150,11 +153,14 @@ async fn start_ledger(
     let group = format!("{}{}{}", config.topic_prefix, config.group_prefix, ledger::GROUP);
     let source = COMMANDS.full_name(&prefix);
     let dead_letters = DeadLetters::new(producer.clone(), group.clone(), source.clone(), LEDGER_DLQ.full_name(&prefix));
+    let pool = postgres::connect_persistent(&config.database_url, LEDGER_CONNECTIONS, "twh-ledger")
+        .context("TWH_DATABASE_URL is not usable")?;
+    let store = LedgerStore::new(pool);
     let ledger = Ledger {
-        store: parts.pool.clone(),
+        store: store.clone(),
         schemas: Arc::clone(&parts.schemas),
         publishing: Some(Publishing {
-            store: parts.pool.clone(),
+            store,
             log: producer,
             full_name: Arc::new(move |name| format!("{prefix}{name}")),
         }),

@@ -20,7 +20,7 @@ use twh_domain::outcome::{Outcome, Position, Verdict};
 use twh_domain::state::{IdempotencyKey, Need, PriorOutcome, State};
 use twh_domain::{Decision, Needs, Recorded, decide, prefetch};
 use twh_schemas::{Schemas, headers};
-use twh_sinks::postgres::ledger::{Batch, Claim, LedgerError, OutcomeRow, Written};
+use twh_sinks::postgres::ledger::{Batch, Claim, Commit, LedgerError, OutcomeRow, Written};
 use twh_sinks::postgres::sqlx;
 
 /// The group's name, without the environment's prefix.
@@ -276,7 +276,7 @@ impl<S: Store, L: Log> Writer<S, L> {
     }
 
     /// Begins to write the oldest batch, in a task of its own.
-    fn write(&mut self, next_offset: i64, mut writes: Batch, awaited: Arc<[Outcome]>) {
+    fn write(&mut self, next_offset: i64, writes: Batch, awaited: Arc<[Outcome]>) {
         let (store, claim) = (self.shared.store.clone(), self.claim);
         let here = self.shared.awaited.clone();
         if let Some(taken) = self.taken.front_mut() {
@@ -285,14 +285,15 @@ impl<S: Store, L: Log> Writer<S, L> {
         let published_through = self.publisher.as_ref().map_or(NOTHING_PUBLISHED, Publisher::published_through);
         let inbox = self.publisher.as_ref().map(Publisher::inbox);
         self.under_way = Some(tokio::spawn(async move {
-            store.commit(claim, next_offset, published_through, &writes).await?;
+            let batch = Arc::new(writes);
+            store.commit(Commit { claim, next_offset, published_through, batch: Arc::clone(&batch) }).await?;
             if let Some(here) = here {
                 here.tell_all(&awaited);
             }
             if let Some(inbox) = inbox
-                && !writes.outbox.is_empty()
+                && !batch.outbox.is_empty()
             {
-                inbox.publish(next_offset, std::mem::take(&mut writes.outbox)).await;
+                inbox.publish(next_offset, batch).await;
             }
             Ok(())
         }));

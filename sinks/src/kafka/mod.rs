@@ -144,8 +144,9 @@ impl Producer {
         let inner = client_config(brokers, client_id)
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            // A record leaves at once; under load, what gathers while one request is out makes the next batch.
+            // A record leaves at once; what gathers while one request is out makes the next batch.
             .set("linger.ms", "0")
+            .set("max.in.flight.requests.per.connection", "1")
             .set("compression.type", "lz4")
             // Keys land where any Java client would put them.
             .set("partitioner", "murmur2_random")

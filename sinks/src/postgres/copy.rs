@@ -17,17 +17,13 @@ const EPOCH_MICROS: i64 = 946_684_800_000_000;
 /// A row's first guess of a size.
 const ROW_BYTES: usize = 256;
 
-/// Adds rows by `statement`, each field in the order of its columns.
-pub(super) async fn copy<T>(
-    connection: &mut PgConnection,
-    statement: &str,
-    rows: impl ExactSizeIterator<Item = T>,
-    fields: impl Fn(&mut CopyRow<'_>, T),
-) -> Result<(), sqlx::Error> {
-    if rows.len() == 0 {
-        return Ok(());
+/// The rows in the layout of `COPY`, each field in the order of the statement's columns; empty where there are none.
+pub(super) fn rows<T>(rows: impl Iterator<Item = T>, fields: impl Fn(&mut CopyRow<'_>, T)) -> Vec<u8> {
+    let mut rows = rows.peekable();
+    if rows.peek().is_none() {
+        return Vec::new();
     }
-    let mut bytes = Vec::with_capacity(rows.len() * ROW_BYTES);
+    let mut bytes = Vec::with_capacity(rows.size_hint().0 * ROW_BYTES);
     bytes.extend_from_slice(SIGNATURE);
     bytes.extend_from_slice(&HEADER_REST);
     for row in rows {
@@ -36,8 +32,16 @@ pub(super) async fn copy<T>(
         writer.end();
     }
     bytes.extend_from_slice(&TRAILER);
+    bytes
+}
+
+/// Adds rows by `statement`.
+pub(super) async fn copy(connection: &mut PgConnection, statement: &str, rows: Vec<u8>) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
     let mut stream = connection.copy_in_raw(statement).await?;
-    stream.send(bytes).await?;
+    stream.send(rows).await?;
     stream.finish().await.map(|_| ())
 }
 

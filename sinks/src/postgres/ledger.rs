@@ -1,7 +1,7 @@
 //! The ledger's store: what a batch touches is loaded in a handful of set-based queries, what it makes is written in one
 //! transaction, and the partition's row makes that exactly once and fences every other writer.
 
-use super::copy::{CopyRow, copy};
+use super::copy::{CopyRow, copy, rows};
 use super::outbox::{self, OutboxRecord};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
@@ -176,58 +176,87 @@ pub async fn current(pool: &PgPool, partition: i32) -> Result<Option<Claim>, Led
         .transpose()
 }
 
-/// Writes a batch and moves the partition from `claim.next_offset` to `next_offset`, all or nothing.
+/// A batch to be written, and where the partition moves with it.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// Whose it is, and from where the partition moves.
+    pub claim: Claim,
+    /// To where it moves.
+    pub next_offset: i64,
+    /// The outbox up to here is published, and is forgotten.
+    pub published_through: i64,
+    /// What is written.
+    pub batch: Arc<Batch>,
+}
+
+impl Commit {
+    fn fenced(&self) -> LedgerError {
+        LedgerError::Fenced {
+            partition: self.claim.partition,
+            epoch: self.claim.epoch,
+            expected_offset: self.claim.next_offset,
+        }
+    }
+}
+
+/// Writes batches of different partitions and moves each partition, all or nothing.
 ///
 /// # Errors
-/// [`LedgerError::Fenced`] when another writer took the partition. After [`LedgerError::Database`] the batch may or may not be
-/// committed: ask [`current`].
-pub async fn commit(
-    pool: &PgPool,
-    claim: Claim,
-    next_offset: i64,
-    published_through: i64,
-    batch: &Batch,
-) -> Result<(), LedgerError> {
+/// [`LedgerError::Fenced`] when another writer took one of the partitions. After [`LedgerError::Database`] the batches may or
+/// may not be committed: ask [`current`].
+pub async fn commit(pool: &PgPool, commits: &[Commit]) -> Result<(), LedgerError> {
+    let batches: Vec<&Batch> = commits.iter().map(|commit| commit.batch.as_ref()).collect();
     let mut tx = pool.begin().await?;
     // First of all, so that a fenced writer does no work and waits for none.
-    let moved = sqlx::query(
-        "with published as (delete from outbox where partition = $2 and next_offset <= $5)
-         update ledger_partitions set next_offset = $1 where partition = $2 and next_offset = $3 and epoch = $4",
-    )
-    .bind(next_offset)
-    .bind(claim.partition)
-    .bind(claim.next_offset)
-    .bind(claim.epoch)
-    .bind(published_through)
-    .execute(&mut *tx)
-    .await?;
-    if moved.rows_affected() != 1 {
-        return Err(LedgerError::Fenced {
-            partition: claim.partition,
-            epoch: claim.epoch,
-            expected_offset: claim.next_offset,
-        });
-    }
-    insert_movements(&mut tx, &batch.movements).await?;
-    upsert_levels(&mut tx, &batch.levels).await?;
-    write_documents(&mut tx, &batch.documents).await?;
-    replace_barcodes(&mut tx, &batch.barcodes).await?;
-    insert_audit(&mut tx, &batch.audit).await?;
-    free_keys(&mut tx, &batch.expired_keys).await?;
-    insert_outcomes(&mut tx, &batch.outcomes).await?;
-    upsert_heads(&mut tx, &batch.heads).await?;
-    if !batch.outbox.is_empty() {
-        outbox::insert(&mut tx, claim.partition, next_offset, &batch.outbox).await?;
-    }
+    move_partitions(&mut tx, commits).await?;
+    insert_movements(&mut tx, &batches).await?;
+    upsert_levels(&mut tx, &batches).await?;
+    write_documents(&mut tx, &batches).await?;
+    replace_barcodes(&mut tx, &batches).await?;
+    insert_audit(&mut tx, &batches).await?;
+    free_keys(&mut tx, &batches).await?;
+    insert_outcomes(&mut tx, &batches).await?;
+    upsert_heads(&mut tx, &batches).await?;
+    insert_outbox(&mut tx, commits).await?;
     tx.commit().await?;
     Ok(())
 }
 
-async fn insert_movements(connection: &mut PgConnection, movements: &[Movement]) -> Result<(), sqlx::Error> {
+async fn insert_outbox(connection: &mut PgConnection, commits: &[Commit]) -> Result<(), sqlx::Error> {
+    let filled = commits.iter().filter(|commit| !commit.batch.outbox.is_empty());
+    let outbox: Vec<_> = filled
+        .map(|commit| (commit.claim.partition, commit.next_offset, commit.batch.outbox.as_slice()))
+        .collect();
+    outbox::insert(connection, &outbox).await
+}
+
+/// Moves the partitions by compare-and-set, and forgets what is published of their outboxes.
+async fn move_partitions(connection: &mut PgConnection, commits: &[Commit]) -> Result<(), LedgerError> {
+    let column = |value: fn(&Commit) -> i64| commits.iter().map(value).collect::<Vec<_>>();
+    let moved: Vec<i32> = sqlx::query_scalar(
+        "with given as (select * from unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+                            as n (partition, epoch, from_offset, to_offset, published_through)),
+              published as (delete from outbox o using given g
+                            where o.partition = g.partition and o.next_offset <= g.published_through)
+         update ledger_partitions p set next_offset = g.to_offset from given g
+         where p.partition = g.partition and p.epoch = g.epoch and p.next_offset = g.from_offset returning p.partition",
+    )
+    .bind(commits.iter().map(|commit| commit.claim.partition).collect::<Vec<_>>())
+    .bind(column(|commit| commit.claim.epoch))
+    .bind(column(|commit| commit.claim.next_offset))
+    .bind(column(|commit| commit.next_offset))
+    .bind(column(|commit| commit.published_through))
+    .fetch_all(connection)
+    .await?;
+    let fenced = commits.iter().find(|commit| !moved.contains(&commit.claim.partition));
+    fenced.map_or(Ok(()), |commit| Err(commit.fenced()))
+}
+
+async fn insert_movements(connection: &mut PgConnection, batches: &[&Batch]) -> Result<(), sqlx::Error> {
     let statement = "copy stock_movements (tenant_id, sequence, item_id, location_id, kind, level_version, on_hand_change_micro,
         reserved_change_micro, on_hand_after_micro, reserved_after_micro, reference_kind, reference_id, reference_line, reason,
         command_id, partition, log_offset, occurred_at, recorded_at, hash) from stdin (format binary)";
-    copy(connection, statement, movements.iter(), |row, m| {
+    let rows = rows(batches.iter().flat_map(|batch| &batch.movements), |row, m| {
         row.uuid(m.tenant.0)
             .bigint(m.sequence)
             .uuid(m.item.0)
@@ -248,14 +277,12 @@ async fn insert_movements(connection: &mut PgConnection, movements: &[Movement])
             .timestamp(m.occurred_at)
             .timestamp(m.recorded_at)
             .bytes(&m.hash);
-    })
-    .await
+    });
+    copy(connection, statement, rows).await
 }
 
-async fn upsert_levels(
-    connection: &mut PgConnection,
-    levels: &BTreeMap<LevelKey, StockLevel>,
-) -> Result<(), sqlx::Error> {
+async fn upsert_levels(connection: &mut PgConnection, batches: &[&Batch]) -> Result<(), sqlx::Error> {
+    let levels: BTreeMap<&LevelKey, &StockLevel> = batches.iter().flat_map(|batch| &batch.levels).collect();
     if levels.is_empty() {
         return Ok(());
     }
@@ -281,11 +308,12 @@ async fn upsert_levels(
 
 async fn write_documents(
     connection: &mut PgConnection,
-    documents: &BTreeMap<EntityKey, Written>,
+    batches: &[&Batch],
 ) -> Result<(), LedgerError> {
+    let documents: Vec<_> = batches.iter().flat_map(|batch| &batch.documents).collect();
     for kind in EntityKind::ALL {
         let (new, changed): (Vec<_>, Vec<_>) =
-            documents.iter().filter(|(key, _)| key.kind == *kind).partition(|(_, written)| written.new);
+            documents.iter().copied().filter(|(key, _)| key.kind == *kind).partition(|(_, written)| written.new);
         insert_documents(connection, *kind, &new).await?;
         update_documents(connection, *kind, &changed).await?;
     }
@@ -304,7 +332,7 @@ async fn insert_documents(
         "copy {} (tenant_id, id, code, status, expires_at, version, created_at, updated_at, document) from stdin (format binary)",
         kind.collection()
     );
-    copy(connection, &statement, documents.iter(), |row, (key, written)| {
+    let rows = rows(documents.iter(), |row, (key, written)| {
         let entity = &written.entity;
         row.uuid(key.tenant.0)
             .uuid(key.id)
@@ -317,8 +345,8 @@ async fn insert_documents(
             .timestamp(entity.created_at())
             .timestamp(entity.updated_at())
             .text(&written.document);
-    })
-    .await
+    });
+    copy(connection, &statement, rows).await
 }
 
 async fn update_documents(
@@ -355,10 +383,8 @@ async fn update_documents(
     }
 }
 
-async fn replace_barcodes(
-    connection: &mut PgConnection,
-    barcodes: &BTreeMap<CodeKey, Option<Uuid>>,
-) -> Result<(), sqlx::Error> {
+async fn replace_barcodes(connection: &mut PgConnection, batches: &[&Batch]) -> Result<(), sqlx::Error> {
+    let barcodes: BTreeMap<&CodeKey, &Option<Uuid>> = batches.iter().flat_map(|batch| &batch.barcodes).collect();
     if barcodes.is_empty() {
         return Ok(());
     }
@@ -372,16 +398,16 @@ async fn replace_barcodes(
     )
     .bind(barcodes.keys().map(|key| key.tenant.0).collect::<Vec<_>>())
     .bind(barcodes.keys().map(|key| key.code.as_str()).collect::<Vec<_>>())
-    .bind(barcodes.values().copied().collect::<Vec<_>>())
+    .bind(barcodes.values().map(|item| **item).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
 }
 
-async fn insert_audit(connection: &mut PgConnection, audit: &[AuditRecord]) -> Result<(), sqlx::Error> {
+async fn insert_audit(connection: &mut PgConnection, batches: &[&Batch]) -> Result<(), sqlx::Error> {
     let statement = "copy audit_log (tenant_id, sequence, operation_index, action, entity_kind, entity_id, entity_version, document,
         actor_kind, actor_id, ip, user_agent, request_id, command_id, recorded_at, hash) from stdin (format binary)";
-    copy(connection, statement, audit.iter(), |row, r| {
+    let rows = rows(batches.iter().flat_map(|batch| &batch.audit), |row, r| {
         row.uuid(r.tenant.0)
             .bigint(r.sequence)
             .optional(r.operation_index, |row, index| {
@@ -400,11 +426,12 @@ async fn insert_audit(connection: &mut PgConnection, audit: &[AuditRecord]) -> R
             .uuid(r.command.0)
             .timestamp(r.recorded_at)
             .bytes(&r.hash);
-    })
-    .await
+    });
+    copy(connection, statement, rows).await
 }
 
-async fn free_keys(connection: &mut PgConnection, keys: &[IdempotencyKey]) -> Result<(), sqlx::Error> {
+async fn free_keys(connection: &mut PgConnection, batches: &[&Batch]) -> Result<(), sqlx::Error> {
+    let keys: Vec<&IdempotencyKey> = batches.iter().flat_map(|batch| &batch.expired_keys).collect();
     if keys.is_empty() {
         return Ok(());
     }
@@ -419,10 +446,10 @@ async fn free_keys(connection: &mut PgConnection, keys: &[IdempotencyKey]) -> Re
     Ok(())
 }
 
-async fn insert_outcomes(connection: &mut PgConnection, rows: &[OutcomeRow]) -> Result<(), sqlx::Error> {
+async fn insert_outcomes(connection: &mut PgConnection, batches: &[&Batch]) -> Result<(), sqlx::Error> {
     let statement = "copy command_outcomes (tenant_id, command_id, idempotency_key, fingerprint, replay_of, accepted, code, message,
         details, first_audit, last_audit, partition, log_offset, recorded_at) from stdin (format binary)";
-    copy(connection, statement, rows.iter(), |row, OutcomeRow { outcome, idempotency_key, fingerprint }| {
+    let rows = rows(batches.iter().flat_map(|batch| &batch.outcomes), |row, OutcomeRow { outcome, idempotency_key, fingerprint }| {
         let (refusal, audit) = match outcome.verdict.as_ref() {
             Verdict::Rejected(refusal) => (Some(refusal), None),
             Verdict::Accepted { audit_sequences, .. } => (None, Some(*audit_sequences)),
@@ -446,14 +473,12 @@ async fn insert_outcomes(connection: &mut PgConnection, rows: &[OutcomeRow]) -> 
             .integer(outcome.position.partition)
             .bigint(outcome.position.offset)
             .timestamp(outcome.recorded_at);
-    })
-    .await
+    });
+    copy(connection, statement, rows).await
 }
 
-async fn upsert_heads(
-    connection: &mut PgConnection,
-    heads: &BTreeMap<TenantId, LedgerHead>,
-) -> Result<(), sqlx::Error> {
+async fn upsert_heads(connection: &mut PgConnection, batches: &[&Batch]) -> Result<(), sqlx::Error> {
+    let heads: BTreeMap<&TenantId, &LedgerHead> = batches.iter().flat_map(|batch| &batch.heads).collect();
     if heads.is_empty() {
         return Ok(());
     }

@@ -1,5 +1,6 @@
 //! Postgres: the ledger's store, its read queries, and who may call. All SQL of the platform stands below here.
 
+pub mod committer;
 mod copy;
 pub mod digest;
 pub mod ledger;
@@ -33,6 +34,19 @@ pub fn connect(url: &str, connections_max: u32, application: &str) -> Result<PgP
     Ok(PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options))
+}
+
+/// A pool like [`connect`]'s for those who try again what fails: its connections are not asked for a sign of life before
+/// each use.
+pub fn connect_persistent(url: &str, connections_max: u32, application: &str) -> Result<PgPool, sqlx::Error> {
+    let options = PgConnectOptions::from_str(url)?
+        .application_name(application)
+        .options([("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_MAX)]);
+    Ok(PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
         .connect_lazy_with(options))
 }
 

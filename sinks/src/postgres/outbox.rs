@@ -33,19 +33,22 @@ pub struct OutboxBatch {
     pub records: Vec<OutboxRecord>,
 }
 
-/// Adds a batch, within the transaction that made it.
+/// Adds batches (partition, place, records), within the transaction that made them.
 pub(super) async fn insert(
     connection: &mut PgConnection,
-    partition: i32,
-    next_offset: i64,
-    records: &[OutboxRecord],
+    batches: &[(i32, i64, &[OutboxRecord])],
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("insert into outbox (partition, next_offset, records) values ($1, $2, $3)")
-        .bind(partition)
-        .bind(next_offset)
-        .bind(packed(records))
-        .execute(connection)
-        .await?;
+    if batches.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into outbox (partition, next_offset, records) select * from unnest($1::integer[], $2::bigint[], $3::bytea[])",
+    )
+    .bind(batches.iter().map(|(partition, _, _)| *partition).collect::<Vec<_>>())
+    .bind(batches.iter().map(|(_, next_offset, _)| *next_offset).collect::<Vec<_>>())
+    .bind(batches.iter().map(|(_, _, records)| packed(records)).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
