@@ -18,9 +18,9 @@ mod workload;
 use anyhow::Result;
 use environment::Environment;
 pub use environment::Parts;
-use std::time::Duration;
-pub use naive_http::serve_baseline;
 use load::{Load, closed_loop, post, step};
+pub use naive_http::serve_baseline;
+use std::time::Duration;
 use workload::{Catalogue, Spread, adjustment_body};
 
 /// So many in so much time, a second.
@@ -48,7 +48,15 @@ async fn scenarios(environment: &Environment, count: usize) -> Result<()> {
             eprintln!("naive {}: {rate:.0}", spread.name());
         }
         let tenants: Vec<_> = environment.tenants(6).await?.iter().map(|tenant| tenant.tenant_id).collect();
-        let bare = bare::drive(&environment.pool, &environment.schemas, &mut Catalogue::new(tenants, 125), count / 2, 1000, 1000).await?;
+        let bare = bare::drive(
+            &environment.pool,
+            &environment.schemas,
+            &mut Catalogue::new(tenants, 125),
+            count / 2,
+            1000,
+            1000,
+        )
+        .await?;
         eprintln!("bare: {bare:.0}");
     }
     apply::backlog(environment, catalogue.opening()?.into_iter().map(Ok)).await?;
@@ -62,12 +70,12 @@ async fn scenarios(environment: &Environment, count: usize) -> Result<()> {
     if which == "http" {
         let time = Duration::from_secs(std::env::var("SECS").map_or(4, |c| c.parse().unwrap()));
         if std::env::var("CONNS").is_err() {
-        let baseline = environment.start_baseline().await?;
-        for connections in [1, 64] {
-            let load = singles(&baseline.address, &catalogue, &keys, connections, time).await?;
-            eprintln!("naive http {load:?}");
-        }
-        baseline.stop().await?;
+            let baseline = environment.start_baseline().await?;
+            for connections in [64] {
+                let load = singles(&baseline.address, &catalogue, &keys, connections, time).await?;
+                eprintln!("naive http {load:?}");
+            }
+            baseline.stop().await?;
         }
         let server = environment.start(&["serve"], &[]).await?;
         for connections in std::env::var("CONNS").map_or(vec![1, 8, 32, 64, 256], |c| vec![c.parse().unwrap()]) {
@@ -84,7 +92,13 @@ async fn scenarios(environment: &Environment, count: usize) -> Result<()> {
 }
 
 /// One movement a request.
-async fn singles(address: &str, catalogue: &Catalogue, keys: &[String], connections: usize, time: Duration) -> Result<Load> {
+async fn singles(
+    address: &str,
+    catalogue: &Catalogue,
+    keys: &[String],
+    connections: usize,
+    time: Duration,
+) -> Result<Load> {
     closed_loop(address, connections, time, |number| {
         let (mut catalogue, keys) = (catalogue.seeded(number), keys.to_vec());
         move |mut connection| {
@@ -102,7 +116,13 @@ async fn singles(address: &str, catalogue: &Catalogue, keys: &[String], connecti
 const BATCH: u64 = 100;
 
 /// A hundred movements a request.
-async fn batches(address: &str, catalogue: &Catalogue, keys: &[String], connections: usize, time: Duration) -> Result<Load> {
+async fn batches(
+    address: &str,
+    catalogue: &Catalogue,
+    keys: &[String],
+    connections: usize,
+    time: Duration,
+) -> Result<Load> {
     closed_loop(address, connections, time, |number| {
         let (mut catalogue, keys) = (catalogue.seeded(number), keys.to_vec());
         move |mut connection| {
@@ -112,7 +132,10 @@ async fn batches(address: &str, catalogue: &Catalogue, keys: &[String], connecti
                 .map(|_| {
                     let (_, item) = catalogue.draw(Spread::Uniform);
                     let key = uuid::Uuid::new_v4();
-                    format!(r#"{{"type":"adjustment.create","idempotency_key":"{key}","body":{}}}"#, adjustment_body(item))
+                    format!(
+                        r#"{{"type":"adjustment.create","idempotency_key":"{key}","body":{}}}"#,
+                        adjustment_body(item)
+                    )
                 })
                 .collect();
             let body = format!(r#"{{"commands":[{}]}}"#, commands.join(","));

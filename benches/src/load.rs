@@ -32,12 +32,7 @@ pub(crate) enum Step {
 }
 
 /// Runs `connections` loops for `time`; `step` is one turn of the loop of that number.
-pub(crate) async fn closed_loop<C, S, F>(
-    address: &str,
-    connections: usize,
-    time: Duration,
-    client: C,
-) -> Result<Load>
+pub(crate) async fn closed_loop<C, S, F>(address: &str, connections: usize, time: Duration, client: C) -> Result<Load>
 where
     C: Fn(usize) -> S,
     S: FnMut(Connection) -> F + Send + 'static,

@@ -29,11 +29,12 @@ async fn handle(
     let sku = line.sku.as_deref().unwrap_or_default();
     let fingerprint = format!("{sku} {}", line.quantity);
     let quantity = line.quantity.micros() / 1_000_000;
-    let answer = adjust(&pool, caller.tenant_id, &key, &fingerprint, sku, quantity).await.map_err(|error| match error {
-        NaiveError::Mismatch => ApiError::new(ErrorCode::ValidationFailed, "the key was used for another request"),
-        NaiveError::Shortage => ApiError::new(ErrorCode::ValidationFailed, "not enough stock"),
-        NaiveError::Database(error) => ApiError::database(error),
-    })?;
+    let answer =
+        adjust(&pool, caller.tenant_id, &key, &fingerprint, sku, quantity).await.map_err(|error| match error {
+            NaiveError::Mismatch => ApiError::new(ErrorCode::ValidationFailed, "the key was used for another request"),
+            NaiveError::Shortage => ApiError::new(ErrorCode::ValidationFailed, "not enough stock"),
+            NaiveError::Database(error) => ApiError::database(error),
+        })?;
     Ok(HttpResponse::Created().content_type("application/json").body(answer))
 }
 

@@ -103,7 +103,8 @@ pub(crate) fn command(tenant: TenantId, kind: &str, body: &str) -> Result<Comman
             id: Uuid::nil().to_string(),
             ip: Some("127.0.0.1".to_owned()),
             user_agent: Some("twh-bench".to_owned()),
-        }.into(),
+        }
+        .into(),
         request_id: Uuid::now_v7().to_string().into(),
         idempotency_key: Uuid::new_v4().to_string(),
         fingerprint: "0".repeat(64),

@@ -41,7 +41,8 @@ pub(crate) fn command(caller: &Caller, request_id: &str, idempotency_key: String
             id: caller.key_id.to_string(),
             ip: caller.ip.clone(),
             user_agent: caller.user_agent.clone(),
-        }.into(),
+        }
+        .into(),
         request_id: request_id.into(),
         idempotency_key,
         fingerprint,

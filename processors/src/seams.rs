@@ -51,10 +51,10 @@ pub struct LedgerStore {
 }
 
 impl LedgerStore {
-    /// A store on a database. Starts tasks of its own: call it within a runtime.
+    /// A store on a database, with so many transactions at once. Starts tasks of its own: call it within a runtime.
     #[must_use]
-    pub fn new(pool: PgPool) -> Self {
-        Self { committer: Committer::start(&pool), pool }
+    pub fn new(pool: PgPool, transactions_max: usize) -> Self {
+        Self { committer: Committer::start(&pool, transactions_max), pool }
     }
 }
 

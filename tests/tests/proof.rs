@@ -10,7 +10,7 @@
 )]
 
 use serde_json::{Value, json};
-use sqlx::{PgPool};
+use sqlx::PgPool;
 use std::process::Output;
 use twh_tests::{Tenant, World, python, root};
 
@@ -57,10 +57,7 @@ async fn verify(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
 async fn tamper(pool: &PgPool, statements: &[String]) {
     let mut tx = pool.begin().await.unwrap();
     for table in ["stock_movements", "audit_log"] {
-        sqlx::query(&format!("alter table {table} disable trigger user"))
-            .execute(&mut *tx)
-            .await
-            .unwrap();
+        sqlx::query(&format!("alter table {table} disable trigger user")).execute(&mut *tx).await.unwrap();
     }
     for statement in statements {
         let done = sqlx::query(&statement).execute(&mut *tx).await.unwrap();

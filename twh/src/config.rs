@@ -124,6 +124,8 @@ settings! {
     body_bytes_max: usize = "TWH_BODY_BYTES_MAX", "2097152", |v| within(v, 1_024, 104_857_600);
     /// Most commands that the ledger applies in one transaction.
     batch_commands: usize = "TWH_BATCH_COMMANDS", "2000", |v| within(v, 1, 100_000);
+    /// Most transactions in which a process writes the ledger at once. Partitions share them: with fewer, each holds more.
+    ledger_transactions: usize = "TWH_LEDGER_TRANSACTIONS", "2", |v| within(v, 1, 64);
     /// The Ed25519 key, as PKCS#8 PEM, that signs checkpoints of ledgers (`twh ledger-key` makes one); without it there are none.
     ledger_key_file: Option<PathBuf> = "TWH_LEDGER_KEY_FILE", "", |v| Ok(if v.is_empty() { None } else { Some(v.into()) });
     /// The key's name in the checkpoints that it signs.

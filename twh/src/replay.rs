@@ -151,7 +151,7 @@ async fn replay_all(
         .context("Kafka does not say which cluster it is")?;
     let schemas = Schemas::connect(&config.schema_registry_url, &config.topic_prefix).await?;
     let ledger = Ledger::<LedgerStore, Producer> {
-        store: LedgerStore::new(target.clone()),
+        store: LedgerStore::new(target.clone(), config.ledger_transactions),
         schemas: Arc::new(schemas),
         publishing: None,
         awaited: None,

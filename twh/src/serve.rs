@@ -74,7 +74,8 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
     // Whichever way this function ends, nothing that it started goes on.
     let _stop_on_return = stop.clone().drop_guard();
     let mut tasks = JoinSet::new();
-    let (gateway, waker) = if roles.contains(&Role::Ingest) { Some(gateway(&parts).await?).unzip() } else { (None, None) };
+    let (gateway, waker) =
+        if roles.contains(&Role::Ingest) { Some(gateway(&parts).await?).unzip() } else { (None, None) };
     if roles.contains(&Role::Ledger) {
         start_ledger(&parts, waker, &mut tasks, &stop).await?;
     }
@@ -155,7 +156,7 @@ async fn start_ledger(
     let dead_letters = DeadLetters::new(producer.clone(), group.clone(), source.clone(), LEDGER_DLQ.full_name(&prefix));
     let pool = postgres::connect_persistent(&config.database_url, LEDGER_CONNECTIONS, "twh-ledger")
         .context("TWH_DATABASE_URL is not usable")?;
-    let store = LedgerStore::new(pool);
+    let store = LedgerStore::new(pool, config.ledger_transactions);
     let ledger = Ledger {
         store: store.clone(),
         schemas: Arc::clone(&parts.schemas),

@@ -98,7 +98,9 @@ impl<'a> Records<'a> {
             let record = records::StockLevel::new(key, level, Position { partition, offset });
             let payload = self.schemas.levels.encode(&record).map_err(encode_error)?;
             let key = format!("{}/{}/{}", key.tenant, key.item, key.location).into_bytes();
-            self.records.push(OutboxRecord { topic: LEVELS.name, partition: None, key, headers: Vec::new(), payload });
+            // Where the tenant's movements are: a batch is one request to the broker for each topic, not one for each level.
+            let to = Some(partition);
+            self.records.push(OutboxRecord { topic: LEVELS.name, partition: to, key, headers: Vec::new(), payload });
         }
         Ok(self.records)
     }

@@ -127,7 +127,9 @@ impl ProducerContext for Reports {
                 // Who has stopped waiting does not need it.
                 let _ = sender.send(delivery);
             }
-            Waiter::Group(group) => group.one_is_settled(result.as_ref().map(|_| ()).map_err(|(error, _)| error.clone())),
+            Waiter::Group(group) => {
+                group.one_is_settled(result.as_ref().map(|_| ()).map_err(|(error, _)| error.clone()))
+            }
         }
     }
 }

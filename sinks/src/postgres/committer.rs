@@ -8,8 +8,6 @@ use sqlx::PgPool;
 use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-/// Transactions that may be under way at once.
-const TRANSACTIONS_MAX: usize = 4;
 /// So many outcomes make a transaction large enough.
 const OUTCOMES_ENOUGH: usize = 500;
 
@@ -23,13 +21,13 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Starts its tasks; they end with the last handle.
+    /// Starts as many tasks as transactions may be under way at once; they end with the last handle.
     #[must_use]
-    pub fn start(pool: &PgPool) -> Self {
+    pub fn start(pool: &PgPool, transactions_max: usize) -> Self {
         // Never longer than there are partitions: a writer has one commit under way.
         let (queue, requests) = mpsc::unbounded_channel();
         let requests = Arc::new(Mutex::new(requests));
-        for _ in 0..TRANSACTIONS_MAX {
+        for _ in 0..transactions_max.max(1) {
             tokio::spawn(run(pool.clone(), Arc::clone(&requests)));
         }
         Self { queue }

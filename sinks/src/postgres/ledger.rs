@@ -224,9 +224,8 @@ pub async fn commit(pool: &PgPool, commits: &[Commit]) -> Result<(), LedgerError
 
 async fn insert_outbox(connection: &mut PgConnection, commits: &[Commit]) -> Result<(), sqlx::Error> {
     let filled = commits.iter().filter(|commit| !commit.batch.outbox.is_empty());
-    let outbox: Vec<_> = filled
-        .map(|commit| (commit.claim.partition, commit.next_offset, commit.batch.outbox.as_slice()))
-        .collect();
+    let outbox: Vec<_> =
+        filled.map(|commit| (commit.claim.partition, commit.next_offset, commit.batch.outbox.as_slice())).collect();
     outbox::insert(connection, &outbox).await
 }
 
@@ -306,10 +305,7 @@ async fn upsert_levels(connection: &mut PgConnection, batches: &[&Batch]) -> Res
     Ok(())
 }
 
-async fn write_documents(
-    connection: &mut PgConnection,
-    batches: &[&Batch],
-) -> Result<(), LedgerError> {
+async fn write_documents(connection: &mut PgConnection, batches: &[&Batch]) -> Result<(), LedgerError> {
     let documents: Vec<_> = batches.iter().flat_map(|batch| &batch.documents).collect();
     for kind in EntityKind::ALL {
         let (new, changed): (Vec<_>, Vec<_>) =
@@ -449,31 +445,34 @@ async fn free_keys(connection: &mut PgConnection, batches: &[&Batch]) -> Result<
 async fn insert_outcomes(connection: &mut PgConnection, batches: &[&Batch]) -> Result<(), sqlx::Error> {
     let statement = "copy command_outcomes (tenant_id, command_id, idempotency_key, fingerprint, replay_of, accepted, code, message,
         details, first_audit, last_audit, partition, log_offset, recorded_at) from stdin (format binary)";
-    let rows = rows(batches.iter().flat_map(|batch| &batch.outcomes), |row, OutcomeRow { outcome, idempotency_key, fingerprint }| {
-        let (refusal, audit) = match outcome.verdict.as_ref() {
-            Verdict::Rejected(refusal) => (Some(refusal), None),
-            Verdict::Accepted { audit_sequences, .. } => (None, Some(*audit_sequences)),
-        };
-        let bigint = |row: &mut CopyRow<'_>, value| {
-            row.bigint(value);
-        };
-        row.uuid(outcome.tenant.0)
-            .uuid(outcome.command_id.0)
-            .optional_text(idempotency_key.as_deref())
-            .text(fingerprint)
-            .optional(outcome.replay_of, |row, id| {
-                row.uuid(id.0);
-            })
-            .boolean(refusal.is_none())
-            .optional_text(refusal.map(|refusal| refusal.code.as_str()))
-            .optional_text(refusal.map(|refusal| refusal.message.as_str()))
-            .optional_text(refusal.map(|refusal| refusal.details.as_str()))
-            .optional(audit.map(|audit| audit.0), bigint)
-            .optional(audit.map(|audit| audit.1), bigint)
-            .integer(outcome.position.partition)
-            .bigint(outcome.position.offset)
-            .timestamp(outcome.recorded_at);
-    });
+    let rows = rows(
+        batches.iter().flat_map(|batch| &batch.outcomes),
+        |row, OutcomeRow { outcome, idempotency_key, fingerprint }| {
+            let (refusal, audit) = match outcome.verdict.as_ref() {
+                Verdict::Rejected(refusal) => (Some(refusal), None),
+                Verdict::Accepted { audit_sequences, .. } => (None, Some(*audit_sequences)),
+            };
+            let bigint = |row: &mut CopyRow<'_>, value| {
+                row.bigint(value);
+            };
+            row.uuid(outcome.tenant.0)
+                .uuid(outcome.command_id.0)
+                .optional_text(idempotency_key.as_deref())
+                .text(fingerprint)
+                .optional(outcome.replay_of, |row, id| {
+                    row.uuid(id.0);
+                })
+                .boolean(refusal.is_none())
+                .optional_text(refusal.map(|refusal| refusal.code.as_str()))
+                .optional_text(refusal.map(|refusal| refusal.message.as_str()))
+                .optional_text(refusal.map(|refusal| refusal.details.as_str()))
+                .optional(audit.map(|audit| audit.0), bigint)
+                .optional(audit.map(|audit| audit.1), bigint)
+                .integer(outcome.position.partition)
+                .bigint(outcome.position.offset)
+                .timestamp(outcome.recorded_at);
+        },
+    );
     copy(connection, statement, rows).await
 }
 

@@ -102,7 +102,8 @@ fn audit(row: &PgRow) -> Result<AuditRecord, String> {
             id: text("actor_id")?,
             ip: row.try_get("ip").map_err(text_error)?,
             user_agent: row.try_get("user_agent").map_err(text_error)?,
-        }.into(),
+        }
+        .into(),
         request_id: text("request_id")?.into(),
         command: CommandId(get("command_id")?),
         recorded_at: time(row, "recorded_at")?,
@@ -398,8 +399,5 @@ pub(super) async fn tenants(connection: &mut PgConnection) -> Result<Vec<TenantI
         )
     });
     let sql = format!("{} order by 1", each.join(" union "));
-    sqlx::query_scalar(&sql)
-        .fetch_all(connection)
-        .await
-        .map(|ids: Vec<Uuid>| ids.into_iter().map(TenantId).collect())
+    sqlx::query_scalar(&sql).fetch_all(connection).await.map(|ids: Vec<Uuid>| ids.into_iter().map(TenantId).collect())
 }
