@@ -57,7 +57,7 @@ impl World {
 
     async fn document(&self, collection: &str, id: Uuid, code: Option<&str>, status: Option<&str>, document: &str) {
         let text = |value: Option<&str>| value.map_or_else(|| "null".to_owned(), |value| format!("'{value}'"));
-        self.execute(&*format!(
+        self.execute(&format!(
             "insert into {collection} (tenant_id, id, code, status, version, created_at, updated_at, document)
              values (:tenant, '{id}', {}, {}, 3, now(), now(), '{document}')",
             text(code),
@@ -90,7 +90,7 @@ impl World {
         let [change_on_hand, change_reserved, on_hand, reserved] =
             [change.0, change.1, after.0, after.1].map(|units| units * 1_000_000);
         let (occurred, recorded) = hours;
-        self.execute(&*format!(
+        self.execute(&format!(
             "insert into stock_movements values (:tenant, {sequence}, '{item}', '{location}', '{kind}',
              (select count(*) + 1 from stock_movements where tenant_id = :tenant and item_id = '{item}' and location_id = '{location}'),
              {change_on_hand}, {change_reserved}, {on_hand}, {reserved}, 'count', '{}', 1, null, '{}', 0, {sequence}0,
@@ -99,12 +99,12 @@ impl World {
             Uuid::from_u128(88),
         ))
         .await;
-        self.execute(&*format!(
+        self.execute(&format!(
             "insert into stock_levels values (:tenant, '{item}', '{location}', {on_hand}, {reserved}, 1, null, now())
              on conflict (tenant_id, item_id, location_id) do update set on_hand_micro = {on_hand}, reserved_micro = {reserved}"
         ))
         .await;
-        self.execute(&*format!(
+        self.execute(&format!(
             "insert into ledger_heads values (:tenant, {sequence}, '', 0, 0, '', now())
              on conflict (tenant_id) do update set movement_sequence = {sequence}"
         ))
@@ -244,7 +244,7 @@ async fn pages_hold_every_row_once_in_order() {
 async fn filters_find_what_they_say_and_others_are_refused() {
     World::with(|world| async move {
         let Catalogue { a, .. } = world.catalogue().await;
-        world.execute(&*format!("insert into item_barcodes values (:tenant, '4006381333931', '{a}')")).await;
+        world.execute(&format!("insert into item_barcodes values (:tenant, '4006381333931', '{a}')")).await;
         let found =
             |rows: Vec<Value>| rows.iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
         for (query, names) in [
@@ -382,7 +382,7 @@ async fn an_items_stock_counts_what_is_on_its_way() {
         let Catalogue { a, m, n, .. } = world.catalogue().await;
         for (location, on_hand, reserved) in [(m, 10, 4), (n, 5, 0)] {
             world
-                .execute(&*format!(
+                .execute(&format!(
                     "insert into stock_levels values (:tenant, '{a}', '{location}', {on_hand}000000, {reserved}000000, 2, null, now())"
                 ))
                 .await;
@@ -409,7 +409,7 @@ async fn a_command_is_pending_then_decided_and_a_repeat_tells_the_first_answer()
         world.execute("insert into ledger_partitions values (0, 'c', 100, 1, 'o', now())").await;
         let audit = async |sequence: i64, operation: &str, kind: &str, version: i64, command: Uuid| {
             world
-                .execute(&*format!(
+                .execute(&format!(
                     "insert into audit_log values (:tenant, {sequence}, {operation}, 'x', '{kind}', '{}', {version}, '{{\"n\": {sequence}}}',
                      'api_key', 'k', null, null, 'r', '{command}', now(), '\\x00')",
                     Uuid::from_u128(500)
@@ -427,7 +427,7 @@ async fn a_command_is_pending_then_decided_and_a_repeat_tells_the_first_answer()
             (repeat, &format!("'{refused}'"), "true, null, null, null, null, null"),
         ] {
             world
-                .execute(&*format!("insert into command_outcomes values (:tenant, '{command}', null, 'f', {repeats}, {verdict}, 0, 41, now())"))
+                .execute(&format!("insert into command_outcomes values (:tenant, '{command}', null, 'f', {repeats}, {verdict}, 0, 41, now())"))
                 .await;
         }
         let path = |command: Uuid| format!("/v1/commands/{command}");

@@ -2,6 +2,7 @@
 #![allow(
     clippy::float_arithmetic,
     clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
     clippy::cast_sign_loss,
     reason = "figures of a measurement, not quantities of stock"
 )]
@@ -9,141 +10,336 @@
 mod apply;
 mod bare;
 mod environment;
+mod growth;
 mod http;
 mod load;
+mod mixed;
 mod naive;
 mod naive_http;
+mod overload;
+mod report;
 mod workload;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use environment::Environment;
 pub use environment::Parts;
 use load::{Load, closed_loop, post, step};
 pub use naive_http::serve_baseline;
+pub use report::Report;
+use report::{Bar, Machine, Row};
 use std::time::Duration;
+use twh_domain::id::TenantId;
+use twh_sinks::postgres::sqlx;
+use uuid::Uuid;
 use workload::{Catalogue, Spread, adjustment_body};
+
+/// A scenario of the benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// A backlog on Kafka, drained by the ledger, beside a naive transaction a command and beside bare writing.
+    Apply,
+    /// Single requests and batches over HTTP, beside the naive baseline behind the same server.
+    Http,
+    /// Orders, receipts, counts and questions.
+    Mixed,
+    /// Far too much, for a while.
+    Overload,
+    /// More movements, more tenants.
+    Growth,
+}
+
+/// How much is measured.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which scenarios, in order.
+    pub scenarios: Vec<Scenario>,
+    /// Commands of a backlog.
+    pub commands: usize,
+    /// How long each load lasts.
+    pub load: Duration,
+    /// Movements in the ledger before work is measured, ascending.
+    pub movements: Vec<i64>,
+    /// Tenants among whom work is spread, ascending.
+    pub tenants: Vec<usize>,
+}
+
+impl Options {
+    /// Everything, in about a quarter of an hour.
+    #[must_use]
+    pub fn full() -> Self {
+        Self {
+            scenarios: vec![Scenario::Apply, Scenario::Http, Scenario::Mixed, Scenario::Overload, Scenario::Growth],
+            commands: 200_000,
+            load: Duration::from_secs(5),
+            movements: vec![10_000, 1_000_000, 10_000_000],
+            tenants: vec![1, 100, 10_000],
+        }
+    }
+
+    /// The ratios that a defect would spoil, in under two minutes.
+    #[must_use]
+    pub fn quick() -> Self {
+        Self {
+            scenarios: vec![Scenario::Apply, Scenario::Http],
+            commands: 60_000,
+            load: Duration::from_secs(3),
+            ..Self::full()
+        }
+    }
+}
+
+const TENANTS: usize = 8;
+const SKUS_A_TENANT: usize = 125;
+/// Of the naive baseline; more are slower.
+const NAIVE_CONNECTIONS: usize = 32;
+const BATCH: u64 = 100;
+/// Partitions of the bare writer: beside those of the environment's topics.
+const BARE_PARTITIONS: i32 = 1_000;
 
 /// So many in so much time, a second.
 fn per_second(count: u64, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64()
 }
 
-/// Runs it.
-pub async fn run(parts: &Parts, count: usize) -> Result<()> {
-    let environment = Environment::prepare(parts).await?;
-    let result = scenarios(&environment, count).await;
-    environment.end().await?;
-    result
+#[expect(clippy::print_stderr, reason = "a long measurement shows that it goes on")]
+fn progress(text: &str) {
+    eprintln!("{text}");
 }
 
-async fn scenarios(environment: &Environment, count: usize) -> Result<()> {
-    let tenants = environment.tenants(8).await?;
-    let keys: Vec<String> = tenants.iter().map(|tenant| tenant.api_key.clone()).collect();
-    let catalogue = Catalogue::new(tenants.iter().map(|tenant| tenant.tenant_id).collect(), 125);
-    naive::prepare(&environment.pool, &catalogue).await?;
-    let which = std::env::var("SCENARIO").unwrap_or_default();
-    if which.is_empty() {
-        for spread in Spread::BOTH {
-            let rate = naive::drive(&environment.pool, &catalogue, spread, 32, Duration::from_secs(5)).await?;
-            eprintln!("naive {}: {rate:.0}", spread.name());
+/// Measures, in an environment of its own that is gone afterwards.
+pub async fn run(parts: &Parts, options: &Options) -> Result<Report> {
+    let environment = Environment::prepare(parts).await?;
+    let measured = Bench::prepare(&environment, options).await;
+    let measured = match measured {
+        Ok(bench) => bench.run().await,
+        Err(error) => Err(error),
+    };
+    environment.end().await?;
+    measured
+}
+
+struct Bench<'a> {
+    environment: &'a Environment,
+    options: &'a Options,
+    catalogue: Catalogue,
+    keys: Vec<String>,
+    report: Report,
+}
+
+impl<'a> Bench<'a> {
+    async fn prepare(environment: &'a Environment, options: &'a Options) -> Result<Self> {
+        let tenants = environment.tenants(TENANTS).await?;
+        let keys = tenants.iter().map(|tenant| tenant.api_key.clone()).collect();
+        let catalogue = Catalogue::new(tenants.iter().map(|tenant| tenant.tenant_id).collect(), SKUS_A_TENANT);
+        naive::prepare(&environment.pool, &catalogue).await?;
+        apply::backlog(environment, catalogue.opening()?.into_iter().map(Ok)).await?;
+        let postgres: String = sqlx::query_scalar("show server_version").fetch_one(&environment.pool).await?;
+        let report =
+            Report { machine: Machine::this(postgres), rows: Vec::new(), loads: Vec::new(), memory: Vec::new() };
+        Ok(Self { environment, options, catalogue, keys, report })
+    }
+
+    async fn run(mut self) -> Result<Report> {
+        for scenario in &self.options.scenarios {
+            match scenario {
+                Scenario::Apply => self.apply().await.context("apply")?,
+                Scenario::Http => self.http().await.context("http")?,
+                Scenario::Mixed => self.mixed().await.context("mixed")?,
+                Scenario::Overload => self.overload().await.context("overload")?,
+                Scenario::Growth => self.growth().await.context("growth")?,
+            }
         }
-        let tenants: Vec<_> = environment.tenants(6).await?.iter().map(|tenant| tenant.tenant_id).collect();
+        Ok(self.report)
+    }
+
+    async fn apply(&mut self) -> Result<()> {
+        let (environment, commands) = (self.environment, self.options.commands);
+        let mut baselines = Vec::new();
+        for spread in Spread::BOTH {
+            let time = self.options.load;
+            let rate = naive::drive(&environment.pool, &self.catalogue, spread, NAIVE_CONNECTIONS, time).await?;
+            self.report.add(Row::new(format!("naive, {}", spread.name()), rate, "commands/s"));
+            baselines.push(rate);
+        }
+        let tenants = (0..TENANTS).map(|_| TenantId(Uuid::now_v7())).collect();
+        let mut catalogue = Catalogue::new(tenants, SKUS_A_TENANT);
         let bare = bare::drive(
             &environment.pool,
             &environment.schemas,
-            &mut Catalogue::new(tenants, 125),
-            count / 2,
-            1000,
-            1000,
+            &mut catalogue,
+            commands / 2,
+            BARE_BATCH,
+            BARE_PARTITIONS,
         )
         .await?;
-        eprintln!("bare: {bare:.0}");
-    }
-    apply::backlog(environment, catalogue.opening()?.into_iter().map(Ok)).await?;
-    if which.is_empty() {
-        for spread in Spread::BOTH {
-            let mut work = catalogue.clone();
-            let drained = apply::backlog(environment, (0..count).map(|_| work.adjustment(spread))).await?;
-            eprintln!("apply {}: {:.0}, {} MB", spread.name(), drained.per_second, drained.memory_peak_mb);
-        }
-    }
-    if which == "http" {
-        let time = Duration::from_secs(std::env::var("SECS").map_or(4, |c| c.parse().unwrap()));
-        if std::env::var("CONNS").is_err() {
-            let baseline = environment.start_baseline().await?;
-            for connections in [64] {
-                let load = singles(&baseline.address, &catalogue, &keys, connections, time).await?;
-                eprintln!("naive http {load:?}");
+        self.report.add(Row::new("bare writing of the same rows", bare, "commands/s"));
+        for ((spread, naive), bar) in Spread::BOTH.into_iter().zip(baselines).zip([8.0, 20.0]) {
+            let mut work = self.catalogue.clone();
+            let drained = apply::backlog(environment, (0..commands).map(|_| work.adjustment(spread))).await?;
+            let name = format!("apply, {}", spread.name());
+            let row = Row::new(&name, drained.per_second, "commands/s");
+            self.report.add(row.clone().times("naive", naive).bar(Bar::AtLeast(bar)));
+            if spread == Spread::Uniform {
+                self.report.add(row.times("bare", bare).bar(Bar::AtLeast(0.6)));
+                self.report.add(Row::new("apply, memory at most", drained.memory_peak_mb as f64, "MB"));
+                self.report.memory = thinned(drained.memory);
             }
-            baseline.stop().await?;
         }
-        let server = environment.start(&["serve"], &[]).await?;
-        for connections in std::env::var("CONNS").map_or(vec![1, 8, 32, 64, 256], |c| vec![c.parse().unwrap()]) {
-            let load = singles(&server.address, &catalogue, &keys, connections, time).await?;
-            eprintln!("http {load:?}");
+        Ok(())
+    }
+
+    async fn http(&mut self) -> Result<()> {
+        let time = self.options.load;
+        let baseline = self.environment.start_baseline().await?;
+        let naive = self.singles(&baseline.address, 64, None, time).await?.per_second;
+        baseline.stop().await?;
+        self.report.add(Row::new("naive over HTTP, 64 connections", naive, "requests/s"));
+        let server = self.environment.start(&["serve"], &[]).await?;
+        let address = server.address.as_str();
+        self.singles(address, 8, None, Duration::from_secs(1)).await?;
+        let mut at_64 = 0.0;
+        for connections in [1, 8, 32, 64, 256] {
+            let load = self.singles(address, connections, None, time).await?;
+            let row = Row::new(format!("HTTP, {connections} connections"), load.per_second, "requests/s");
+            let row = row.times("naive", naive);
+            if connections == 64 {
+                at_64 = load.per_second;
+                self.report.add(row.bar(Bar::AtLeast(2.0)));
+            } else {
+                self.report.add(row);
+            }
+            for (name, value) in [("p50", load.p50_ms), ("p99", load.p99_ms), ("p99.9", load.p999_ms)] {
+                let row = Row::new(format!("HTTP, {connections} connections, {name}"), value, "ms");
+                let lone = connections == 1 && name == "p50";
+                self.report.add(if lone { row.bar(Bar::Below(6.0)) } else { row });
+            }
+            self.report.loads.push(load);
         }
+        let top = self.report.loads.iter().map(|load| load.per_second).fold(0.0, f64::max);
+        let half = self.singles(address, 64, Some(top / 2.0), time).await?;
+        self.report.add(Row::new("HTTP, at half of the top rate", half.per_second, "requests/s"));
+        self.report.add(Row::new("HTTP, at half of the top rate, p99", half.p99_ms, "ms").bar(Bar::Below(25.0)));
+        let mut best = 0.0_f64;
         for connections in [1, 8, 32] {
-            let load = batches(&server.address, &catalogue, &keys, connections, time).await?;
-            eprintln!("batch {load:?} {} MB", server.memory_mb());
+            let load = self.batches(address, connections, time).await?;
+            let row = Row::new(format!("batches of {BATCH}, {connections} connections"), load.per_second, "commands/s");
+            self.report.add(row);
+            best = best.max(load.per_second);
         }
-        server.stop().await?;
+        let row = Row::new(format!("batches of {BATCH}, at best"), best, "commands/s");
+        self.report.add(row.times("HTTP, 64 connections", at_64).bar(Bar::AtLeast(5.0)));
+        self.report.add(Row::new("server's memory after it all", server.memory_mb() as f64, "MB"));
+        server.stop().await
     }
-    Ok(())
-}
 
-/// One movement a request.
-async fn singles(
-    address: &str,
-    catalogue: &Catalogue,
-    keys: &[String],
-    connections: usize,
-    time: Duration,
-) -> Result<Load> {
-    closed_loop(address, connections, time, |number| {
-        let (mut catalogue, keys) = (catalogue.seeded(number), keys.to_vec());
-        move |mut connection| {
-            let (tenant, item) = catalogue.draw(Spread::Uniform);
-            let key = keys.get(tenant).cloned().unwrap_or_default();
-            async move {
-                let reply = post(&mut connection, &key, "/v1/adjustments", adjustment_body(item)).await?;
-                Ok((connection, step(&reply, 1)?))
+    async fn mixed(&mut self) -> Result<()> {
+        apply::backlog(self.environment, self.catalogue.stock()?.into_iter().map(Ok)).await?;
+        let server = self.environment.start(&["serve"], &[]).await?;
+        let address = server.address.as_str();
+        self.singles(address, 8, None, Duration::from_secs(1)).await?;
+        for spread in Spread::BOTH {
+            for (connections, batched, name) in [(64, false, "one by one"), (16, true, "33 in a request")] {
+                let shape = (connections, batched);
+                let load = mixed::drive(address, &self.catalogue, &self.keys, spread, shape, self.options.load).await?;
+                let row = Row::new(format!("mixed, {}, orders {name}", spread.name()), load.per_second, "orders/s");
+                self.report.add(if batched { row.bar(Bar::AtLeast(1_000.0)) } else { row });
             }
         }
-    })
-    .await
+        server.stop().await
+    }
+
+    async fn overload(&mut self) -> Result<()> {
+        let time = self.options.load;
+        let server = self.environment.start(&["serve"], &[("TWH_COMMANDS_IN_FLIGHT", "256")]).await?;
+        let address = server.address.as_str();
+        self.singles(address, 8, None, Duration::from_secs(1)).await?;
+        let before = self.singles(address, 64, None, time).await?;
+        let during = overload::singles(address, &self.catalogue, &self.keys, 2_000, time).await?;
+        let after = self.singles(address, 64, None, Duration::from_secs(1)).await?;
+        self.report.add(Row::new("before overload, p99", before.p99_ms, "ms"));
+        self.report.add(Row::new("overload, 2,000 connections: answered", during.per_second, "requests/s"));
+        let shed = during.shed as f64 / time.as_secs_f64();
+        self.report.add(Row::new("overload: turned away with Retry-After", shed, "requests/s"));
+        self.report.add(Row::new("overload: p99 of what is answered", during.p99_ms, "ms"));
+        let row = Row::new("the second after it, p99", after.p99_ms, "ms");
+        self.report.add(row.times("before", before.p99_ms).bar(Bar::Below(2.0)));
+        self.report.add(Row::new("server's memory after overload", server.memory_mb() as f64, "MB"));
+        server.stop().await
+    }
+
+    async fn growth(&mut self) -> Result<()> {
+        let environment = self.environment;
+        let commands = self.options.commands / 2;
+        let mut first = None;
+        for tenants in &self.options.tenants {
+            let catalogue = growth::tenants(environment, *tenants, if *tenants > 1_000 { 2 } else { 20 }).await?;
+            let rate = growth::measure(environment, &catalogue, commands).await?;
+            let row = Row::new(format!("apply, {tenants} tenants"), rate, "commands/s");
+            let base = *first.get_or_insert(rate);
+            self.report.add(row.times("one tenant", base));
+        }
+        let older = TenantId(Uuid::now_v7());
+        let (mut from, mut first) = (0, None);
+        for movements in &self.options.movements {
+            growth::fill(environment, older, from, *movements).await?;
+            from = *movements;
+            let rate = growth::measure(environment, &self.catalogue, commands).await?;
+            let row = Row::new(format!("apply, {movements} movements before"), rate, "commands/s");
+            let base = *first.get_or_insert(rate);
+            self.report.add(row.times("the first", base).bar(Bar::AtLeast(0.8)));
+        }
+        Ok(())
+    }
+
+    /// One movement a request.
+    async fn singles(&self, address: &str, connections: usize, rate: Option<f64>, time: Duration) -> Result<Load> {
+        closed_loop(address, connections, rate, time, |number| {
+            let (mut catalogue, keys) = (self.catalogue.seeded(number), self.keys.clone());
+            move |mut connection| {
+                let (tenant, item) = catalogue.draw(Spread::Uniform);
+                let key = keys.get(tenant).cloned().unwrap_or_default();
+                async move {
+                    let reply = post(&mut connection, &key, "/v1/adjustments", adjustment_body(item)).await?;
+                    Ok((connection, step(&reply, 1)?))
+                }
+            }
+        })
+        .await
+    }
+
+    /// A hundred movements a request, each with its own outcome.
+    async fn batches(&self, address: &str, connections: usize, time: Duration) -> Result<Load> {
+        closed_loop(address, connections, None, time, |number| {
+            let (mut catalogue, keys) = (self.catalogue.seeded(number), self.keys.clone());
+            move |mut connection| {
+                let key = keys.get(catalogue.draw(Spread::Uniform).0).cloned().unwrap_or_default();
+                let body = batch_body(&mut catalogue);
+                async move {
+                    let reply = post(&mut connection, &key, "/v1/commands:batch", body).await?;
+                    Ok((connection, step(&reply, BATCH)?))
+                }
+            }
+        })
+        .await
+    }
 }
 
-const BATCH: u64 = 100;
+/// What the bare writer writes in one transaction.
+const BARE_BATCH: usize = 1_000;
 
-/// A hundred movements a request.
-async fn batches(
-    address: &str,
-    catalogue: &Catalogue,
-    keys: &[String],
-    connections: usize,
-    time: Duration,
-) -> Result<Load> {
-    closed_loop(address, connections, time, |number| {
-        let (mut catalogue, keys) = (catalogue.seeded(number), keys.to_vec());
-        move |mut connection| {
-            let (tenant, _) = catalogue.draw(Spread::Uniform);
-            let key = keys.get(tenant).cloned().unwrap_or_default();
-            let commands: Vec<String> = (0..BATCH)
-                .map(|_| {
-                    let (_, item) = catalogue.draw(Spread::Uniform);
-                    let key = uuid::Uuid::new_v4();
-                    format!(
-                        r#"{{"type":"adjustment.create","idempotency_key":"{key}","body":{}}}"#,
-                        adjustment_body(item)
-                    )
-                })
-                .collect();
-            let body = format!(r#"{{"commands":[{}]}}"#, commands.join(","));
-            async move {
-                let reply = post(&mut connection, &key, "/v1/commands:batch", body).await?;
-                Ok((connection, step(&reply, BATCH)?))
-            }
-        }
-    })
-    .await
+fn batch_body(catalogue: &mut Catalogue) -> String {
+    let commands: Vec<String> = (0..BATCH)
+        .map(|_| {
+            let (key, body) = (Uuid::new_v4(), adjustment_body(catalogue.draw(Spread::Uniform).1));
+            format!(r#"{{"type":"adjustment.create","idempotency_key":"{key}","body":{body}}}"#)
+        })
+        .collect();
+    format!(r#"{{"commands":[{}]}}"#, commands.join(","))
+}
+
+/// So few points of a curve that a person can read them.
+fn thinned(curve: Vec<(i64, u64)>) -> Vec<(i64, u64)> {
+    const POINTS: usize = 40;
+    let every = curve.len().div_ceil(POINTS).max(1);
+    curve.into_iter().step_by(every).collect()
 }

@@ -31,8 +31,15 @@ pub(crate) enum Step {
     Shed,
 }
 
-/// Runs `connections` loops for `time`; `step` is one turn of the loop of that number.
-pub(crate) async fn closed_loop<C, S, F>(address: &str, connections: usize, time: Duration, client: C) -> Result<Load>
+/// Runs `connections` loops for `time`; `client` makes what takes the turns of the loop of that number. With a rate, turns
+/// begin at that many a second together, and their latency counts from when they should have begun.
+pub(crate) async fn closed_loop<C, S, F>(
+    address: &str,
+    connections: usize,
+    rate: Option<f64>,
+    time: Duration,
+    client: C,
+) -> Result<Load>
 where
     C: Fn(usize) -> S,
     S: FnMut(Connection) -> F + Send + 'static,
@@ -40,14 +47,24 @@ where
 {
     let mut loops = Vec::with_capacity(connections);
     let begun = Instant::now();
+    let interval = rate.map(|rate| Duration::from_secs_f64(connections as f64 / rate));
     for number in 0..connections {
         let (address, mut step) = (address.to_owned(), client(number));
         loops.push(tokio::spawn(async move {
             let mut connection = Connection::open(&address).await?;
             let mut latencies = Histogram::<u64>::new_with_max(LATENCY_MAX.as_micros() as u64, 3)?;
             let (mut done, mut shed) = (0, 0);
+            let mut due = begun + interval.unwrap_or_default().mul_f64(number as f64 / connections as f64);
             while begun.elapsed() < WARM_UP + time {
-                let sent = Instant::now();
+                let sent = match interval {
+                    Some(interval) => {
+                        tokio::time::sleep_until(due.into()).await;
+                        let now_due = due;
+                        due += interval;
+                        now_due
+                    }
+                    None => Instant::now(),
+                };
                 let (again, result) = step(connection).await?;
                 connection = again;
                 if begun.elapsed() < WARM_UP {

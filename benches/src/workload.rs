@@ -72,6 +72,19 @@ impl Catalogue {
         Ok(commands)
     }
 
+    /// Plenty of everything.
+    pub(crate) fn stock(&self) -> Result<Vec<Command>> {
+        let lines: Vec<_> =
+            (0..self.skus).map(|item| format!(r#"{{"sku":"{}","quantity":1000000}}"#, sku(item))).collect();
+        let body = format!(r#"{{"location_code":"MAIN","reason":"opening","lines":[{}]}}"#, lines.join(","));
+        self.tenants.iter().map(|tenant| command(*tenant, "adjustment.create", &body)).collect()
+    }
+
+    /// A seed for another order of draws.
+    pub(crate) fn seed(&mut self) -> usize {
+        self.random.usize(..)
+    }
+
     /// A correction of one SKU: one movement.
     pub(crate) fn adjustment(&mut self, spread: Spread) -> Result<Command> {
         let (tenant, item) = self.draw(spread);

@@ -14,9 +14,17 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use twh_sinks::postgres::ledger::{Batch, LedgerError, claim, commit, current};
+use twh_domain::command::{Actor, Command, Operation, Payload, RULES_VERSION};
+use twh_domain::id::{CommandId, TenantId};
+use twh_domain::timestamp::Timestamp;
+use twh_schemas::Schemas;
+use twh_sinks::kafka::{Outgoing, Producer};
+use twh_sinks::postgres::committer::Committer;
+use twh_sinks::postgres::ledger::{Claim, Commit, LedgerError, claim, commit, current};
 use twh_tests::{Tenant, World, brokers, registry};
+use uuid::Uuid;
 
 fn adjust(quantity: i64) -> Value {
     json!({ "location_code": "MAIN", "reason": "found", "lines": [{ "sku": "WIDGET", "quantity": quantity }] })
@@ -71,6 +79,11 @@ fn read_from_start(topic: &str) -> Vec<(String, String)> {
     records
 }
 
+/// A commit that writes nothing and moves its partition.
+fn nothing(claim: Claim, next_offset: i64) -> Commit {
+    Commit { claim, next_offset, published_through: -1, batch: Arc::default() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fenced_writer_changes_nothing() {
     let world = World::prepare(&[]).await.unwrap();
@@ -80,15 +93,99 @@ async fn a_fenced_writer_changes_nothing() {
     let second = claim(&pool, 0, "cluster", "second").await.unwrap();
     assert!(second.epoch > first.epoch);
     let before = current(&pool, 0).await.unwrap();
-    let refused = commit(&pool, first, 10, -1, &Batch::default()).await.unwrap_err();
+    let refused = commit(&pool, &[nothing(first, 10)]).await.unwrap_err();
     assert!(matches!(refused, LedgerError::Fenced { .. }), "{refused}");
     assert_eq!(current(&pool, 0).await.unwrap(), before);
-    commit(&pool, second, 10, -1, &Batch::default()).await.unwrap();
+    commit(&pool, &[nothing(second, 10)]).await.unwrap();
     assert!(
-        matches!(commit(&pool, second, 20, -1, &Batch::default()).await.unwrap_err(), LedgerError::Fenced { .. }),
+        matches!(commit(&pool, &[nothing(second, 20)]).await.unwrap_err(), LedgerError::Fenced { .. }),
         "an offset is left once"
     );
     assert!(matches!(claim(&pool, 0, "another cluster", "third").await.unwrap_err(), LedgerError::OtherCluster { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_fenced_holds_up_no_other_partition_of_the_same_transaction() {
+    let world = World::prepare(&[]).await.unwrap();
+    assert!(world.command(&["migrate"]).unwrap().status().await.unwrap().success());
+    let pool = world.pool().await.unwrap();
+    let mut claims = Vec::new();
+    for partition in 0..8 {
+        claims.push(claim(&pool, partition, "cluster", "first").await.unwrap());
+    }
+    claim(&pool, 3, "cluster", "second").await.unwrap();
+    // One transaction at a time, so that what comes while it runs is written together.
+    let committer = Committer::start(&pool, 1);
+    let results = join_all(claims.iter().map(|claim| committer.commit(nothing(*claim, 10)))).await;
+    for (claim, result) in claims.iter().zip(results) {
+        let stands = current(&pool, claim.partition).await.unwrap().unwrap().next_offset;
+        match result {
+            Ok(()) => assert_eq!((claim.partition == 3, stands), (false, 10)),
+            Err(LedgerError::Fenced { partition, .. }) => assert_eq!((partition, claim.partition, stands), (3, 3, 0)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_is_taken_is_refused_though_it_looks_new() {
+    let world = World::start().await.unwrap();
+    let tenant = world.tenant().await.unwrap();
+    tenant.stock("WIDGET", 5).await.unwrap();
+    let first = tenant.done("/v1/adjustments", adjust(1)).await.unwrap();
+    let pool = world.pool().await.unwrap();
+    // Whoever writes to the log by hand may name an id that is there; the ledger looks none up that the edge makes anew.
+    let schemas = Schemas::connect(&registry(), &world.prefix).await.unwrap();
+    let producer = Producer::new(&brokers(), "by-hand", Duration::from_secs(10)).unwrap();
+    let topic = format!("{}commands", world.prefix);
+    let command = |id: Uuid, body: &str| {
+        let payload = Payload::deserialize_kind("adjustment.create", &mut serde_json::Deserializer::from_str(body));
+        Command {
+            command_id: CommandId(Uuid::now_v7()),
+            tenant_id: TenantId(tenant.id.parse().unwrap()),
+            rules_version: RULES_VERSION,
+            issued_at: Timestamp::default(),
+            actor: Actor { kind: "by_hand".to_owned(), id: "x".to_owned(), ip: None, user_agent: None }.into(),
+            request_id: "by hand".into(),
+            idempotency_key: Uuid::new_v4().to_string(),
+            fingerprint: "f".to_owned(),
+            operations: vec![Operation { subject: id, expected_version: None, payload: payload.unwrap().unwrap() }],
+        }
+    };
+    let taken: Uuid = first.id().parse().unwrap();
+    let new = Uuid::now_v7();
+    let good = r#"{"location_code":"MAIN","reason":"r","lines":[{"sku":"WIDGET","quantity":2}]}"#;
+    let bad = r#"{"location_code":"NOWHERE","reason":"r","lines":[{"sku":"WIDGET","quantity":2}]}"#;
+    // Taken; refused for another reason, though also taken; new, twice.
+    let commands = [command(taken, good), command(taken, bad), command(new, good), command(new, good)];
+    let records: Vec<_> = commands.iter().map(|command| schemas.commands.encode(command).unwrap()).collect();
+    let records = records.iter().map(|payload| Outgoing {
+        topic: &topic,
+        partition: None,
+        key: tenant.id.as_bytes(),
+        headers: &[],
+        payload,
+    });
+    producer.produce_all(records).await.unwrap();
+    let mut answers = Vec::new();
+    for command in &commands {
+        let path = format!("/v1/commands/{}", command.command_id);
+        let begun = Instant::now();
+        let answer = loop {
+            let answer = tenant.get(&path).await.unwrap();
+            if answer.status.is_success() && answer.body["status"] != "pending" {
+                break answer;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "{} {}", answer.status, answer.body);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        answers.push(answer.body["http_status"].as_u64().unwrap());
+    }
+    assert_eq!(answers, [409, 409, 201, 409]);
+    assert_eq!(tenant.level("WIDGET").await.unwrap().0, "8");
+    let twice = "select count(*) from adjustments where id = $1";
+    assert_eq!(sqlx::query_scalar::<_, i64>(twice).bind(taken).fetch_one(&pool).await.unwrap(), 1);
+    world.is_sound().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -60,7 +60,7 @@ async fn tamper(pool: &PgPool, statements: &[String]) {
         sqlx::query(&format!("alter table {table} disable trigger user")).execute(&mut *tx).await.unwrap();
     }
     for statement in statements {
-        let done = sqlx::query(&statement).execute(&mut *tx).await.unwrap();
+        let done = sqlx::query(statement).execute(&mut *tx).await.unwrap();
         assert!(done.rows_affected() > 0, "{statement}");
     }
     for table in ["stock_movements", "audit_log"] {

@@ -1,18 +1,58 @@
 //! `twh bench`: how fast this machine is with it, beside baselines of the same run.
 
 use crate::config::Config;
-use clap::Args;
+use crate::print;
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use twh_benches::{Options, Scenario};
 
 /// What `twh bench` takes.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArguments {
+    /// Which scenarios; all by default.
+    #[arg(value_enum)]
+    scenarios: Vec<ScenarioName>,
+    /// Only the ratios that a defect would spoil, in under two minutes.
+    #[arg(long)]
+    quick: bool,
     /// Commands of a backlog.
-    #[arg(long, default_value_t = 200_000)]
-    commands: usize,
+    #[arg(long)]
+    commands: Option<usize>,
+    /// Writes the figures there, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Draws throughput and latency there, as SVG; needs the scenario http.
+    #[arg(long)]
+    plot: Option<PathBuf>,
+    /// Fails when a figure does not reach its bar.
+    #[arg(long)]
+    check: bool,
     /// Serves the baseline's HTTP instead: for the benchmark's own use.
     #[arg(long, hide = true)]
     serve_baseline: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ScenarioName {
+    Apply,
+    Http,
+    Mixed,
+    Overload,
+    Growth,
+}
+
+impl From<ScenarioName> for Scenario {
+    fn from(name: ScenarioName) -> Self {
+        match name {
+            ScenarioName::Apply => Self::Apply,
+            ScenarioName::Http => Self::Http,
+            ScenarioName::Mixed => Self::Mixed,
+            ScenarioName::Overload => Self::Overload,
+            ScenarioName::Growth => Self::Growth,
+        }
+    }
 }
 
 /// Runs the command.
@@ -28,6 +68,19 @@ pub(crate) async fn run(config: &Config, arguments: BenchArguments) -> anyhow::R
         registry: config.schema_registry_url.clone(),
         database_url: config.database_url.clone(),
     };
-    twh_benches::run(&parts, arguments.commands).await?;
-    Ok(ExitCode::SUCCESS)
+    let mut options = if arguments.quick { Options::quick() } else { Options::full() };
+    if !arguments.scenarios.is_empty() {
+        options.scenarios = arguments.scenarios.into_iter().map(Into::into).collect();
+    }
+    options.commands = arguments.commands.unwrap_or(options.commands);
+    let report = twh_benches::run(&parts, &options).await?;
+    print(&report.to_string())?;
+    if let Some(path) = &arguments.json {
+        std::fs::write(path, report.json()? + "\n").with_context(|| format!("{} cannot be written", path.display()))?;
+    }
+    if let Some(path) = &arguments.plot {
+        report.plot(path)?;
+    }
+    let missed = report.missed();
+    Ok(if arguments.check && !missed.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -69,7 +69,7 @@ async fn everything_is_decided(world: &World, pool: &PgPool, patience: Duration)
 }
 
 async fn count(pool: &PgPool, sql: &str) -> i64 {
-    sqlx::query_scalar(&sql).fetch_one(pool).await.unwrap()
+    sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
 }
 
 async fn nothing_is_left(pool: &PgPool, what: &str, sql: &str, patience: Duration) {
