@@ -1,7 +1,7 @@
 //! Stock as of a past moment, on ledgers of 10 thousand, 100 thousand and a million movements: what it costs must not grow
 //! with the age of the account. `docs/decisions/0009-every-movement-is-a-checkpoint.md` shows the figures.
 //!
-//! Needs PostgreSQL (`TWH_DATABASE_URL`, as `./dev bench` sets it), in a database of its own.
+//! Needs PostgreSQL (`TWH_DATABASE_URL`, as `./dev microbench` sets it), in a database of its own.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -14,7 +14,7 @@ use uuid::Uuid;
 pub fn prefetch(state: &State, command: &Command, needs: &mut Needs) {
     let mut walk = Walk { state, tenant: command.tenant_id, needs };
     walk.need(Need::Head(command.tenant_id));
-    walk.need(Need::Outcome(IdempotencyKey { tenant: command.tenant_id, key: command.idempotency_key.clone() }));
+    walk.made_anew(Need::Outcome(IdempotencyKey { tenant: command.tenant_id, key: command.idempotency_key.clone() }));
     for operation in &command.operations {
         walk.operation(operation);
     }
@@ -25,8 +25,9 @@ pub fn prefetch(state: &State, command: &Command, needs: &mut Needs) {
 pub struct Needs {
     /// To be loaded.
     pub load: BTreeSet<Need>,
-    /// Ids that the edge has made, and numbers made of them: nothing has them yet, but where a command was put on the log by
-    /// hand. Who has constraints to fall back on takes them for absent; who has none loads them too.
+    /// What is new in all but rare cases: Idempotency-Keys, but where a client repeats itself; ids that the edge has made, and
+    /// numbers made of them, but where a command was put on the log by hand. Who has unique keys to fall back on takes it
+    /// for absent; who has none loads it too.
     pub made_anew: BTreeSet<Need>,
 }
 

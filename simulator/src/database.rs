@@ -247,24 +247,31 @@ impl Tables {
         partition: i32,
         next_offset: i64,
         sabotage: Option<Sabotage>,
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<(), LedgerError> {
         let movement = batch.movements.iter().any(|m| self.movements.contains_key(&(m.tenant, m.sequence)));
         let audit = batch.audit.iter().any(|a| self.audit.contains_key(&(a.tenant, a.sequence)));
         let key = sabotage != Some(Sabotage::Idempotency)
             && batch.outcomes.iter().any(|row| {
-                let new = !self.outcomes.contains_key(&(row.outcome.tenant, row.outcome.command_id));
                 let taken = |key: &String| {
                     let key = IdempotencyKey { tenant: row.outcome.tenant, key: key.clone() };
                     self.keys.contains_key(&key) && !batch.expired_keys.contains(&key)
                 };
-                new && row.idempotency_key.as_ref().is_some_and(taken)
+                row.idempotency_key.as_ref().is_some_and(taken)
             });
-        let document = batch.documents.iter().any(|(key, written)| written.new == self.documents.contains_key(key));
-        if document {
-            return Err(broken("a new document is there, or a changed one is not"));
+        let document = batch.documents.iter().any(|(key, written)| written.new && self.documents.contains_key(key));
+        let code = batch.documents.iter().any(|(key, written)| {
+            let code =
+                |code: &str| CodeKey { tenant: key.tenant, space: CodeSpace::Entity(key.kind), code: code.to_owned() };
+            written.new && written.entity.code().is_some_and(|text| self.codes.contains_key(&code(text)))
+        });
+        if key || document || code {
+            return Err(LedgerError::Taken("a unique key".to_owned()));
         }
-        if movement || audit || key || self.outbox.contains_key(&(partition, next_offset)) {
-            return Err(broken("a unique key is taken"));
+        if batch.documents.iter().any(|(key, written)| !written.new && !self.documents.contains_key(key)) {
+            return Err(broken("a document that is changed is not there").into());
+        }
+        if movement || audit || self.outbox.contains_key(&(partition, next_offset)) {
+            return Err(broken("a unique key is taken").into());
         }
         Ok(())
     }

@@ -27,6 +27,8 @@ use twh_sinks::postgres::sqlx;
 pub const GROUP: &str = "ledger";
 /// Things that a writer keeps loaded in one of its two generations: its memory's bound, some tens of megabytes.
 const YOUNG_MAX: usize = 25_000;
+/// Batches for which a writer is careful once it was too hopeful.
+const CAREFUL_BATCHES: u32 = 64;
 /// Rounds of loading before a command that still asks for more is taken for a defect.
 const LOAD_ROUNDS_MAX: usize = 8;
 
@@ -87,7 +89,7 @@ impl<S: Store, L: Log> Group for Ledger<S, L> {
             taken: VecDeque::new(),
             under_way: None,
             in_doubt: false,
-            careful: false,
+            careful: 0,
         };
         Ok(Claimed { worker: writer, next_offset: claim.next_offset })
     }
@@ -142,8 +144,9 @@ pub struct Writer<S, L> {
     under_way: Option<JoinHandle<Result<(), LedgerError>>>,
     /// Something failed in a way that does not say whether a commit went through.
     in_doubt: bool,
-    /// Loads also what is new by all appearances: a batch was refused because something was not.
-    careful: bool,
+    /// For so many batches, loads also what is new by all appearances: a batch was refused because something was not, and
+    /// clients that repeat themselves seldom do it once.
+    careful: u32,
 }
 
 impl<S: Store, L: Log> Worker for Writer<S, L> {
@@ -210,12 +213,12 @@ impl<S: Store, L: Log> Writer<S, L> {
     async fn advance(&mut self, all: bool) -> Result<(), ApplyError> {
         loop {
             let Err(error) = self.try_advance(all).await else { return Ok(()) };
-            let new_cause = matches!(error, LedgerError::Taken(_)) && !self.careful;
+            let new_cause = matches!(error, LedgerError::Taken(_)) && self.careful == 0;
             self.doubt(&error);
             if !new_cause {
                 return Err(apply_error(error));
             }
-            tracing::info!(partition = self.claim.partition, %error, "deciding a batch again, with everything loaded");
+            tracing::debug!(partition = self.claim.partition, %error, "deciding a batch again, with everything loaded");
         }
     }
 
@@ -223,7 +226,9 @@ impl<S: Store, L: Log> Writer<S, L> {
     fn doubt(&mut self, error: &LedgerError) {
         self.state = State::default();
         self.in_doubt = true;
-        self.careful |= matches!(error, LedgerError::Taken(_));
+        if matches!(error, LedgerError::Taken(_)) {
+            self.careful = CAREFUL_BATCHES;
+        }
     }
 
     async fn try_advance(&mut self, all: bool) -> Result<(), LedgerError> {
@@ -308,7 +313,7 @@ impl<S: Store, L: Log> Writer<S, L> {
         if let Some(taken) = self.taken.pop_front() {
             self.claim.next_offset = taken.next_offset;
         }
-        self.careful = false;
+        self.careful = self.careful.saturating_sub(1);
         Ok(())
     }
 
@@ -353,7 +358,7 @@ impl<S: Store, L: Log> Writer<S, L> {
             for decoded in batch {
                 prefetch(&self.state, &decoded.item, &mut needs);
             }
-            if self.careful {
+            if self.careful > 0 {
                 needs.load.append(&mut needs.made_anew);
             }
             // Only documents and codes name further things.
