@@ -216,7 +216,7 @@ impl<'a> Bench<'a> {
             self.report.loads.push(load);
         }
         let top = self.report.loads.iter().map(|load| load.per_second).fold(0.0, f64::max);
-        let half = self.singles(address, 64, Some(top / 2.0), time).await?;
+        let half = self.singles(address, 256, Some(top / 2.0), time).await?;
         self.report.add(Row::new("HTTP, at half of the top rate", half.per_second, "requests/s"));
         self.report.add(Row::new("HTTP, at half of the top rate, p99", half.p99_ms, "ms").bar(Bar::Below(25.0)));
         let mut best = 0.0_f64;

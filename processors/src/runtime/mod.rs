@@ -153,7 +153,8 @@ pub trait Worker: Send + 'static {
         next_offset: i64,
     ) -> impl Future<Output = Result<(), ApplyError>> + Send;
 
-    /// Waits until what is being written is written; may be dropped while it waits.
+    /// Waits until what is being written is written; may be dropped while it waits. When it fails, [`Worker::finish`] tries
+    /// again, and says whether that is a reason to worry.
     fn written(&mut self) -> impl Future<Output = Result<(), ApplyError>> + Send;
 
     /// Applies all that was taken on, trying again what failed. Called again while it fails with

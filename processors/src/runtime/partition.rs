@@ -154,7 +154,14 @@ async fn work<G: Group, S: Source, L: Log>(
                 tokio::select! {
                     biased;
                     () = seat.stop.cancelled() => Ok(()),
-                    written = worker.written() => seat.insist(worker, written).await,
+                    written = worker.written() => match written {
+                        Ok(()) => Ok(()),
+                        Err(error) => {
+                            tracing::debug!(group = %seat.name, partition = seat.partition, ?error, "a batch was not written; trying again");
+                            let again = worker.finish().await;
+                            seat.insist(worker, again).await
+                        }
+                    },
                     () = seat.source.ready() => Ok(()),
                 }
             }
