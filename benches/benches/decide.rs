@@ -8,8 +8,9 @@
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
-use twh_domain::command::{Actor, Command, Operation, Payload, RULES_VERSION};
-use twh_domain::id::{CommandId, TenantId};
+use twh_benches::command;
+use twh_domain::command::Command;
+use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
 use twh_domain::state::State;
 use twh_domain::timestamp::Timestamp;
@@ -17,21 +18,6 @@ use twh_domain::{Decision, Needs, Recorded, decide, prefetch};
 use uuid::Uuid;
 
 const LINES: usize = 10;
-
-fn command(tenant: TenantId, kind: &str, body: &str) -> Command {
-    let payload = Payload::deserialize_kind(kind, &mut serde_json::Deserializer::from_str(body)).unwrap().unwrap();
-    Command {
-        command_id: CommandId(Uuid::now_v7()),
-        tenant_id: tenant,
-        rules_version: RULES_VERSION,
-        issued_at: Timestamp::default(),
-        actor: Actor { kind: "api_key".to_owned(), id: "k".to_owned(), ip: None, user_agent: None }.into(),
-        request_id: "bench".into(),
-        idempotency_key: Uuid::new_v4().to_string(),
-        fingerprint: "f".repeat(64),
-        operations: vec![Operation { subject: Uuid::now_v7(), expected_version: None, payload }],
-    }
-}
 
 const RECORDED: Recorded = Recorded { position: Position { partition: 0, offset: 1 }, at: Timestamp::from_micros(1) };
 
@@ -58,19 +44,19 @@ fn settle(state: &mut State, command: &Command) -> Decision {
 fn bench(criterion: &mut Criterion) {
     let tenant = TenantId(Uuid::now_v7());
     let mut state = State::default();
-    settle(&mut state, &command(tenant, "location.create", r#"{"code":"MAIN"}"#));
+    settle(&mut state, &command(tenant, "location.create", r#"{"code":"MAIN"}"#).unwrap());
     for item in 0..LINES {
-        settle(&mut state, &command(tenant, "item.create", &format!(r#"{{"sku":"S{item}"}}"#)));
+        settle(&mut state, &command(tenant, "item.create", &format!(r#"{{"sku":"S{item}"}}"#)).unwrap());
     }
     let lines: Vec<_> = (0..LINES).map(|item| format!(r#"{{"sku":"S{item}","quantity":1}}"#)).collect();
     let one = format!(r#"{{"location_code":"MAIN","reason":"r","lines":[{}]}}"#, lines[0]);
     let ten = format!(r#"{{"location_code":"MAIN","reason":"r","lines":[{}]}}"#, lines.join(","));
     for (name, body) in [("decide, one movement", &one), ("decide, ten movements", &ten)] {
-        let command = command(tenant, "adjustment.create", body);
+        let command = command(tenant, "adjustment.create", body).unwrap();
         prepare(&mut state, &command);
         criterion.bench_function(name, |bench| bench.iter(|| decide(black_box(&state), &command, RECORDED).unwrap()));
     }
-    let adjustment = command(tenant, "adjustment.create", &one);
+    let adjustment = command(tenant, "adjustment.create", &one).unwrap();
     criterion.bench_function("prefetch, all loaded", |bench| {
         bench.iter_batched(
             Needs::default,

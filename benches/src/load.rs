@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// The time before the clock starts.
 const WARM_UP: Duration = Duration::from_millis(700);
+/// What a client waits after it was turned away; `Retry-After` asks for a second, this one is rude.
+const IMPATIENCE: Duration = Duration::from_millis(100);
 /// Latencies beyond this count as this.
 const LATENCY_MAX: Duration = Duration::from_secs(60);
 
@@ -67,6 +69,9 @@ where
                 };
                 let (again, result) = step(connection).await?;
                 connection = again;
+                if matches!(result, Step::Shed) {
+                    tokio::time::sleep(IMPATIENCE).await;
+                }
                 if begun.elapsed() < WARM_UP {
                     continue;
                 }

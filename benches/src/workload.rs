@@ -102,7 +102,7 @@ pub(crate) fn adjustment_body(item: usize) -> String {
 }
 
 /// A command as the edge would make it of a request.
-pub(crate) fn command(tenant: TenantId, kind: &str, body: &str) -> Result<Command> {
+pub fn command(tenant: TenantId, kind: &str, body: &str) -> Result<Command> {
     let payload: Payload =
         parse_payload(kind, body.as_bytes()).map_err(|error| anyhow::anyhow!("{kind} {body}: {error}"))?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("the clock")?;

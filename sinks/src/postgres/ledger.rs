@@ -107,7 +107,7 @@ pub struct OutcomeRow {
 }
 
 /// A document that a batch wrote.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Written {
     /// As it is after the batch.
     pub entity: Arc<Entity>,
@@ -118,7 +118,7 @@ pub struct Written {
 }
 
 /// Everything that a batch of commands changes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Batch {
     /// New movements, in order.
     pub movements: Vec<Movement>,

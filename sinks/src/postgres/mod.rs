@@ -28,37 +28,32 @@ const IDLE_IN_TRANSACTION_MAX: &str = "5s";
 
 /// A pool of at most `connections_max` connections. Connects when first used, so a database that is down is met by the one who asks.
 pub fn connect(url: &str, connections_max: u32, application: &str) -> Result<PgPool, sqlx::Error> {
-    let options = PgConnectOptions::from_str(url)?
-        .application_name(application)
-        .options([("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_MAX)]);
-    Ok(PgPoolOptions::new()
-        .max_connections(connections_max)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(options))
+    Ok(pool(connections_max).connect_lazy_with(options(url, application)?.options(WRITER)))
 }
 
 /// A pool like [`connect`]'s for those who try again what fails: its connections are not asked for a sign of life before
 /// each use.
 pub fn connect_persistent(url: &str, connections_max: u32, application: &str) -> Result<PgPool, sqlx::Error> {
-    let options = PgConnectOptions::from_str(url)?
-        .application_name(application)
-        .options([("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_MAX)]);
-    Ok(PgPoolOptions::new()
-        .max_connections(connections_max)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .test_before_acquire(false)
-        .connect_lazy_with(options))
+    let pool = pool(connections_max).test_before_acquire(false);
+    Ok(pool.connect_lazy_with(options(url, application)?.options(WRITER)))
 }
 
 /// A pool like [`connect`]'s whose transactions cannot write: for those who only look.
 pub fn connect_read_only(url: &str, connections_max: u32, application: &str) -> Result<PgPool, sqlx::Error> {
-    let options = PgConnectOptions::from_str(url)?
-        .application_name(application)
-        .options([("default_transaction_read_only", "on"), ("timezone", "UTC")]);
-    Ok(PgPoolOptions::new()
-        .max_connections(connections_max)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(options))
+    Ok(pool(connections_max).connect_lazy_with(options(url, application)?.options(READER)))
+}
+
+/// What a connection that may write is told.
+const WRITER: [(&str, &str); 1] = [("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_MAX)];
+/// What a connection that only reads is told.
+const READER: [(&str, &str); 2] = [("default_transaction_read_only", "on"), ("timezone", "UTC")];
+
+fn options(url: &str, application: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    Ok(PgConnectOptions::from_str(url)?.application_name(application))
+}
+
+fn pool(connections_max: u32) -> PgPoolOptions {
+    PgPoolOptions::new().max_connections(connections_max).acquire_timeout(ACQUIRE_TIMEOUT)
 }
 
 /// Brings the tables up to date; processes that start together take turns.
