@@ -1,12 +1,12 @@
 //! Postgres: the ledger's store, its read queries, and who may call. All SQL of the platform stands below here.
 
 pub mod committer;
-mod copy;
 pub mod digest;
 pub mod ledger;
 pub mod outbox;
 pub mod queries;
 pub mod rehearsal;
+mod statement;
 pub mod tenants;
 pub mod tree;
 pub mod verification;

@@ -2,8 +2,9 @@
 //!
 //! A batch is kept as one compressed value: it is written by every commit, deleted soon after, and read only after trouble.
 
+use super::statement::{Columns, Rows, Sql, Statement};
 use crate::kafka::RecordHeader;
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{PgPool, Row};
 use std::borrow::Cow;
 
 /// The first byte of a kept batch: how it is written.
@@ -33,23 +34,17 @@ pub struct OutboxBatch {
     pub records: Vec<OutboxRecord>,
 }
 
-/// Adds batches (partition, place, records), within the transaction that made them.
-pub(super) async fn insert(
-    connection: &mut PgConnection,
-    batches: &[(i32, i64, &[OutboxRecord])],
+const BATCH: Columns = &[("partition", Sql::Integer), ("next_offset", Sql::Bigint), ("records", Sql::Bytea)];
+
+/// Adds batches (partition, place, records), within the statement that makes them.
+pub(super) fn insert<'a>(
+    statement: &mut Statement,
+    batches: impl Iterator<Item = (i32, i64, &'a [OutboxRecord])>,
 ) -> Result<(), sqlx::Error> {
-    if batches.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "insert into outbox (partition, next_offset, records) select * from unnest($1::integer[], $2::bigint[], $3::bytea[])",
-    )
-    .bind(batches.iter().map(|(partition, _, _)| *partition).collect::<Vec<_>>())
-    .bind(batches.iter().map(|(_, next_offset, _)| *next_offset).collect::<Vec<_>>())
-    .bind(batches.iter().map(|(_, _, records)| packed(records)).collect::<Vec<_>>())
-    .execute(connection)
-    .await?;
-    Ok(())
+    let rows = Rows::of(batches, |row, (partition, next_offset, records)| {
+        row.integer(partition).bigint(next_offset).bytes(&packed(records));
+    });
+    statement.insert("outbox", BATCH, rows)
 }
 
 /// Forgets what is published.
