@@ -143,13 +143,8 @@ impl<S: Store, L: Log> Task<S, L> {
         }
         loop {
             match tokio::time::timeout(IDLE, inbox.recv()).await {
-                Ok(Some(Work::Batch(next_offset, batch))) => {
-                    if next_offset > self.published() && self.publish(next_offset, &batch.outbox).await.is_err() {
-                        return;
-                    }
-                }
-                Ok(Some(Work::Sweep)) => {
-                    if self.sweep().await.is_err() {
+                Ok(Some(first)) => {
+                    if self.work(first, &mut inbox).await.is_err() {
                         return;
                     }
                 }
@@ -160,6 +155,25 @@ impl<S: Store, L: Log> Task<S, L> {
         self.delete().await;
     }
 
+    /// Does what waits: the batches among it go together.
+    async fn work(&mut self, first: Work, inbox: &mut mpsc::Receiver<Work>) -> Result<(), Stopped> {
+        let (mut batches, mut sweep) = (Vec::new(), false);
+        let mut next = Some(first);
+        while let Some(work) = next {
+            match work {
+                Work::Batch(next_offset, batch) => batches.push((next_offset, batch)),
+                Work::Sweep => sweep = true,
+            }
+            next = if sweep { None } else { inbox.try_recv().ok() };
+        }
+        batches.retain(|(next_offset, _)| *next_offset > self.published());
+        if let Some((next_offset, _)) = batches.last() {
+            let records: Vec<_> = batches.iter().flat_map(|(_, batch)| &batch.outbox).collect();
+            self.publish(*next_offset, &records).await?;
+        }
+        if sweep { self.sweep().await } else { Ok(()) }
+    }
+
     fn published(&self) -> i64 {
         self.published_through.load(Ordering::Acquire)
     }
@@ -168,15 +182,17 @@ impl<S: Store, L: Log> Task<S, L> {
     async fn sweep(&mut self) -> Result<(), Stopped> {
         loop {
             match self.publishing.store.oldest_after(self.partition, self.published()).await {
-                Ok(Some(batch)) => self.publish(batch.next_offset, &batch.records).await?,
+                Ok(Some(batch)) => {
+                    self.publish(batch.next_offset, &batch.records.iter().collect::<Vec<_>>()).await?;
+                }
                 Ok(None) => return Ok(()),
                 Err(error) => self.pause("the outbox cannot be read", &error).await?,
             }
         }
     }
 
-    /// Puts a batch on Kafka, all of it in order, however often that takes.
-    async fn publish(&mut self, next_offset: i64, records: &[OutboxRecord]) -> Result<(), Stopped> {
+    /// Puts records on Kafka, all of them in order, however often that takes.
+    async fn publish(&mut self, next_offset: i64, records: &[&OutboxRecord]) -> Result<(), Stopped> {
         let mut names: BTreeMap<&str, String> = BTreeMap::new();
         for record in records {
             names.entry(record.topic).or_insert_with(|| (self.publishing.full_name)(record.topic));

@@ -34,6 +34,8 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 const LEDGER_CONNECTIONS: u32 = 12;
 /// Committed records are never given up: one that was, with the ones behind it on the log already, would come after them.
 const OUTBOX_TIMEOUT: Duration = Duration::ZERO;
+/// Partitions that commit within it share a request to Kafka. Clients of this process have their answers before that.
+const OUTBOX_LINGER: Duration = Duration::from_millis(2);
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -146,7 +148,8 @@ async fn start_ledger(
 ) -> anyhow::Result<()> {
     let config = &parts.config;
     let prefix = config.topic_prefix.clone();
-    let producer = Producer::new(&config.kafka_brokers, &format!("{}-outbox", parts.client_id), OUTBOX_TIMEOUT)?;
+    let client_id = format!("{}-outbox", parts.client_id);
+    let producer = Producer::lingering(&config.kafka_brokers, &client_id, OUTBOX_TIMEOUT, OUTBOX_LINGER)?;
     let asked = producer.clone();
     let kafka_cluster_id = tokio::task::spawn_blocking(move || asked.cluster_id(KAFKA_TIMEOUT))
         .await?

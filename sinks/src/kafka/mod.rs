@@ -141,13 +141,24 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// A producer that gives up on a record after `timeout`; with a timeout of zero it never does.
+    /// A producer that gives up on a record after `timeout`; with a timeout of zero it never does. A record leaves at once;
+    /// what gathers while one request is out makes the next batch.
     pub fn new(brokers: &str, client_id: &str, timeout: Duration) -> Result<Self, KafkaError> {
+        Self::lingering(brokers, client_id, timeout, Duration::ZERO)
+    }
+
+    /// A producer like [`Self::new`]'s that gives a record `linger` to be joined by others: fewer requests, where nobody waits
+    /// for the record.
+    pub fn lingering(
+        brokers: &str,
+        client_id: &str,
+        timeout: Duration,
+        linger: Duration,
+    ) -> Result<Self, KafkaError> {
         let inner = client_config(brokers, client_id)
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            // A record leaves at once; what gathers while one request is out makes the next batch.
-            .set("linger.ms", "0")
+            .set("linger.ms", linger.as_millis().to_string())
             .set("max.in.flight.requests.per.connection", "1")
             .set("compression.type", "lz4")
             // Keys land where any Java client would put them.
