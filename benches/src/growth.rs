@@ -43,7 +43,7 @@ pub(crate) async fn fill(environment: &Environment, tenant: TenantId, from: i64,
         begin = end;
         crate::progress(&format!("{end} of {target} older movements are in"));
     }
-    sqlx::query("analyze").execute(&environment.pool).await?;
+    sqlx::query("analyze stock_movements, audit_log, command_outcomes").execute(&environment.pool).await?;
     Ok(())
 }
 
