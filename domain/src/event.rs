@@ -122,3 +122,53 @@ impl AuditRecord {
         hash.finish()
     }
 }
+
+/// A change that is not the ledger's (keys, people, sessions), in the account of them: one chain a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlRecord {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Its place among the tenant's records: 1, 2, 3, … without a gap.
+    pub sequence: i64,
+    /// What was done, such as `api_key.create`.
+    pub action: String,
+    /// The kind of thing it was done to.
+    pub entity_kind: String,
+    /// What it was done to.
+    pub entity: Uuid,
+    /// The values before, as JSON; absent for something new.
+    pub old: Option<String>,
+    /// The values after, as JSON; absent for something that is gone.
+    pub new: Option<String>,
+    /// Who, from where.
+    pub actor: Actor,
+    /// By which request.
+    pub request_id: String,
+    /// When.
+    pub recorded_at: Timestamp,
+}
+
+/// The name of the control records' chain, part of its genesis.
+pub const CONTROL_CHAIN: &str = "twh.control.v1";
+
+impl ControlRecord {
+    /// The hash that this record must carry after a given one.
+    #[must_use]
+    pub fn chain(&self, previous: &Hash) -> Hash {
+        let mut hash = Chain::after(previous);
+        hash.uuid(self.tenant.0)
+            .int(self.sequence)
+            .text(&self.action)
+            .text(&self.entity_kind)
+            .uuid(self.entity)
+            .optional(self.old.as_deref())
+            .optional(self.new.as_deref())
+            .text(&self.actor.kind)
+            .text(&self.actor.id)
+            .optional(self.actor.ip.as_deref())
+            .optional(self.actor.user_agent.as_deref())
+            .text(&self.request_id)
+            .int(self.recorded_at.micros());
+        hash.finish()
+    }
+}

@@ -11,6 +11,8 @@
     )
 )]
 
+pub mod access;
+pub mod api_key;
 pub mod auth;
 pub mod body;
 pub mod cursor;
@@ -20,3 +22,4 @@ pub mod ops;
 pub mod query;
 pub mod request;
 pub mod routes;
+pub mod tokens;

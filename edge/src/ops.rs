@@ -1,6 +1,7 @@
 //! What the one who runs it asks: is it alive, is it ready, how is it doing.
 
 use crate::routes::Routes;
+use actix_web::http::Method;
 use actix_web::{HttpResponse, web};
 use futures::future::BoxFuture;
 use prometheus::{Encoder as _, TextEncoder};
@@ -21,7 +22,11 @@ pub struct Checks(pub Vec<(&'static str, Check)>);
 /// Serves `/health`, `/ready` and `/metrics`.
 pub fn configure(checks: &Checks, config: &mut web::ServiceConfig) {
     config.app_data(web::Data::new(checks.clone()));
-    Routes::new().get("/health", health).get("/ready", ready).get("/metrics", metrics).configure(config);
+    Routes::new()
+        .route(Method::GET, "/health", health)
+        .route(Method::GET, "/ready", ready)
+        .route(Method::GET, "/metrics", metrics)
+        .configure(config);
 }
 
 async fn health() -> HttpResponse {

@@ -1,10 +1,36 @@
 //! Routes from several crates on the same paths: each contributes its methods, one resource a path answers them all, and any
 //! other method is told which there are.
 
+use crate::access::{Guarded, Open};
+use crate::auth::Caller;
 use crate::error::{ApiError, ErrorCode};
 use actix_web::http::Method;
-use actix_web::{Handler, Responder, Route, web};
+use actix_web::{FromRequest, Handler, Responder, Route, web};
 use std::collections::BTreeMap;
+
+/// What a handler takes that says which endpoint it is, and that lets through only who may call it.
+pub trait Guard {
+    /// The endpoint.
+    type Endpoint: Guarded;
+}
+
+impl<E: Guarded> Guard for Caller<E> {
+    type Endpoint = E;
+}
+
+/// The arguments of a handler whose first is a guard.
+pub trait GuardedBy<E> {}
+
+macro_rules! guarded_by {
+    ($($argument:ident)*) => {
+        impl<G: Guard, $($argument,)*> GuardedBy<G::Endpoint> for (G, $($argument,)*) {}
+    };
+}
+guarded_by!();
+guarded_by!(A);
+guarded_by!(A B);
+guarded_by!(A B C);
+guarded_by!(A B C D);
 
 /// A table of routes.
 #[derive(Default)]
@@ -20,28 +46,44 @@ impl Routes {
         Self::default()
     }
 
-    /// Adds a route.
+    /// Adds an endpoint; its handler's first argument is its [`Guard`].
     #[must_use]
-    pub fn on<F, A>(mut self, method: Method, path: &'static str, handler: F) -> Self
+    pub fn on<E, F, A>(self, _: E, handler: F) -> Self
     where
+        E: Guarded,
         F: Handler<A>,
-        A: actix_web::FromRequest + 'static,
+        A: GuardedBy<E> + FromRequest + 'static,
         F::Output: Responder + 'static,
     {
-        let route = web::method(method.clone()).to(handler);
-        self.by_path.entry(path).or_default().push((method, route));
-        self
+        self.route(E::INFO.method, E::INFO.path, handler)
     }
 
-    /// Adds a `GET`, and with it the `HEAD` that belongs to it (RFC 9110, section 9.1): the same answer without its body.
+    /// Adds an endpoint that anyone may call.
     #[must_use]
-    pub fn get<F, A>(self, path: &'static str, handler: F) -> Self
+    pub fn open<E, F, A>(self, _: E, handler: F) -> Self
     where
+        E: Open,
         F: Handler<A>,
-        A: actix_web::FromRequest + 'static,
+        A: FromRequest + 'static,
         F::Output: Responder + 'static,
     {
-        self.on(Method::GET, path, handler.clone()).on(Method::HEAD, path, handler)
+        self.route(E::INFO.method, E::INFO.path, handler)
+    }
+
+    /// Adds a route; to a `GET` the `HEAD` that belongs to it (RFC 9110, section 9.1): the same answer without its body.
+    #[must_use]
+    pub(crate) fn route<F, A>(mut self, method: Method, path: &'static str, handler: F) -> Self
+    where
+        F: Handler<A>,
+        A: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        let routes = self.by_path.entry(path).or_default();
+        if method == Method::GET {
+            routes.push((Method::HEAD, web::method(Method::HEAD).to(handler.clone())));
+        }
+        routes.push((method.clone(), web::method(method).to(handler)));
+        self
     }
 
     /// Adds all of another table.

@@ -13,3 +13,4 @@
 
 pub mod kafka;
 pub mod postgres;
+pub mod secrets;

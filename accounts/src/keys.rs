@@ -1,0 +1,303 @@
+//! API keys: made, narrowed, rotated with a grace, revoked.
+
+use crate::fields::Problems;
+use crate::{Accounts, provision, secret};
+use actix_web::{HttpRequest, HttpResponse, web};
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use twh_domain::timestamp::Timestamp;
+use twh_edge::access::{CreateApiKey, GetApiKey, ListApiKeys, RevokeApiKey, Role, RotateApiKey, Scope, Scopes};
+use twh_edge::api_key::Environment;
+use twh_edge::auth::{API_KEY_PURPOSE, Caller, Identity, now};
+use twh_edge::body::{JsonBody, parse};
+use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::{cursor, query};
+use twh_sinks::postgres::accounts::audit::{Change, record};
+use twh_sinks::postgres::accounts::keys::{self, Key};
+use uuid::Uuid;
+
+/// Networks on a key's list.
+const NETWORKS_MAX: usize = 100;
+/// Longest grace of a rotated key, in seconds: a day.
+const GRACE_SECONDS_MAX: i64 = 86_400;
+
+/// A key as it is answered, and as it stands in the account of changes: never its secret.
+pub(crate) fn shown(key: &Key) -> Value {
+    let role = Role::from_name(&key.role);
+    let scopes = key.scopes.clone().unwrap_or_else(|| {
+        role.map(|role| Scopes::of_role(role).names().into_iter().map(str::to_owned).collect()).unwrap_or_default()
+    });
+    let over = key.expires_at.is_some_and(|end| end <= now());
+    json!({
+        "id": key.id,
+        "name": key.name,
+        "hint": key.hint,
+        "role": key.role,
+        "scopes": scopes,
+        "ip_allowed": key.ip_allowed,
+        "status": if key.revoked_at.is_some() { "revoked" } else if over { "expired" } else { "active" },
+        "created_by": key.created_by,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "last_used_at": key.last_used_at,
+        "revoked_at": key.revoked_at,
+        "rotated_to": key.rotated_to,
+    })
+}
+
+fn with_secret(key: &Key, secret: &str) -> Value {
+    let mut shown = shown(key);
+    if let Some(fields) = shown.as_object_mut() {
+        fields.insert("key".to_owned(), json!(secret));
+    }
+    shown
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PageQuery {
+    limit: Option<i64>,
+    cursor: Option<String>,
+}
+
+/// A page that is asked for: where it begins, and how long it is.
+pub(crate) fn page_of(request: &HttpRequest) -> Result<(Option<Uuid>, i64), ApiError> {
+    let asked: PageQuery = query::parse(request)?;
+    Ok((asked.cursor.as_deref().map(cursor::decode::<Uuid>).transpose()?, query::limit(asked.limit)?))
+}
+
+/// A page of what was found, which is one more than asked for where there is another.
+pub(crate) fn page<T>(mut found: Vec<T>, limit: i64, id: impl Fn(&T) -> Uuid, shown: impl Fn(&T) -> Value) -> HttpResponse {
+    let more = found.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+    if more {
+        found.pop();
+    }
+    let next = if more { found.last().map(|last| cursor::encode(&id(last))) } else { None };
+    HttpResponse::Ok().json(json!({ "data": found.iter().map(shown).collect::<Vec<_>>(), "next_cursor": next }))
+}
+
+/// The id in a path; what is no id names nothing.
+pub(crate) fn path_id(request: &HttpRequest, noun: &str) -> Result<Uuid, ApiError> {
+    let text = request.match_info().get("id").unwrap_or_default();
+    Uuid::parse_str(text).map_err(|_| ApiError::not_found(noun))
+}
+
+pub(crate) async fn list(
+    caller: Caller<ListApiKeys>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+) -> Result<HttpResponse, ApiError> {
+    let (after, limit) = page_of(&request)?;
+    let found = keys::list(&accounts.pool, caller.tenant_id, after, limit + 1).await.map_err(ApiError::database)?;
+    Ok(page(found, limit, |key| key.id, shown))
+}
+
+pub(crate) async fn one(
+    caller: Caller<GetApiKey>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+) -> Result<HttpResponse, ApiError> {
+    let id = path_id(&request, "API key")?;
+    let found = keys::find(&accounts.pool, caller.tenant_id, id).await.map_err(ApiError::database)?;
+    Ok(HttpResponse::Ok().json(shown(&found.ok_or_else(|| ApiError::not_found("API key"))?)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewKey {
+    name: String,
+    role: String,
+    scopes: Option<Vec<String>>,
+    ip_allowed: Option<Vec<String>>,
+    expires_at: Option<String>,
+}
+
+/// What a new key is to be, checked.
+struct Wanted {
+    name: String,
+    role: Role,
+    scopes: Option<Vec<String>>,
+    ip_allowed: Option<Vec<String>>,
+    expires_at: Option<Timestamp>,
+}
+
+impl NewKey {
+    /// A key can do no more than who makes it.
+    fn checked(self, caller: &Identity) -> Result<Wanted, ApiError> {
+        let mut problems = Problems::default();
+        problems.name("name", &self.name);
+        let role = Role::from_name(&self.role);
+        if role.is_none() {
+            problems.add("role", format!("must be one of {}", names(Role::ALL.iter().map(|role| role.name()))));
+        }
+        let of_role = role.map(Scopes::of_role).unwrap_or_default();
+        let mut wanted = of_role;
+        if let Some(asked) = &self.scopes {
+            let known: Scopes = asked.iter().filter_map(|name| Scope::from_name(name)).collect();
+            for (index, name) in asked.iter().enumerate() {
+                match Scope::from_name(name) {
+                    None => problems.add(&format!("scopes[{index}]"), "is no scope"),
+                    Some(scope) if role.is_some() && !of_role.has(scope) => {
+                        problems.add(&format!("scopes[{index}]"), "is not among the role's scopes");
+                    }
+                    Some(_) => {}
+                }
+            }
+            if asked.is_empty() {
+                problems.add("scopes", "must name one at least; leave it out for all that the role has");
+            }
+            wanted = wanted.and(known);
+        }
+        let networks = self.ip_allowed.as_ref().map(|list| networks(list, &mut problems));
+        let expires_at = self.expires_at.as_deref().map(|text| OffsetDateTime::parse(text, &Rfc3339).map(Timestamp::from));
+        match expires_at {
+            Some(Err(_)) => problems.add("expires_at", "must be an RFC 3339 time such as 2026-03-01T09:30:00Z"),
+            Some(Ok(at)) if at <= now() => problems.add("expires_at", "must be in the future"),
+            _ => {}
+        }
+        problems.none()?;
+        let beyond = wanted.without(caller.scopes);
+        if !beyond.is_empty() {
+            let message = format!("a key can do no more than who makes it; you lack {}", names(beyond.names().into_iter()));
+            return Err(ApiError::new(ErrorCode::Forbidden, message));
+        }
+        Ok(Wanted {
+            name: self.name.trim().to_owned(),
+            role: role.unwrap_or(Role::ReadOnly),
+            scopes: self.scopes,
+            ip_allowed: networks,
+            expires_at: expires_at.and_then(Result::ok),
+        })
+    }
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// Networks as they are kept; an address alone is a network of one.
+fn networks(asked: &[String], problems: &mut Problems) -> Vec<String> {
+    if asked.is_empty() || asked.len() > NETWORKS_MAX {
+        problems.add("ip_allowed", format!("must name 1 to {NETWORKS_MAX} networks; leave it out for everywhere"));
+    }
+    let mut kept = Vec::new();
+    for (index, text) in asked.iter().enumerate() {
+        match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
+            Ok(network) => kept.push(network.trunc().to_string()),
+            Err(_) => problems.add(&format!("ip_allowed[{index}]"), "must be an address or a network such as 203.0.113.0/24"),
+        }
+    }
+    kept
+}
+
+pub(crate) async fn create(
+    caller: Caller<CreateApiKey>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let wanted = parse::<NewKey>(&body.0)?.checked(&caller)?;
+    let deed = caller.deed(&request);
+    let (mut key, text) =
+        provision::new_key(&deed, environment(&caller)?, &wanted.name, wanted.role).map_err(secret)?;
+    key.scopes = wanted.scopes;
+    key.ip_allowed = wanted.ip_allowed;
+    key.expires_at = wanted.expires_at;
+    let hash = accounts.secrets.hash(API_KEY_PURPOSE, text.reveal()).map_err(secret)?;
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    keys::insert(&mut tx, &key, &hash).await.map_err(ApiError::database)?;
+    let new = Some(shown(&key));
+    let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
+    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+    tx.commit().await.map_err(ApiError::database)?;
+    let location = format!("/v1/api-keys/{}", key.id);
+    Ok(HttpResponse::Created().insert_header(("location", location)).json(with_secret(&key, text.reveal())))
+}
+
+fn environment(caller: &Identity) -> Result<Environment, ApiError> {
+    Environment::from_name(&caller.environment).ok_or_else(|| ApiError::internal("the tenant's environment is not known"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rotation {
+    grace_seconds: Option<i64>,
+}
+
+fn not_active() -> ApiError {
+    ApiError::new(ErrorCode::KeyNotActive, "the API key was revoked, rotated or has expired")
+}
+
+pub(crate) async fn rotate(
+    caller: Caller<RotateApiKey>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let id = path_id(&request, "API key")?;
+    let grace = parse::<Rotation>(&body.0)?.grace_seconds.unwrap_or(0);
+    if !(0..=GRACE_SECONDS_MAX).contains(&grace) {
+        let mut problems = Problems::default();
+        problems.add("grace_seconds", format!("must be 0 to {GRACE_SECONDS_MAX}: how long the old key stays good"));
+        problems.none()?;
+    }
+    let deed = caller.deed(&request);
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    let old = keys::find_for_change(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
+    let old = old.ok_or_else(|| ApiError::not_found("API key"))?;
+    let over = old.expires_at.is_some_and(|end| end <= deed.at);
+    if old.revoked_at.is_some() || old.rotated_to.is_some() || over {
+        return Err(not_active());
+    }
+    let role = Role::from_name(&old.role).ok_or_else(|| ApiError::internal("a stored role is not known"))?;
+    let can = old.scopes.as_ref().map_or_else(
+        || Scopes::of_role(role),
+        |names| names.iter().filter_map(|name| Scope::from_name(name)).collect(),
+    );
+    if !can.without(caller.scopes).is_empty() {
+        return Err(ApiError::new(ErrorCode::Forbidden, "the key can do more than you: whoever rotates it sees its successor"));
+    }
+    let (mut key, text) = provision::new_key(&deed, environment(&caller)?, &old.name, role).map_err(secret)?;
+    key.scopes = old.scopes.clone();
+    key.ip_allowed = old.ip_allowed.clone();
+    key.expires_at = old.expires_at;
+    let hash = accounts.secrets.hash(API_KEY_PURPOSE, text.reveal()).map_err(secret)?;
+    keys::insert(&mut tx, &key, &hash).await.map_err(ApiError::database)?;
+    let until = Timestamp::from_micros(deed.at.micros() + grace * 1_000_000);
+    keys::rotate(&mut tx, id, until, key.id).await.map_err(ApiError::database)?;
+    let (was, new) = (Some(shown(&old)), Some(json!({ "successor": shown(&key), "good_until": until })));
+    let change = Change { action: "api_key.rotate", entity_kind: "api_key", entity: id, old: was, new };
+    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+    tx.commit().await.map_err(ApiError::database)?;
+    accounts.authenticator.forget();
+    Ok(HttpResponse::Created()
+        .insert_header(("location", format!("/v1/api-keys/{}", key.id)))
+        .json(with_secret(&key, text.reveal())))
+}
+
+pub(crate) async fn revoke(
+    caller: Caller<RevokeApiKey>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+) -> Result<HttpResponse, ApiError> {
+    let id = path_id(&request, "API key")?;
+    let deed = caller.deed(&request);
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    let old = keys::find_for_change(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
+    let old = old.ok_or_else(|| ApiError::not_found("API key"))?;
+    // What is revoked already is as it should be: a retry is no mistake.
+    if old.revoked_at.is_none() {
+        keys::revoke(&mut tx, id, deed.at).await.map_err(ApiError::database)?;
+        let new = Some(shown(&Key { revoked_at: Some(deed.at), ..old.clone() }));
+        let change =
+            Change { action: "api_key.revoke", entity_kind: "api_key", entity: id, old: Some(shown(&old)), new };
+        record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+    }
+    tx.commit().await.map_err(ApiError::database)?;
+    accounts.authenticator.forget();
+    Ok(HttpResponse::NoContent().finish())
+}

@@ -1,0 +1,94 @@
+//! Who may call: tenants, people, sessions, invitations and API keys. It changes nothing of a tenant's stock, and writes an
+//! account of every change that it makes.
+//!
+//! Secrets (keys, refresh tokens, invitations) are shown once and kept as keyed hashes; passwords as argon2id.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        reason = "tests stop at the first surprise"
+    )
+)]
+
+mod attempts;
+mod fields;
+mod keys;
+mod members;
+mod password;
+pub mod provision;
+mod sessions;
+mod signup;
+mod token;
+
+use attempts::Attempts;
+use password::Passwords;
+use std::sync::Arc;
+use twh_edge::access::{
+    AcceptInvitation, ChangePassword, CreateApiKey, CreateInvitation, GetApiKey, GetJwks, GetMe, GetPlan, ListApiKeys,
+    ListInvitations, ListMembers, LogIn, LogOut, RefreshSession, RemoveMember, ResetPassword, RevokeApiKey,
+    RevokeInvitation, RotateApiKey, SignUp, UpdateMember,
+};
+use twh_edge::auth::Authenticator;
+use twh_edge::error::ApiError;
+use twh_edge::routes::Routes;
+use twh_edge::tokens::Tokens;
+use twh_sinks::postgres::PgPool;
+use twh_sinks::secrets::Secrets;
+
+/// What the endpoints work with.
+pub struct Accounts {
+    pool: PgPool,
+    secrets: Secrets,
+    tokens: Arc<Tokens>,
+    authenticator: actix_web::web::Data<Authenticator>,
+    passwords: Passwords,
+    attempts: Attempts,
+}
+
+impl Accounts {
+    /// Endpoints over a database.
+    pub fn new(
+        pool: PgPool,
+        secrets: Secrets,
+        tokens: Arc<Tokens>,
+        authenticator: actix_web::web::Data<Authenticator>,
+    ) -> Result<Self, password::PasswordError> {
+        Ok(Self { pool, secrets, tokens, authenticator, passwords: Passwords::new()?, attempts: Attempts::default() })
+    }
+}
+
+/// The routes; they need a `web::Data<Accounts>`.
+#[must_use]
+pub fn routes() -> Routes {
+    Routes::new()
+        .open(SignUp, signup::sign_up)
+        .open(LogIn, sessions::log_in)
+        .open(RefreshSession, sessions::refresh)
+        .on(LogOut, sessions::log_out)
+        .on(ChangePassword, sessions::change_password)
+        .open(ResetPassword, sessions::reset_password)
+        .open(AcceptInvitation, members::accept)
+        .open(GetJwks, sessions::jwks)
+        .on(GetMe, members::me)
+        .on(GetPlan, members::plan)
+        .on(ListMembers, members::list)
+        .on(UpdateMember, members::update)
+        .on(RemoveMember, members::remove)
+        .on(ListInvitations, members::invitations)
+        .on(CreateInvitation, members::invite)
+        .on(RevokeInvitation, members::revoke_invitation)
+        .on(ListApiKeys, keys::list)
+        .on(GetApiKey, keys::one)
+        .on(CreateApiKey, keys::create)
+        .on(RotateApiKey, keys::rotate)
+        .on(RevokeApiKey, keys::revoke)
+}
+
+/// A secret that could not be made: a defect, or an operating system without random bytes.
+fn secret(error: impl std::fmt::Display) -> ApiError {
+    ApiError::internal(error)
+}

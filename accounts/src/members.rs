@@ -1,0 +1,288 @@
+//! The people of a tenant, who is invited, and what a caller is.
+
+use crate::fields::Problems;
+use crate::keys::{page, page_of, path_id};
+use crate::token::{self, Purpose};
+use crate::{Accounts, secret, sessions};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use twh_domain::timestamp::Timestamp;
+use twh_edge::access::{
+    CreateInvitation, GetMe, GetPlan, ListInvitations, ListMembers, RemoveMember, RevokeInvitation, Role, UpdateMember,
+};
+use twh_edge::auth::{Caller, Client, Credential, now};
+use twh_edge::body::{JsonBody, parse};
+use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::request::RequestId;
+use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
+use twh_sinks::postgres::accounts::people::{self, Invitation, Member, User};
+use twh_sinks::postgres::accounts::tenants;
+use uuid::Uuid;
+
+/// How long an invitation can be accepted, in microseconds: a week.
+const INVITATION_MICROS: i64 = 7 * 86_400 * 1_000_000;
+
+pub(crate) async fn me(caller: Caller<GetMe>, accounts: web::Data<Accounts>) -> Result<HttpResponse, ApiError> {
+    let tenant = tenants::find(&accounts.pool, caller.tenant_id).await.map_err(ApiError::database)?;
+    let (kind, id) = match caller.credential {
+        Credential::ApiKey { key_id } => ("api_key", key_id),
+        Credential::Session { user_id, .. } => ("user", user_id),
+    };
+    Ok(HttpResponse::Ok().json(json!({
+        "caller": { "type": kind, "id": id },
+        "tenant": tenant.map(|tenant| json!({ "id": tenant.id, "name": tenant.name, "plan": tenant.plan, "environment": tenant.environment })),
+        "role": caller.role.name(),
+        "scopes": caller.scopes.names(),
+    })))
+}
+
+pub(crate) async fn plan(caller: Caller<GetPlan>) -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "tenant_id": caller.tenant_id, "plan": caller.plan, "environment": caller.environment }))
+}
+
+fn shown(member: &Member) -> Value {
+    json!({ "id": member.user_id, "email": member.email, "name": member.name, "role": member.role, "since": member.since })
+}
+
+pub(crate) async fn list(
+    caller: Caller<ListMembers>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+) -> Result<HttpResponse, ApiError> {
+    let (after, limit) = page_of(&request)?;
+    let found = people::members(&accounts.pool, caller.tenant_id, after, limit + 1).await.map_err(ApiError::database)?;
+    Ok(page(found, limit, |member| member.user_id, shown))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewRole {
+    role: String,
+}
+
+fn check_role(problems: &mut Problems, role: &str) {
+    if Role::from_name(role).is_none() {
+        let names: Vec<_> = Role::ALL.iter().map(|role| role.name()).collect();
+        problems.add("role", format!("must be one of {}", names.join(", ")));
+    }
+}
+
+pub(crate) async fn update(
+    caller: Caller<UpdateMember>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let user = path_id(&request, "member")?;
+    let asked: NewRole = parse(&body.0)?;
+    let mut problems = Problems::default();
+    check_role(&mut problems, &asked.role);
+    problems.none()?;
+    change_member(&accounts, &caller.deed(&request), user, Some(&asked.role)).await
+}
+
+pub(crate) async fn remove(
+    caller: Caller<RemoveMember>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+) -> Result<HttpResponse, ApiError> {
+    let user = path_id(&request, "member")?;
+    change_member(&accounts, &caller.deed(&request), user, None).await
+}
+
+/// Gives a member another role, or none; never the last admin.
+async fn change_member(
+    accounts: &Accounts,
+    deed: &Deed,
+    user: Uuid,
+    role: Option<&str>,
+) -> Result<HttpResponse, ApiError> {
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    let found = people::role_for_change(&mut tx, deed.tenant, user).await.map_err(ApiError::database)?;
+    let (old, admins) = found.ok_or_else(|| ApiError::not_found("member"))?;
+    let admin = Role::Admin.name();
+    if old == admin && role != Some(admin) && admins < 2 {
+        return Err(ApiError::new(ErrorCode::LastAdmin, "the tenant would have no admin; make somebody else one first"));
+    }
+    let action = match role {
+        Some(role) => {
+            people::set_role(&mut tx, deed.tenant, user, role).await.map_err(ApiError::database)?;
+            "member.update"
+        }
+        None => {
+            people::remove(&mut tx, deed.tenant, user).await.map_err(ApiError::database)?;
+            "member.remove"
+        }
+    };
+    let new = role.map(|role| json!({ "role": role }));
+    let change = Change { action, entity_kind: "member", entity: user, old: Some(json!({ "role": old })), new };
+    record(&mut tx, deed, change).await.map_err(ApiError::database)?;
+    tx.commit().await.map_err(ApiError::database)?;
+    accounts.authenticator.forget();
+    Ok(match role {
+        Some(role) => HttpResponse::Ok().json(json!({ "id": user, "role": role })),
+        None => HttpResponse::NoContent().finish(),
+    })
+}
+
+fn invitation_shown(invitation: &Invitation) -> Value {
+    let status = match invitation {
+        Invitation { accepted_at: Some(_), .. } => "accepted",
+        Invitation { revoked_at: Some(_), .. } => "revoked",
+        Invitation { expires_at, .. } if *expires_at <= now() => "expired",
+        _ => "open",
+    };
+    json!({
+        "id": invitation.id,
+        "email": invitation.email,
+        "role": invitation.role,
+        "status": status,
+        "invited_by": invitation.invited_by,
+        "created_at": invitation.created_at,
+        "expires_at": invitation.expires_at,
+        "accepted_at": invitation.accepted_at,
+    })
+}
+
+pub(crate) async fn invitations(
+    caller: Caller<ListInvitations>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+) -> Result<HttpResponse, ApiError> {
+    let (after, limit) = page_of(&request)?;
+    let found = people::invitations(&accounts.pool, caller.tenant_id, after, limit + 1).await;
+    Ok(page(found.map_err(ApiError::database)?, limit, |invitation| invitation.id, invitation_shown))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewInvitation {
+    email: String,
+    role: String,
+}
+
+pub(crate) async fn invite(
+    caller: Caller<CreateInvitation>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let asked: NewInvitation = parse(&body.0)?;
+    let mut problems = Problems::default();
+    problems.email("email", &asked.email);
+    check_role(&mut problems, &asked.role);
+    problems.none()?;
+    let Credential::Session { user_id, .. } = caller.credential else {
+        return Err(ApiError::new(ErrorCode::Forbidden, "people invite people: sign in"));
+    };
+    let deed = caller.deed(&request);
+    let (token, hash) = token::new(&accounts.secrets, Purpose::Invitation).map_err(secret)?;
+    let invitation = Invitation {
+        id: Uuid::now_v7(),
+        tenant: caller.tenant_id,
+        email: asked.email.trim().to_owned(),
+        role: asked.role,
+        invited_by: user_id,
+        created_at: deed.at,
+        expires_at: Timestamp::from_micros(deed.at.micros() + INVITATION_MICROS),
+        accepted_at: None,
+        revoked_at: None,
+    };
+    let mut shown = invitation_shown(&invitation);
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    people::invite(&mut tx, &invitation, &hash).await.map_err(ApiError::database)?;
+    let new = Some(shown.clone());
+    let change =
+        Change { action: "invitation.create", entity_kind: "invitation", entity: invitation.id, old: None, new };
+    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+    tx.commit().await.map_err(ApiError::database)?;
+    if let Some(fields) = shown.as_object_mut() {
+        fields.insert("token".to_owned(), json!(token));
+    }
+    Ok(HttpResponse::Created().json(shown))
+}
+
+pub(crate) async fn revoke_invitation(
+    caller: Caller<RevokeInvitation>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+) -> Result<HttpResponse, ApiError> {
+    let id = path_id(&request, "open invitation")?;
+    let deed = caller.deed(&request);
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    let revoked = people::revoke_invitation(&mut tx, caller.tenant_id, id, deed.at).await.map_err(ApiError::database)?;
+    let revoked = revoked.ok_or_else(|| ApiError::not_found("open invitation"))?;
+    let new = Some(invitation_shown(&revoked));
+    let change = Change { action: "invitation.revoke", entity_kind: "invitation", entity: id, old: None, new };
+    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+    tx.commit().await.map_err(ApiError::database)?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Acceptance {
+    token: String,
+    /// For who has no account yet.
+    name: Option<String>,
+    password: String,
+}
+
+/// Who holds the token joins: with a new account, or with the one that the address has, whose password must be given.
+pub(crate) async fn accept(
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let asked: Acceptance = parse(&body.0)?;
+    let client = Client::of(&request);
+    let hashes = token::hashes(&accounts.secrets, Purpose::Invitation, &asked.token);
+    let at = now();
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    let invitation = people::invitation_by_token(&mut tx, &hashes).await.map_err(ApiError::database)?;
+    let open = invitation.filter(|i| i.accepted_at.is_none() && i.revoked_at.is_none() && i.expires_at > at);
+    let invitation = open.ok_or_else(|| {
+        ApiError::new(ErrorCode::InvalidToken, "the invitation is not known, was used or taken back, or has expired")
+    })?;
+    let known = people::find_by_email(&accounts.pool, &invitation.email).await.map_err(ApiError::database)?;
+    let (user, new_account) = match known {
+        Some(user) => {
+            accounts.attempts.may_try(&user.email, client.ip)?;
+            if !accounts.passwords.is(asked.password, user.password_hash.clone()).await? {
+                accounts.attempts.failed(&user.email, client.ip);
+                let message = "the address has an account: give its password to join with it";
+                return Err(ApiError::new(ErrorCode::InvalidCredentials, message));
+            }
+            (user, false)
+        }
+        None => {
+            let name = asked.name.unwrap_or_default();
+            let mut problems = Problems::default();
+            problems.name("name", &name);
+            problems.password("password", &asked.password);
+            problems.none()?;
+            let password_hash = Some(accounts.passwords.hash(asked.password).await?);
+            let name = name.trim().to_owned();
+            (User { id: Uuid::now_v7(), email: invitation.email.clone(), name, password_hash }, true)
+        }
+    };
+    if new_account && !people::insert_user(&mut tx, &user, at).await.map_err(ApiError::database)? {
+        return Err(ApiError::new(ErrorCode::EmailTaken, "the address has an account by now: accept with its password"));
+    }
+    people::join(&mut tx, user.id, invitation.tenant, &invitation.role, at).await.map_err(ApiError::database)?;
+    people::accepted(&mut tx, invitation.id, at).await.map_err(ApiError::database)?;
+    let actor = client.actor("user", user.id.to_string());
+    let deed = Deed { tenant: invitation.tenant, actor, request_id: RequestId::of(&request), at };
+    let new = Some(json!({ "user_id": user.id, "email": user.email, "role": invitation.role, "invitation_id": invitation.id }));
+    let change = Change { action: "member.join", entity_kind: "member", entity: user.id, old: None, new };
+    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+    let opened = sessions::open(&accounts, &mut tx, user.id, invitation.tenant, &client).await?;
+    tx.commit().await.map_err(ApiError::database)?;
+    Ok(HttpResponse::Created().json(json!({
+        "user": { "id": user.id, "email": user.email, "name": user.name },
+        "tenant_id": invitation.tenant,
+        "role": invitation.role,
+        "tokens": opened.tokens,
+    })))
+}

@@ -1,0 +1,110 @@
+//! Tenants and keys made by whoever runs the platform, not over HTTP.
+
+use crate::token::{self, Purpose};
+use twh_domain::command::Actor;
+use twh_domain::id::TenantId;
+use twh_domain::timestamp::Timestamp;
+use twh_edge::access::Role;
+use twh_edge::api_key::{ApiKey, Environment};
+use twh_edge::auth::{API_KEY_PURPOSE, now};
+use twh_sinks::postgres::PgPool;
+use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
+use twh_sinks::postgres::accounts::keys::{self, Key};
+use twh_sinks::postgres::accounts::people;
+use twh_sinks::postgres::accounts::tenants::{self, Tenant};
+use twh_sinks::secrets::{SecretError, Secrets, random};
+use uuid::Uuid;
+
+/// How long a reset token is good, in microseconds: one hour.
+const RESET_MICROS: i64 = 3_600 * 1_000_000;
+
+/// Why nothing was made.
+#[derive(Debug, thiserror::Error)]
+pub enum ProvisionError {
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    /// A secret could not be made.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// There is nobody with this address.
+    #[error("nobody has the address {0}")]
+    Nobody(String),
+}
+
+/// A new tenant and its first key, which nobody can show again.
+#[derive(Debug, Clone)]
+pub struct NewTenant {
+    /// Its id.
+    pub tenant_id: TenantId,
+    /// A key with the role `admin`, in the clear.
+    pub api_key: String,
+}
+
+/// Who does what whoever runs the platform does.
+fn operator(tenant: TenantId) -> Deed {
+    let actor = Actor { kind: "system".to_owned(), id: "operator".to_owned(), ip: None, user_agent: None };
+    Deed { tenant, actor, request_id: Uuid::now_v7().to_string(), at: now() }
+}
+
+/// Makes a tenant to try things out in, of a plan, with a key.
+pub async fn tenant(pool: &PgPool, secrets: &Secrets, name: &str, plan: &str) -> Result<NewTenant, ProvisionError> {
+    let tenant = Tenant {
+        id: TenantId(Uuid::now_v7()),
+        name: name.to_owned(),
+        plan: plan.to_owned(),
+        environment: Environment::Sandbox.name().to_owned(),
+        sandbox_of: None,
+    };
+    let deed = operator(tenant.id);
+    let (key, text) = new_key(&deed, Environment::Sandbox, "first", Role::Admin)?;
+    let hash = secrets.hash(API_KEY_PURPOSE, text.reveal())?;
+    let mut tx = pool.begin().await?;
+    tenants::insert(&mut tx, &tenant).await?;
+    keys::insert(&mut tx, &key, &hash).await?;
+    let new = Some(serde_json::json!({ "name": name, "plan": plan, "environment": tenant.environment }));
+    let change = Change { action: "tenant.create", entity_kind: "tenant", entity: tenant.id.0, old: None, new };
+    record(&mut tx, &deed, change).await?;
+    let new = Some(crate::keys::shown(&key));
+    let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
+    record(&mut tx, &deed, change).await?;
+    tx.commit().await?;
+    Ok(NewTenant { tenant_id: tenant.id, api_key: text.reveal().to_owned() })
+}
+
+/// A key that is not written down yet, with all that its role may do.
+pub(crate) fn new_key(
+    deed: &Deed,
+    environment: Environment,
+    name: &str,
+    role: Role,
+) -> Result<(Key, ApiKey), SecretError> {
+    let text = ApiKey::new(environment, &random()?);
+    let key = Key {
+        id: Uuid::now_v7(),
+        tenant: deed.tenant,
+        name: name.to_owned(),
+        hint: text.hint().to_owned(),
+        role: role.name().to_owned(),
+        scopes: None,
+        ip_allowed: None,
+        created_by: format!("{} {}", deed.actor.kind, deed.actor.id),
+        created_at: deed.at,
+        expires_at: None,
+        last_used_at: None,
+        revoked_at: None,
+        rotated_to: None,
+    };
+    Ok((key, text))
+}
+
+/// A token with which a person sets a password anew, within an hour.
+pub async fn password_reset(pool: &PgPool, secrets: &Secrets, email: &str) -> Result<String, ProvisionError> {
+    let user = people::find_by_email(pool, email).await?.ok_or_else(|| ProvisionError::Nobody(email.to_owned()))?;
+    let (token, hash) = token::new(secrets, Purpose::PasswordReset)?;
+    let at = now();
+    let mut connection = pool.acquire().await?;
+    let until = Timestamp::from_micros(at.micros() + RESET_MICROS);
+    people::insert_reset(&mut connection, user.id, &hash, at, until).await?;
+    Ok(token)
+}

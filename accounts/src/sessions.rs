@@ -1,0 +1,293 @@
+//! Sessions: signing in and out, refresh tokens that work once, passwords.
+
+use crate::fields::Problems;
+use crate::token::{self, Purpose};
+use crate::{Accounts, secret};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+use twh_domain::id::TenantId;
+use twh_domain::timestamp::Timestamp;
+use twh_edge::access::{ChangePassword, LogOut};
+use twh_edge::auth::{Caller, Client, Credential, now};
+use twh_edge::body::{JsonBody, parse};
+use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::request::RequestId;
+use twh_edge::tokens::ACCESS_TOKEN_SECONDS;
+use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
+use twh_sinks::postgres::accounts::people::{self, Membership};
+use twh_sinks::postgres::accounts::sessions::{self, Refreshed, Session};
+use uuid::Uuid;
+
+/// How long a refresh token is good, in seconds: two weeks without a refresh end a session.
+const REFRESH_SECONDS: i64 = 14 * 86_400;
+/// How long a session lasts at most, in seconds: 90 days.
+const SESSION_SECONDS: i64 = 90 * 86_400;
+
+fn after(at: Timestamp, seconds: i64) -> Timestamp {
+    Timestamp::from_micros(at.micros() + seconds * 1_000_000)
+}
+
+/// A session that was begun, and the tokens for it.
+pub(crate) struct Opened {
+    pub(crate) tokens: Value,
+}
+
+/// Begins a session, within a transaction.
+pub(crate) async fn open(
+    accounts: &Accounts,
+    connection: &mut PgConnection,
+    user: Uuid,
+    tenant: TenantId,
+    client: &Client,
+) -> Result<Opened, ApiError> {
+    let at = now();
+    let session = Session {
+        id: Uuid::now_v7(),
+        user,
+        tenant,
+        ip: client.ip.map(|ip| ip.to_string()),
+        user_agent: client.user_agent.clone(),
+        created_at: at,
+        expires_at: after(at, SESSION_SECONDS),
+    };
+    sessions::begin(connection, &session).await.map_err(ApiError::database)?;
+    Ok(Opened { tokens: tokens(accounts, connection, &session, at).await? })
+}
+
+async fn tokens(
+    accounts: &Accounts,
+    connection: &mut PgConnection,
+    session: &Session,
+    at: Timestamp,
+) -> Result<Value, ApiError> {
+    let (refresh, hash) = token::new(&accounts.secrets, Purpose::Refresh).map_err(secret)?;
+    let until = after(at, REFRESH_SECONDS).min(session.expires_at);
+    sessions::insert_refresh(connection, session.id, &hash, at, until).await.map_err(ApiError::database)?;
+    let access = accounts.tokens.issue(session.user, session.id, session.tenant.0).map_err(secret)?;
+    Ok(json!({
+        "access_token": access,
+        "token_type": "Bearer",
+        "expires_in": ACCESS_TOKEN_SECONDS,
+        "refresh_token": refresh,
+        "refresh_expires_at": until,
+    }))
+}
+
+fn shown(memberships: &[Membership]) -> Vec<Value> {
+    let one = |m: &Membership| json!({ "id": m.tenant, "name": m.tenant_name, "environment": m.environment, "role": m.role });
+    memberships.iter().map(one).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Credentials {
+    email: String,
+    password: String,
+    tenant_id: Option<Uuid>,
+}
+
+pub(crate) async fn log_in(
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let asked: Credentials = parse(&body.0)?;
+    let client = Client::of(&request);
+    accounts.attempts.may_try(&asked.email, client.ip)?;
+    let wrong = || ApiError::new(ErrorCode::InvalidCredentials, "the address and the password do not belong together");
+    // PostgreSQL's text holds no NUL, so nobody's address does.
+    let user = if asked.email.contains('\0') {
+        None
+    } else {
+        people::find_by_email(&accounts.pool, &asked.email).await.map_err(ApiError::database)?
+    };
+    let kept = user.as_ref().and_then(|user| user.password_hash.clone());
+    if !accounts.passwords.is(asked.password, kept).await? {
+        accounts.attempts.failed(&asked.email, client.ip);
+        return Err(wrong());
+    }
+    let user = user.ok_or_else(wrong)?;
+    accounts.attempts.succeeded(&asked.email, client.ip);
+    let memberships = people::memberships(&accounts.pool, user.id).await.map_err(ApiError::database)?;
+    let chosen = match asked.tenant_id {
+        Some(tenant) => memberships.iter().find(|membership| membership.tenant.0 == tenant),
+        None => memberships.first(),
+    };
+    let chosen = chosen.ok_or_else(|| ApiError::new(ErrorCode::Forbidden, "you belong to no such tenant"))?;
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    let opened = open(&accounts, &mut tx, user.id, chosen.tenant, &client).await?;
+    let actor = client.actor("user", user.id.to_string());
+    let deed = Deed { tenant: chosen.tenant, actor, request_id: RequestId::of(&request), at: now() };
+    let new = Some(json!({ "user_id": user.id, "email": user.email }));
+    let change = Change { action: "session.begin", entity_kind: "user", entity: user.id, old: None, new };
+    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+    tx.commit().await.map_err(ApiError::database)?;
+    Ok(HttpResponse::Ok().json(json!({
+        "user": { "id": user.id, "email": user.email, "name": user.name },
+        "tenant_id": chosen.tenant,
+        "tenants": shown(&memberships),
+        "tokens": opened.tokens,
+    })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RefreshToken {
+    refresh_token: String,
+}
+
+pub(crate) async fn refresh(
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let asked: RefreshToken = parse(&body.0)?;
+    let hashes = token::hashes(&accounts.secrets, Purpose::Refresh, &asked.refresh_token);
+    let at = now();
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    let refreshed = sessions::refresh(&mut tx, &hashes, at).await.map_err(ApiError::database)?;
+    let invalid = |message: &str| ApiError::new(ErrorCode::InvalidToken, message);
+    match refreshed {
+        Refreshed::Good(session) => {
+            let tokens = tokens(&accounts, &mut tx, &session, at).await?;
+            tx.commit().await.map_err(ApiError::database)?;
+            Ok(HttpResponse::Ok().json(json!({ "tokens": tokens })))
+        }
+        Refreshed::Reused(session) => {
+            let actor = Client::of(&request).actor("user", session.user.to_string());
+            let deed = Deed { tenant: session.tenant, actor, request_id: RequestId::of(&request), at };
+            let new = Some(json!({ "session_id": session.id, "why": "refresh_token_reused" }));
+            let change = Change { action: "session.end", entity_kind: "user", entity: session.user, old: None, new };
+            record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+            tx.commit().await.map_err(ApiError::database)?;
+            accounts.authenticator.forget();
+            tracing::warn!(user_id = %session.user, session_id = %session.id, "a refresh token came twice: its session has ended");
+            Err(invalid("the refresh token was used before, so the session has ended; sign in again"))
+        }
+        Refreshed::Unknown => Err(invalid("the refresh token is not known, or its session is over; sign in again")),
+    }
+}
+
+pub(crate) async fn log_out(
+    caller: Caller<LogOut>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+) -> Result<HttpResponse, ApiError> {
+    // The endpoint is a person's.
+    if let Credential::Session { session_id, user_id } = caller.credential {
+        let deed = caller.deed(&request);
+        let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+        if sessions::end(&mut tx, session_id, "logout", deed.at).await.map_err(ApiError::database)? {
+            let new = Some(json!({ "session_id": session_id, "why": "logout" }));
+            let change = Change { action: "session.end", entity_kind: "user", entity: user_id, old: None, new };
+            record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+        }
+        tx.commit().await.map_err(ApiError::database)?;
+        accounts.authenticator.forget();
+    }
+    Ok(HttpResponse::NoContent().finish())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PasswordChange {
+    current_password: String,
+    new_password: String,
+}
+
+pub(crate) async fn change_password(
+    caller: Caller<ChangePassword>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let asked: PasswordChange = parse(&body.0)?;
+    let mut problems = Problems::default();
+    problems.password("new_password", &asked.new_password);
+    problems.none()?;
+    let Credential::Session { session_id, user_id } = caller.credential else {
+        return Err(ApiError::internal("an API key came to where only people come"));
+    };
+    let user = people::find_user(&accounts.pool, user_id).await.map_err(ApiError::database)?;
+    let user = user.ok_or_else(|| ApiError::internal("a session is nobody's"))?;
+    accounts.attempts.may_try(&user.email, caller.client.ip)?;
+    if !accounts.passwords.is(asked.current_password, user.password_hash.clone()).await? {
+        accounts.attempts.failed(&user.email, caller.client.ip);
+        return Err(ApiError::new(ErrorCode::InvalidCredentials, "the current password is another"));
+    }
+    set_password(&accounts, caller.deed(&request), user_id, Some(session_id), asked.new_password).await
+}
+
+/// Gives a person another password, and ends the sessions that the old one opened.
+async fn set_password(
+    accounts: &Accounts,
+    deed: Deed,
+    user: Uuid,
+    but: Option<Uuid>,
+    password: String,
+) -> Result<HttpResponse, ApiError> {
+    let hash = accounts.passwords.hash(password).await?;
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    store_password(&mut tx, &deed, user, but, &hash).await.map_err(ApiError::database)?;
+    tx.commit().await.map_err(ApiError::database)?;
+    accounts.authenticator.forget();
+    Ok(HttpResponse::NoContent().finish())
+}
+
+async fn store_password(
+    connection: &mut PgConnection,
+    deed: &Deed,
+    user: Uuid,
+    but: Option<Uuid>,
+    hash: &str,
+) -> Result<(), sqlx::Error> {
+    people::set_password(connection, user, hash, deed.at).await?;
+    sessions::end_all(connection, user, but, "password_changed", deed.at).await?;
+    let change = Change { action: "user.password", entity_kind: "user", entity: user, old: None, new: None };
+    record(connection, deed, change).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reset {
+    token: String,
+    password: String,
+}
+
+pub(crate) async fn reset_password(
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let asked: Reset = parse(&body.0)?;
+    let mut problems = Problems::default();
+    problems.password("password", &asked.password);
+    problems.none()?;
+    let hashes = token::hashes(&accounts.secrets, Purpose::PasswordReset, &asked.token);
+    let at = now();
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    let user = people::use_reset(&mut tx, &hashes, at).await.map_err(ApiError::database)?;
+    let user = user.ok_or_else(|| {
+        ApiError::new(ErrorCode::InvalidToken, "the token is not known, was used, or has expired; ask for another")
+    })?;
+    let hash = accounts.passwords.hash(asked.password).await?;
+    let memberships = people::memberships(&accounts.pool, user).await.map_err(ApiError::database)?;
+    let actor = Client::of(&request).actor("user", user.to_string());
+    people::set_password(&mut tx, user, &hash, at).await.map_err(ApiError::database)?;
+    sessions::end_all(&mut tx, user, None, "password_reset", at).await.map_err(ApiError::database)?;
+    for membership in memberships {
+        let deed =
+            Deed { tenant: membership.tenant, actor: actor.clone(), request_id: RequestId::of(&request), at };
+        let change = Change { action: "user.password_reset", entity_kind: "user", entity: user, old: None, new: None };
+        record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+    }
+    tx.commit().await.map_err(ApiError::database)?;
+    accounts.authenticator.forget();
+    Ok(HttpResponse::NoContent().finish())
+}
+
+pub(crate) async fn jwks(accounts: web::Data<Accounts>) -> HttpResponse {
+    HttpResponse::Ok().insert_header(("cache-control", "public, max-age=300")).json(accounts.tokens.jwks())
+}

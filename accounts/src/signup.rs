@@ -1,0 +1,104 @@
+//! Sign-up: a tenant, a sandbox beside it, its first admin, and a key to the sandbox, all or nothing.
+
+use crate::fields::Problems;
+use crate::sessions::{self, Opened};
+use crate::{Accounts, provision, secret};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use serde_json::json;
+use twh_domain::id::TenantId;
+use twh_edge::access::Role;
+use twh_edge::api_key::Environment;
+use twh_edge::auth::{API_KEY_PURPOSE, Client, now};
+use twh_edge::body::{JsonBody, parse};
+use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::request::RequestId;
+use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
+use twh_sinks::postgres::accounts::keys;
+use twh_sinks::postgres::accounts::people::{self, User};
+use twh_sinks::postgres::accounts::tenants::{self, Tenant};
+use uuid::Uuid;
+
+/// The plan of a tenant that signs itself up.
+const FIRST_PLAN: &str = "free";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewAccount {
+    organization: String,
+    name: String,
+    email: String,
+    password: String,
+}
+
+pub(crate) async fn sign_up(
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let asked: NewAccount = parse(&body.0)?;
+    let mut problems = Problems::default();
+    problems.name("organization", &asked.organization);
+    problems.name("name", &asked.name);
+    problems.email("email", &asked.email);
+    problems.password("password", &asked.password);
+    problems.none()?;
+    let client = Client::of(&request);
+    // Each costs a password's hash, and tells whether an address is known: who asks often waits.
+    accounts.attempts.may_try(&asked.email, client.ip)?;
+    let user = User {
+        id: Uuid::now_v7(),
+        email: asked.email.trim().to_owned(),
+        name: asked.name.trim().to_owned(),
+        password_hash: Some(accounts.passwords.hash(asked.password).await?),
+    };
+    let live = Tenant {
+        id: TenantId(Uuid::now_v7()),
+        name: asked.organization.trim().to_owned(),
+        plan: FIRST_PLAN.to_owned(),
+        environment: Environment::Live.name().to_owned(),
+        sandbox_of: None,
+    };
+    let sandbox = Tenant {
+        id: TenantId(Uuid::now_v7()),
+        name: format!("{} (sandbox)", live.name),
+        environment: Environment::Sandbox.name().to_owned(),
+        sandbox_of: Some(live.id),
+        ..live.clone()
+    };
+    let actor = client.actor("user", user.id.to_string());
+    let deed = |tenant| Deed { tenant, actor: actor.clone(), request_id: RequestId::of(&request), at: now() };
+    let (key, text) = provision::new_key(&deed(sandbox.id), Environment::Sandbox, "first", Role::Admin).map_err(secret)?;
+    let hash = accounts.secrets.hash(API_KEY_PURPOSE, text.reveal()).map_err(secret)?;
+    let at = now();
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    if !people::insert_user(&mut tx, &user, at).await.map_err(ApiError::database)? {
+        accounts.attempts.failed(&asked.email, client.ip);
+        return Err(ApiError::new(ErrorCode::EmailTaken, "the address has an account: sign in with it"));
+    }
+    for tenant in [&live, &sandbox] {
+        tenants::insert(&mut tx, tenant).await.map_err(ApiError::database)?;
+        people::join(&mut tx, user.id, tenant.id, Role::Admin.name(), at).await.map_err(ApiError::database)?;
+        let new = json!({ "name": tenant.name, "plan": tenant.plan, "environment": tenant.environment });
+        let member = json!({ "user_id": user.id, "email": user.email, "role": Role::Admin.name() });
+        for (action, entity_kind, entity, new) in
+            [("tenant.create", "tenant", tenant.id.0, new), ("member.join", "member", user.id, member)]
+        {
+            let change = Change { action, entity_kind, entity, old: None, new: Some(new) };
+            record(&mut tx, &deed(tenant.id), change).await.map_err(ApiError::database)?;
+        }
+    }
+    keys::insert(&mut tx, &key, &hash).await.map_err(ApiError::database)?;
+    let new = Some(crate::keys::shown(&key));
+    let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
+    record(&mut tx, &deed(sandbox.id), change).await.map_err(ApiError::database)?;
+    let opened = sessions::open(&accounts, &mut tx, user.id, live.id, &client).await?;
+    tx.commit().await.map_err(ApiError::database)?;
+    let Opened { tokens, .. } = opened;
+    Ok(HttpResponse::Created().json(json!({
+        "user": { "id": user.id, "email": user.email, "name": user.name },
+        "tenant": { "id": live.id, "name": live.name, "plan": live.plan, "environment": live.environment },
+        "sandbox": { "id": sandbox.id, "name": sandbox.name, "plan": sandbox.plan, "environment": sandbox.environment, "api_key": text.reveal() },
+        "tokens": tokens,
+    })))
+}

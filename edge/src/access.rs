@@ -1,0 +1,409 @@
+//! Who may do what: one table of endpoints, each with the scope it needs, and of scopes, each with the roles that have it.
+//!
+//! The routes, the authorization, the API's description and its tests are all made from it. An endpoint's need is part of its
+//! handler's type ([`crate::auth::Caller`]), and a route takes only the handler of its endpoint: one that forgot to ask who
+//! calls does not compile.
+
+use actix_web::http::Method;
+use std::fmt;
+
+macro_rules! names {
+    ($(#[$doc:meta])* $type:ident { $($variant:ident $name:literal $meaning:literal)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[allow(missing_docs, reason = "each is documented by its row of the table")]
+        pub enum $type { $($variant,)* }
+
+        impl $type {
+            /// The whole table.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+            /// The stable name.
+            #[must_use]
+            pub const fn name(self) -> &'static str { match self { $(Self::$variant => $name,)* } }
+            /// What it is for.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str { match self { $(Self::$variant => $meaning,)* } }
+            /// The one with this name.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> { Self::ALL.iter().copied().find(|one| one.name() == name) }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(self.name()) }
+        }
+    };
+}
+
+names! {
+    /// What a person or a key is to a tenant.
+    Role {
+        Admin "admin" "Everything."
+        Dev "dev" "Builds on the API: all data, keys and the audit log; no people, no plan."
+        ReadOnly "read_only" "Sees all data and changes none."
+        Billing "billing" "Sees the plan and what was used of it."
+    }
+}
+
+names! {
+    /// What a caller may do. A key can have less than its role.
+    Scope {
+        ReadCatalog "read:catalog" "See items, locations and suppliers."
+        WriteCatalog "write:catalog" "Make and change items, locations and suppliers."
+        ReadOrders "read:orders" "See purchase orders, sales orders, returns and reservations."
+        WriteOrders "write:orders" "Make and advance purchase orders, sales orders, returns and reservations."
+        ReadStock "read:stock" "See levels, movements, transfers, adjustments and counts."
+        WriteStock "write:stock" "Make and advance transfers, adjustments and counts."
+        ReadLedger "read:ledger" "See checkpoints, proofs and verifications of the ledger."
+        ReadAudit "read:audit" "See who did what."
+        ReadKeys "read:keys" "See API keys, not their secrets."
+        WriteKeys "write:keys" "Make, rotate and revoke API keys."
+        ReadMembers "read:members" "See the people of the tenant and who is invited."
+        WriteMembers "write:members" "Invite people, change their roles, remove them."
+        ReadBilling "read:billing" "See the plan and its limits."
+    }
+}
+
+impl Scope {
+    /// The roles that have it.
+    #[must_use]
+    pub const fn roles(self) -> &'static [Role] {
+        use Role::{Admin, Billing, Dev, ReadOnly};
+        match self {
+            Self::ReadCatalog | Self::ReadOrders | Self::ReadStock | Self::ReadLedger => &[Admin, Dev, ReadOnly],
+            Self::WriteCatalog
+            | Self::WriteOrders
+            | Self::WriteStock
+            | Self::ReadAudit
+            | Self::ReadKeys
+            | Self::WriteKeys => &[Admin, Dev],
+            Self::ReadMembers | Self::WriteMembers => &[Admin],
+            Self::ReadBilling => &[Admin, Billing],
+        }
+    }
+}
+
+/// A set of scopes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Scopes(u32);
+
+impl Scopes {
+    /// All that a role has.
+    #[must_use]
+    pub fn of_role(role: Role) -> Self {
+        Scope::ALL.iter().copied().filter(|scope| scope.roles().contains(&role)).collect()
+    }
+
+    const fn bit(scope: Scope) -> u32 {
+        1 << (scope as u32)
+    }
+
+    /// True where the scope is in it.
+    #[must_use]
+    pub const fn has(self, scope: Scope) -> bool {
+        self.0 & Self::bit(scope) != 0
+    }
+
+    /// What is in both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// What is in this one only.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// True where nothing is in it.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Its scopes, in the order of the table.
+    pub fn iter(self) -> impl Iterator<Item = Scope> {
+        Scope::ALL.iter().copied().filter(move |scope| self.has(*scope))
+    }
+
+    /// Their names.
+    #[must_use]
+    pub fn names(self) -> Vec<&'static str> {
+        self.iter().map(Scope::name).collect()
+    }
+}
+
+impl FromIterator<Scope> for Scopes {
+    fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
+        Self(scopes.into_iter().fold(0, |all, scope| all | Self::bit(scope)))
+    }
+}
+
+/// Who may call an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Anyone: it is how one becomes someone, or public by nature.
+    Nobody,
+    /// Anyone who is known.
+    Caller,
+    /// Someone who signed in; no API key.
+    Person,
+    /// Someone with one of these scopes.
+    OneOf(&'static [Scope]),
+}
+
+impl Need {
+    /// True where scopes are enough.
+    #[must_use]
+    pub fn is_met_by(self, scopes: Scopes) -> bool {
+        match self {
+            Self::Nobody | Self::Caller | Self::Person => true,
+            Self::OneOf(any) => any.iter().any(|scope| scopes.has(*scope)),
+        }
+    }
+}
+
+/// A row of the table.
+#[derive(Debug, Clone)]
+pub struct EndpointInfo {
+    /// Its name, unique.
+    pub name: &'static str,
+    /// The method; a `GET` answers `HEAD` too.
+    pub method: Method,
+    /// The path.
+    pub path: &'static str,
+    /// Who may call it.
+    pub need: Need,
+    /// The kind of command it sends to the ledger, where it does.
+    pub command: Option<&'static str>,
+    /// What it does, in a line.
+    pub summary: &'static str,
+}
+
+/// An endpoint, as a type.
+pub trait Endpoint: Copy + 'static {
+    /// Its row of the table.
+    const INFO: EndpointInfo;
+}
+
+/// An endpoint that only someone may call.
+pub trait Guarded: Endpoint {}
+
+/// An endpoint that anyone may call.
+pub trait Open: Endpoint {}
+
+macro_rules! endpoints {
+    (
+        guarded { $($name:ident $method:ident $path:literal $need:expr, $(does $command:literal,)? $summary:literal;)* }
+        open { $($open_name:ident $open_method:ident $open_path:literal $open_summary:literal;)* }
+    ) => {
+        $(
+            #[doc = $summary]
+            #[derive(Debug, Clone, Copy)]
+            pub struct $name;
+            impl Endpoint for $name {
+                const INFO: EndpointInfo = EndpointInfo {
+                    name: stringify!($name), method: Method::$method, path: $path, need: $need,
+                    command: endpoints!(@command $($command)?), summary: $summary,
+                };
+            }
+            impl Guarded for $name {}
+        )*
+        $(
+            #[doc = $open_summary]
+            #[derive(Debug, Clone, Copy)]
+            pub struct $open_name;
+            impl Endpoint for $open_name {
+                const INFO: EndpointInfo = EndpointInfo {
+                    name: stringify!($open_name), method: Method::$open_method, path: $open_path, need: Need::Nobody,
+                    command: None, summary: $open_summary,
+                };
+            }
+            impl Open for $open_name {}
+        )*
+        /// Every endpoint of the API.
+        pub const ENDPOINTS: &[EndpointInfo] = &[$($name::INFO,)* $($open_name::INFO,)*];
+    };
+    (@command) => { None };
+    (@command $command:literal) => { Some($command) };
+}
+
+const READ_CATALOG: Need = Need::OneOf(&[Scope::ReadCatalog]);
+const WRITE_CATALOG: Need = Need::OneOf(&[Scope::WriteCatalog]);
+const READ_ORDERS: Need = Need::OneOf(&[Scope::ReadOrders]);
+const WRITE_ORDERS: Need = Need::OneOf(&[Scope::WriteOrders]);
+const READ_STOCK: Need = Need::OneOf(&[Scope::ReadStock]);
+const WRITE_STOCK: Need = Need::OneOf(&[Scope::WriteStock]);
+const READ_LEDGER: Need = Need::OneOf(&[Scope::ReadLedger]);
+const READ_AUDIT: Need = Need::OneOf(&[Scope::ReadAudit]);
+const READ_KEYS: Need = Need::OneOf(&[Scope::ReadKeys]);
+const WRITE_KEYS: Need = Need::OneOf(&[Scope::WriteKeys]);
+const READ_MEMBERS: Need = Need::OneOf(&[Scope::ReadMembers]);
+const WRITE_MEMBERS: Need = Need::OneOf(&[Scope::WriteMembers]);
+const READ_BILLING: Need = Need::OneOf(&[Scope::ReadBilling]);
+/// Each command of a batch needs its own scope besides.
+const ANY_WRITE: Need = Need::OneOf(&[Scope::WriteCatalog, Scope::WriteOrders, Scope::WriteStock]);
+const ANY_OUTCOME: Need =
+    Need::OneOf(&[Scope::WriteCatalog, Scope::WriteOrders, Scope::WriteStock, Scope::ReadLedger]);
+
+endpoints! {
+    guarded {
+        ListItems GET "/v1/items" READ_CATALOG, "Items, oldest first.";
+        GetItem GET "/v1/items/{id}" READ_CATALOG, "An item.";
+        CreateItem POST "/v1/items" WRITE_CATALOG, does "item.create", "Adds an item to the catalogue.";
+        UpdateItem PATCH "/v1/items/{id}" WRITE_CATALOG, does "item.update", "Changes an item.";
+        GetItemStock GET "/v1/items/{id}/stock" READ_STOCK, "An item's stock over all locations.";
+        ListItemMovements GET "/v1/items/{id}/movements" READ_STOCK, "An item's movements, newest first.";
+        ListLocations GET "/v1/locations" READ_CATALOG, "Locations, oldest first.";
+        GetLocation GET "/v1/locations/{id}" READ_CATALOG, "A location.";
+        CreateLocation POST "/v1/locations" WRITE_CATALOG, does "location.create", "Adds a location.";
+        UpdateLocation PATCH "/v1/locations/{id}" WRITE_CATALOG, does "location.update", "Changes a location.";
+        ListSuppliers GET "/v1/suppliers" READ_CATALOG, "Suppliers, oldest first.";
+        GetSupplier GET "/v1/suppliers/{id}" READ_CATALOG, "A supplier.";
+        CreateSupplier POST "/v1/suppliers" WRITE_CATALOG, does "supplier.create", "Adds a supplier.";
+        UpdateSupplier PATCH "/v1/suppliers/{id}" WRITE_CATALOG, does "supplier.update", "Changes a supplier.";
+        ListPurchaseOrders GET "/v1/purchase_orders" READ_ORDERS, "Purchase orders, newest first.";
+        GetPurchaseOrder GET "/v1/purchase_orders/{id}" READ_ORDERS, "A purchase order.";
+        CreatePurchaseOrder POST "/v1/purchase_orders" WRITE_ORDERS, does "purchase_order.create", "Drafts a purchase order.";
+        OrderPurchaseOrder POST "/v1/purchase_orders/{id}/order" WRITE_ORDERS, does "purchase_order.order", "Sends a purchase order to its supplier.";
+        ReceivePurchaseOrder POST "/v1/purchase_orders/{id}/receive" WRITE_ORDERS, does "purchase_order.receive", "Takes in goods of a purchase order.";
+        ClosePurchaseOrder POST "/v1/purchase_orders/{id}/close" WRITE_ORDERS, does "purchase_order.close", "Ends a purchase order.";
+        CancelPurchaseOrder POST "/v1/purchase_orders/{id}/cancel" WRITE_ORDERS, does "purchase_order.cancel", "Drops a purchase order.";
+        ListSalesOrders GET "/v1/sales_orders" READ_ORDERS, "Sales orders, newest first.";
+        GetSalesOrder GET "/v1/sales_orders/{id}" READ_ORDERS, "A sales order.";
+        CreateSalesOrder POST "/v1/sales_orders" WRITE_ORDERS, does "sales_order.create", "Drafts a sales order.";
+        AllocateSalesOrder POST "/v1/sales_orders/{id}/allocate" WRITE_ORDERS, does "sales_order.allocate", "Reserves stock for a sales order.";
+        ShipSalesOrder POST "/v1/sales_orders/{id}/ship" WRITE_ORDERS, does "sales_order.ship", "Ships goods of a sales order.";
+        CloseSalesOrder POST "/v1/sales_orders/{id}/close" WRITE_ORDERS, does "sales_order.close", "Ends a sales order.";
+        CancelSalesOrder POST "/v1/sales_orders/{id}/cancel" WRITE_ORDERS, does "sales_order.cancel", "Drops a sales order.";
+        ListTransfers GET "/v1/transfers" READ_STOCK, "Transfers, newest first.";
+        GetTransfer GET "/v1/transfers/{id}" READ_STOCK, "A transfer.";
+        CreateTransfer POST "/v1/transfers" WRITE_STOCK, does "transfer.create", "Drafts a transfer.";
+        DispatchTransfer POST "/v1/transfers/{id}/dispatch" WRITE_STOCK, does "transfer.dispatch", "Sends a transfer on its way.";
+        ReceiveTransfer POST "/v1/transfers/{id}/receive" WRITE_STOCK, does "transfer.receive", "Takes in goods of a transfer.";
+        CloseTransfer POST "/v1/transfers/{id}/close" WRITE_STOCK, does "transfer.close", "Ends a transfer.";
+        CancelTransfer POST "/v1/transfers/{id}/cancel" WRITE_STOCK, does "transfer.cancel", "Drops a transfer.";
+        ListReturns GET "/v1/returns" READ_ORDERS, "Returns, newest first.";
+        GetReturn GET "/v1/returns/{id}" READ_ORDERS, "A return.";
+        CreateReturn POST "/v1/returns" WRITE_ORDERS, does "return.create", "Takes goods back.";
+        ListAdjustments GET "/v1/adjustments" READ_STOCK, "Adjustments, newest first.";
+        GetAdjustment GET "/v1/adjustments/{id}" READ_STOCK, "An adjustment.";
+        CreateAdjustment POST "/v1/adjustments" WRITE_STOCK, does "adjustment.create", "Corrects stock.";
+        ListCounts GET "/v1/counts" READ_STOCK, "Counts, newest first.";
+        GetCount GET "/v1/counts/{id}" READ_STOCK, "A count.";
+        CreateCount POST "/v1/counts" WRITE_STOCK, does "count.create", "Says what was counted.";
+        ListReservations GET "/v1/reservations" READ_ORDERS, "Reservations, newest first.";
+        GetReservation GET "/v1/reservations/{id}" READ_ORDERS, "A reservation.";
+        CreateReservation POST "/v1/reservations" WRITE_ORDERS, does "reservation.create", "Holds stock.";
+        ReleaseReservation POST "/v1/reservations/{id}/release" WRITE_ORDERS, does "reservation.release", "Lets held stock go.";
+        BatchCommands POST "/v1/commands:batch" ANY_WRITE, "Many commands in one request; each needs its own scope.";
+        GetCommand GET "/v1/commands/{id}" ANY_OUTCOME, "What became of a command.";
+        ListStock GET "/v1/stock" READ_STOCK, "Levels, now or as of a time.";
+        ListMovements GET "/v1/movements" READ_STOCK, "Movements, newest first.";
+        GetMovement GET "/v1/movements/{sequence}" READ_STOCK, "A movement, by its number in the ledger.";
+        GetMovementProof GET "/v1/movements/{sequence}/proof" READ_LEDGER, "The proof that a movement is in the ledger.";
+        GetCheckpoint GET "/v1/ledger/checkpoint" READ_LEDGER, "The ledger's root and last hash, signed.";
+        GetLedgerKeys GET "/v1/ledger/keys" READ_LEDGER, "The public keys that checkpoints are signed with.";
+        GetVerification GET "/v1/ledger/verification" READ_LEDGER, "Checks a part of the ledger against itself.";
+        ListAudit GET "/v1/audit" READ_AUDIT, "Who changed what, newest first.";
+        ListApiKeys GET "/v1/api-keys" READ_KEYS, "API keys, without their secrets.";
+        GetApiKey GET "/v1/api-keys/{id}" READ_KEYS, "An API key, without its secret.";
+        CreateApiKey POST "/v1/api-keys" WRITE_KEYS, "Makes an API key; its secret is shown this once.";
+        RotateApiKey POST "/v1/api-keys/{id}/rotate" WRITE_KEYS, "Makes an API key's successor.";
+        RevokeApiKey DELETE "/v1/api-keys/{id}" WRITE_KEYS, "Ends an API key.";
+        ListMembers GET "/v1/members" READ_MEMBERS, "The people of the tenant.";
+        UpdateMember PATCH "/v1/members/{id}" WRITE_MEMBERS, "Gives a person another role.";
+        RemoveMember DELETE "/v1/members/{id}" WRITE_MEMBERS, "Removes a person from the tenant.";
+        ListInvitations GET "/v1/invitations" READ_MEMBERS, "Who is invited.";
+        CreateInvitation POST "/v1/invitations" WRITE_MEMBERS, "Invites a person; the token is shown this once.";
+        RevokeInvitation DELETE "/v1/invitations/{id}" WRITE_MEMBERS, "Takes an invitation back.";
+        GetPlan GET "/v1/plan" READ_BILLING, "The tenant's plan and its limits.";
+        GetMe GET "/v1/me" Need::Caller, "Who calls, and what it may do.";
+        LogOut POST "/v1/auth/logout" Need::Person, "Ends the session.";
+        ChangePassword POST "/v1/auth/password" Need::Person, "Changes the password; every other session ends.";
+    }
+    open {
+        SignUp POST "/v1/auth/signup" "Makes a tenant, its sandbox and its first admin.";
+        LogIn POST "/v1/auth/login" "Signs a person in.";
+        RefreshSession POST "/v1/auth/refresh" "Gives new tokens for a refresh token, which works once.";
+        AcceptInvitation POST "/v1/auth/invitations/accept" "Joins the tenant that an invitation is from.";
+        ResetPassword POST "/v1/auth/password-reset" "Sets a new password with a token from the operator.";
+        GetJwks GET "/.well-known/jwks.json" "The public keys that access tokens are signed with (RFC 7517).";
+    }
+}
+
+/// The scopes of which a kind of command needs one.
+#[must_use]
+pub fn need_of_command(kind: &str) -> Option<Need> {
+    ENDPOINTS.iter().find(|endpoint| endpoint.command == Some(kind)).map(|endpoint| endpoint.need)
+}
+
+/// The table as a page of the documentation.
+#[must_use]
+pub fn to_markdown() -> String {
+    let mark = |scope: Scope, role: Role| if scope.roles().contains(&role) { " ✓ |" } else { " |" };
+    let mut page = String::from(
+        "# Access\n\nA caller is an API key or a person who signed in. Either has a role in the tenant, and a role has scopes; a key \
+         can be given fewer. An endpoint needs one scope. What it lacks it is told: `403 FORBIDDEN`, with the scopes of which one \
+         would do.\n\n## Scopes and roles\n\n| scope | |",
+    );
+    for role in Role::ALL {
+        page.push_str(&format!(" `{role}` |"));
+    }
+    page.push_str("\n|---|---|");
+    page.push_str(&":-:|".repeat(Role::ALL.len()));
+    for scope in Scope::ALL {
+        page.push_str(&format!("\n| `{scope}` | {} |", scope.meaning()));
+        for role in Role::ALL {
+            page.push_str(mark(*scope, *role));
+        }
+    }
+    page.push_str("\n\n## Endpoints\n\nA `GET` answers `HEAD` too.\n\n| endpoint | needs | |\n|---|---|---|\n");
+    for endpoint in ENDPOINTS {
+        let need = match endpoint.need {
+            Need::Nobody => "–".to_owned(),
+            Need::Caller => "any caller".to_owned(),
+            Need::Person => "a person".to_owned(),
+            Need::OneOf(any) => any.iter().map(|scope| format!("`{scope}`")).collect::<Vec<_>>().join(" or "),
+        };
+        page.push_str(&format!("| {} `{}` | {need} | {} |\n", endpoint.method, endpoint.path, endpoint.summary));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_two_endpoints_are_the_same() {
+        let paths: BTreeSet<_> = ENDPOINTS.iter().map(|e| (e.method.as_str(), e.path)).collect();
+        let names: BTreeSet<_> = ENDPOINTS.iter().map(|e| e.name).collect();
+        assert_eq!((paths.len(), names.len()), (ENDPOINTS.len(), ENDPOINTS.len()));
+    }
+
+    #[test]
+    fn an_admin_may_do_everything_and_a_reader_changes_nothing() {
+        let (admin, reader) = (Scopes::of_role(Role::Admin), Scopes::of_role(Role::ReadOnly));
+        for endpoint in ENDPOINTS {
+            assert!(endpoint.need.is_met_by(admin), "{}", endpoint.path);
+            let own_session = matches!(endpoint.need, Need::Nobody | Need::Person);
+            if endpoint.method != Method::GET && !own_session {
+                assert!(!endpoint.need.is_met_by(reader), "{} {}", endpoint.method, endpoint.path);
+            }
+        }
+    }
+
+    #[test]
+    fn the_page_of_access_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/access.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, to_markdown()).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(path).unwrap_or_default() == to_markdown(),
+            "docs/access.md is not current: run the tests with UPDATE_DOCS=1"
+        );
+    }
+}

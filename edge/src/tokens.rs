@@ -1,0 +1,188 @@
+//! Access tokens: JSON Web Tokens (RFC 7519) signed with Ed25519 (RFC 8037), that live for minutes and name a session.
+//!
+//! A token says who signed in; what that one may do now is looked up, so that a role that was taken away is gone at once.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::pkcs8::EncodePrivateKey as _;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use time::OffsetDateTime;
+use twh_sinks::postgres::PgPool;
+use twh_sinks::postgres::accounts::signing_keys::{self, SigningKeyRow};
+use twh_sinks::secrets::{SecretError, Secrets, random};
+use uuid::Uuid;
+
+/// How long a token lives, in seconds.
+pub const ACCESS_TOKEN_SECONDS: i64 = 900;
+const ISSUER: &str = "twh";
+const AUDIENCE: &str = "twh-api";
+/// What private keys are sealed for.
+const PURPOSE: &str = "signing_key";
+/// Keys are read again at most this often, when a token names one that is not known.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What a token says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Claims {
+    iss: String,
+    aud: String,
+    /// The person.
+    pub sub: Uuid,
+    /// The session.
+    pub sid: Uuid,
+    /// The tenant that is meant where a request names none.
+    pub tid: Uuid,
+    iat: i64,
+    exp: i64,
+}
+
+/// Why there are no keys to sign with.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The database failed.
+    #[error("the signing keys cannot be read: {0}")]
+    Database(#[from] sqlx::Error),
+    /// A private key cannot be opened.
+    #[error("the signing key {kid} cannot be opened: {source}; is its master key in TWH_SECRETS_FILE?")]
+    Sealed {
+        /// Which.
+        kid: String,
+        /// Why not.
+        source: SecretError,
+    },
+    /// A secret cannot be made.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A key is not one.
+    #[error("a signing key is not usable: {0}")]
+    Unusable(String),
+}
+
+struct Keyring {
+    kid: String,
+    signer: EncodingKey,
+    known: Vec<(String, DecodingKey)>,
+    jwks: Value,
+}
+
+/// Signs and checks tokens.
+pub struct Tokens {
+    pool: PgPool,
+    secrets: Secrets,
+    keyring: RwLock<Arc<Keyring>>,
+    reloaded: Mutex<Instant>,
+}
+
+impl Tokens {
+    /// Reads the platform's keys, and makes the first where there is none.
+    pub async fn load(pool: PgPool, secrets: Secrets) -> Result<Self, TokenError> {
+        signing_keys::insert(&pool, &new_key(&secrets)?, OffsetDateTime::now_utc().into(), true).await?;
+        let keyring = RwLock::new(Arc::new(read(&pool, &secrets).await?));
+        Ok(Self { pool, secrets, keyring, reloaded: Mutex::new(Instant::now()) })
+    }
+
+    fn keyring(&self) -> Arc<Keyring> {
+        Arc::clone(&self.keyring.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The public keys, as a JSON Web Key Set (RFC 7517).
+    #[must_use]
+    pub fn jwks(&self) -> Value {
+        self.keyring().jwks.clone()
+    }
+
+    /// A token for a session.
+    pub fn issue(&self, user: Uuid, session: Uuid, tenant: Uuid) -> Result<String, TokenError> {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let keyring = self.keyring();
+        let header = Header { kid: Some(keyring.kid.clone()), ..Header::new(Algorithm::EdDSA) };
+        let claims = Claims {
+            iss: ISSUER.to_owned(),
+            aud: AUDIENCE.to_owned(),
+            sub: user,
+            sid: session,
+            tid: tenant,
+            iat: now,
+            exp: now + ACCESS_TOKEN_SECONDS,
+        };
+        encode(&header, &claims, &keyring.signer).map_err(|error| TokenError::Unusable(error.to_string()))
+    }
+
+    /// What a token says, where it is ours and alive. A key that another process made meanwhile is read.
+    pub async fn verify(&self, token: &str) -> Result<Option<Claims>, TokenError> {
+        let Some(kid) = decode_header(token).ok().and_then(|header| header.kid) else { return Ok(None) };
+        if !self.keyring().knows(&kid) && self.may_reload() {
+            let again = Arc::new(read(&self.pool, &self.secrets).await?);
+            *self.keyring.write().unwrap_or_else(PoisonError::into_inner) = again;
+        }
+        Ok(self.keyring().check(&kid, token))
+    }
+
+    fn may_reload(&self) -> bool {
+        let mut reloaded = self.reloaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = reloaded.elapsed() >= RELOAD_INTERVAL;
+        if due {
+            *reloaded = Instant::now();
+        }
+        due
+    }
+}
+
+impl Keyring {
+    fn knows(&self, kid: &str) -> bool {
+        self.known.iter().any(|(known, _)| known == kid)
+    }
+
+    fn check(&self, kid: &str, token: &str) -> Option<Claims> {
+        let (_, key) = self.known.iter().find(|(known, _)| known == kid)?;
+        // The algorithm is ours to choose, never the token's.
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.leeway = 0;
+        validation.set_issuer(&[ISSUER]);
+        validation.set_audience(&[AUDIENCE]);
+        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+        decode::<Claims>(token, key, &validation).ok().map(|token| token.claims)
+    }
+}
+
+/// Makes another key, which signs from now on.
+pub async fn rotate(pool: &PgPool, secrets: &Secrets) -> Result<String, TokenError> {
+    let key = new_key(secrets)?;
+    signing_keys::insert(pool, &key, OffsetDateTime::now_utc().into(), false).await?;
+    Ok(key.kid)
+}
+
+fn new_key(secrets: &Secrets) -> Result<SigningKeyRow, TokenError> {
+    let private: [u8; 32] = random()?;
+    Ok(SigningKeyRow {
+        kid: Uuid::now_v7().simple().to_string(),
+        public_key: SigningKey::from_bytes(&private).verifying_key().to_bytes().to_vec(),
+        sealed_private: secrets.seal(PURPOSE, &private)?,
+    })
+}
+
+async fn read(pool: &PgPool, secrets: &Secrets) -> Result<Keyring, TokenError> {
+    let last_alive = OffsetDateTime::now_utc() - time::Duration::seconds(ACCESS_TOKEN_SECONDS);
+    let rows = signing_keys::list(pool, last_alive.into()).await?;
+    let newest = rows.first().ok_or_else(|| TokenError::Unusable("there is none".to_owned()))?;
+    let private = secrets
+        .open(PURPOSE, &newest.sealed_private)
+        .map_err(|source| TokenError::Sealed { kid: newest.kid.clone(), source })?;
+    let private: [u8; 32] = private.try_into().map_err(|_| TokenError::Unusable("it is not 32 bytes long".to_owned()))?;
+    let der = SigningKey::from_bytes(&private).to_pkcs8_der().map_err(|error| TokenError::Unusable(error.to_string()))?;
+    let jwks = rows.iter().map(|row| {
+        let x = BASE64_URL_SAFE_NO_PAD.encode(&row.public_key);
+        json!({ "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": row.kid, "x": x })
+    });
+    Ok(Keyring {
+        kid: newest.kid.clone(),
+        signer: EncodingKey::from_ed_der(der.as_bytes()),
+        known: rows.iter().map(|row| (row.kid.clone(), DecodingKey::from_ed_der(&row.public_key))).collect(),
+        jwks: json!({ "keys": jwks.collect::<Vec<_>>() }),
+    })
+}

@@ -1,0 +1,90 @@
+//! The account of changes that are not the ledger's: one chain a tenant.
+
+use serde_json::Value;
+use sqlx::{PgConnection, Row};
+use twh_domain::command::Actor;
+use twh_domain::event::{CONTROL_CHAIN, ControlRecord};
+use twh_domain::id::TenantId;
+use twh_domain::movement::genesis;
+use twh_domain::timestamp::Timestamp;
+use uuid::Uuid;
+
+/// Who does something, by which request, when.
+#[derive(Debug, Clone)]
+pub struct Deed {
+    /// To whose things.
+    pub tenant: TenantId,
+    /// Who, from where.
+    pub actor: Actor,
+    /// By which request.
+    pub request_id: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What was done.
+#[derive(Debug, Clone)]
+pub struct Change<'a> {
+    /// Such as `api_key.create`.
+    pub action: &'a str,
+    /// The kind of thing it was done to.
+    pub entity_kind: &'a str,
+    /// What it was done to.
+    pub entity: Uuid,
+    /// The values before; absent for something new.
+    pub old: Option<Value>,
+    /// The values after; absent for something that is gone.
+    pub new: Option<Value>,
+}
+
+/// Adds a record, within the transaction of the change. Changes of a tenant wait for each other here.
+pub async fn record(connection: &mut PgConnection, deed: &Deed, change: Change<'_>) -> Result<(), sqlx::Error> {
+    let first = genesis(CONTROL_CHAIN, deed.tenant);
+    sqlx::query("insert into control_audit_heads (tenant_id, sequence, hash) values ($1, 0, $2) on conflict do nothing")
+        .bind(deed.tenant.0)
+        .bind(first.as_slice())
+        .execute(&mut *connection)
+        .await?;
+    let head = sqlx::query("select sequence, hash from control_audit_heads where tenant_id = $1 for update")
+        .bind(deed.tenant.0)
+        .fetch_one(&mut *connection)
+        .await?;
+    let previous: Vec<u8> = head.try_get("hash")?;
+    let previous = previous.try_into().map_err(|_| sqlx::Error::Decode("a hash is not 32 bytes long".into()))?;
+    let record = ControlRecord {
+        tenant: deed.tenant,
+        sequence: head.try_get::<i64, _>("sequence")? + 1,
+        action: change.action.to_owned(),
+        entity_kind: change.entity_kind.to_owned(),
+        entity: change.entity,
+        old: change.old.map(|value| value.to_string()),
+        new: change.new.map(|value| value.to_string()),
+        actor: deed.actor.clone(),
+        request_id: deed.request_id.clone(),
+        recorded_at: deed.at,
+    };
+    let hash = record.chain(&previous);
+    sqlx::query(
+        "with head as (update control_audit_heads set sequence = $2, hash = $14 where tenant_id = $1)
+         insert into control_audit (tenant_id, sequence, action, entity_kind, entity_id, old, new, actor_kind, actor_id, ip,
+             user_agent, request_id, recorded_at, hash)
+         values ($1, $2, $3, $4, $5, $6::json, $7::json, $8, $9, $10, $11, $12, $13, $14)",
+    )
+    .bind(record.tenant.0)
+    .bind(record.sequence)
+    .bind(&record.action)
+    .bind(&record.entity_kind)
+    .bind(record.entity)
+    .bind(&record.old)
+    .bind(&record.new)
+    .bind(&record.actor.kind)
+    .bind(&record.actor.id)
+    .bind(&record.actor.ip)
+    .bind(&record.actor.user_agent)
+    .bind(&record.request_id)
+    .bind(record.recorded_at.datetime())
+    .bind(hash.as_slice())
+    .execute(connection)
+    .await?;
+    Ok(())
+}

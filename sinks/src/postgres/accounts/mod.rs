@@ -1,0 +1,8 @@
+//! Tenants, people, keys and sessions; and the account of every change to them, written in the change's own transaction.
+
+pub mod audit;
+pub mod keys;
+pub mod people;
+pub mod sessions;
+pub mod signing_keys;
+pub mod tenants;
