@@ -7,6 +7,7 @@ use serde_json::{Value, json, value::RawValue};
 use twh_domain::entity::EntityKind;
 use twh_domain::id::CommandId;
 use twh_domain::outcome::{Position, Refusal};
+use twh_edge::access::GetCommand;
 use twh_edge::error::ApiError;
 use twh_edge::headers::etag;
 use twh_edge::query;
@@ -20,7 +21,7 @@ struct CommandQuery {
     position: Option<String>,
 }
 
-pub(crate) async fn one(request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn one(reader: Reader<GetCommand>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let missing = || ApiError::not_found("command");
     let text = request.match_info().get("id").unwrap_or_default();
     let command = CommandId(Uuid::parse_str(text).map_err(|_| missing())?);

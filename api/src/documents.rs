@@ -1,10 +1,15 @@
 //! Documents: one by its id, byte for byte as it was written; many by page and filter.
 
-use crate::reader::Reader;
+use crate::reader::{Read, Reader};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 use twh_domain::entity::EntityKind;
+use twh_edge::access::{
+    GetAdjustment, GetCount, GetItem, GetLocation, GetPurchaseOrder, GetReservation, GetReturn, GetSalesOrder, GetSupplier,
+    GetTransfer, Guarded, ListAdjustments, ListCounts, ListItems, ListLocations, ListPurchaseOrders, ListReservations,
+    ListReturns, ListSalesOrders, ListSuppliers, ListTransfers,
+};
 use twh_edge::error::ApiError;
 use twh_edge::headers::{etag, has_version};
 use twh_edge::routes::Routes;
@@ -12,26 +17,24 @@ use twh_edge::{cursor, query};
 use twh_sinks::postgres::queries::{DocumentFilter, find_document, list_documents};
 use uuid::Uuid;
 
-const PATHS: &[(EntityKind, &str, &str)] = &[
-    (EntityKind::Item, "/v1/items", "/v1/items/{id}"),
-    (EntityKind::Location, "/v1/locations", "/v1/locations/{id}"),
-    (EntityKind::Supplier, "/v1/suppliers", "/v1/suppliers/{id}"),
-    (EntityKind::PurchaseOrder, "/v1/purchase_orders", "/v1/purchase_orders/{id}"),
-    (EntityKind::SalesOrder, "/v1/sales_orders", "/v1/sales_orders/{id}"),
-    (EntityKind::Transfer, "/v1/transfers", "/v1/transfers/{id}"),
-    (EntityKind::Return, "/v1/returns", "/v1/returns/{id}"),
-    (EntityKind::Adjustment, "/v1/adjustments", "/v1/adjustments/{id}"),
-    (EntityKind::Count, "/v1/counts", "/v1/counts/{id}"),
-    (EntityKind::Reservation, "/v1/reservations", "/v1/reservations/{id}"),
-];
-
 /// Adds a list and a look-up for each kind.
 pub(crate) fn routes(routes: Routes) -> Routes {
-    PATHS.iter().fold(routes, |routes, &(kind, collection, single)| {
-        routes
-            .get(collection, move |request: HttpRequest, reader: Reader| list(kind, request, reader))
-            .get(single, move |request: HttpRequest, reader: Reader| one(kind, request, reader))
-    })
+    let routes = kind(routes, EntityKind::Item, ListItems, GetItem);
+    let routes = kind(routes, EntityKind::Location, ListLocations, GetLocation);
+    let routes = kind(routes, EntityKind::Supplier, ListSuppliers, GetSupplier);
+    let routes = kind(routes, EntityKind::PurchaseOrder, ListPurchaseOrders, GetPurchaseOrder);
+    let routes = kind(routes, EntityKind::SalesOrder, ListSalesOrders, GetSalesOrder);
+    let routes = kind(routes, EntityKind::Transfer, ListTransfers, GetTransfer);
+    let routes = kind(routes, EntityKind::Return, ListReturns, GetReturn);
+    let routes = kind(routes, EntityKind::Adjustment, ListAdjustments, GetAdjustment);
+    let routes = kind(routes, EntityKind::Count, ListCounts, GetCount);
+    kind(routes, EntityKind::Reservation, ListReservations, GetReservation)
+}
+
+fn kind<L: Guarded, G: Guarded>(routes: Routes, kind: EntityKind, many: L, single: G) -> Routes {
+    routes
+        .on(many, move |reader: Reader<L>, request: HttpRequest| async move { list(kind, &request, &reader).await })
+        .on(single, move |reader: Reader<G>, request: HttpRequest| async move { one(kind, &request, &reader).await })
 }
 
 /// The id in a path; what is no id names nothing.
@@ -40,13 +43,13 @@ pub(crate) fn path_id(request: &HttpRequest, kind: EntityKind) -> Result<Uuid, A
     Uuid::parse_str(text).map_err(|_| ApiError::not_found(kind.noun()))
 }
 
-async fn one(kind: EntityKind, request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
-    let id = path_id(&request, kind)?;
+async fn one(kind: EntityKind, request: &HttpRequest, reader: &Read) -> Result<HttpResponse, ApiError> {
+    let id = path_id(request, kind)?;
     let found = find_document(&reader.pool, kind, reader.tenant_id, id).await.map_err(ApiError::database)?;
     let document = found.ok_or_else(|| ApiError::not_found(kind.noun()))?;
     let mut response = HttpResponse::Ok();
     response.insert_header(etag(document.version));
-    if has_version(&request, document.version) {
+    if has_version(request, document.version) {
         return Ok(response.status(StatusCode::NOT_MODIFIED).finish());
     }
     Ok(response.content_type("application/json").body(document.json))
@@ -122,8 +125,8 @@ impl ListQuery {
     }
 }
 
-async fn list(kind: EntityKind, request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
-    let asked: ListQuery = query::parse(&request)?;
+async fn list(kind: EntityKind, request: &HttpRequest, reader: &Read) -> Result<HttpResponse, ApiError> {
+    let asked: ListQuery = query::parse(request)?;
     let limit = query::limit(asked.limit)?;
     let after = asked.cursor.as_deref().map(cursor::decode::<Uuid>).transpose()?;
     let newest_first = !matches!(kind, EntityKind::Item | EntityKind::Location | EntityKind::Supplier);

@@ -1,7 +1,7 @@
 //! The ledger's proofs: a signed head, the proof that a movement is under it, and a check of all of it on demand.
 
 use crate::movements::{row, sequence};
-use crate::reader::Reader;
+use crate::reader::{Read, Reader};
 use crate::signer::Signer;
 use actix_web::{HttpRequest, HttpResponse};
 use base64::Engine as _;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use twh_domain::hex;
 use twh_domain::movement::{MOVEMENT_CHAIN, genesis};
+use twh_edge::access::{GetCheckpoint, GetLedgerKeys, GetMovementProof, GetVerification};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::{cursor, query};
 use twh_sinks::postgres::queries::{MovementFilter, list_movements};
@@ -27,7 +28,7 @@ fn tree_error(error: TreeError) -> ApiError {
     }
 }
 
-impl Reader {
+impl Read {
     fn signer(&self) -> Result<&Signer, ApiError> {
         self.signer
             .as_ref()
@@ -60,7 +61,7 @@ struct SizeQuery {
     size: Option<i64>,
 }
 
-pub(crate) async fn checkpoint(request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn checkpoint(reader: Reader<GetCheckpoint>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let asked: SizeQuery = query::parse(&request)?;
     reader.signer()?;
     let head = reader.head(asked.size).await?;
@@ -84,7 +85,7 @@ fn insert(body: &mut Value, key: &str, value: Value) {
     }
 }
 
-pub(crate) async fn keys(reader: Reader) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn keys(reader: Reader<GetLedgerKeys>) -> Result<HttpResponse, ApiError> {
     let keys: Vec<_> = reader
         .signer
         .iter()
@@ -93,7 +94,7 @@ pub(crate) async fn keys(reader: Reader) -> Result<HttpResponse, ApiError> {
     Ok(HttpResponse::Ok().json(json!({ "keys": keys })))
 }
 
-pub(crate) async fn proof(request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn proof(reader: Reader<GetMovementProof>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let missing = || ApiError::not_found("movement");
     let sequence = sequence(&request).ok_or_else(missing)?;
     let asked: SizeQuery = query::parse(&request)?;
@@ -117,7 +118,7 @@ pub(crate) async fn proof(request: HttpRequest, reader: Reader) -> Result<HttpRe
 }
 
 /// The hash that a movement's own covers beside its content.
-async fn previous_hash(reader: &Reader, sequence: i64) -> Result<String, ApiError> {
+async fn previous_hash(reader: &Read, sequence: i64) -> Result<String, ApiError> {
     if sequence == 1 {
         return Ok(hex::encode(&genesis(MOVEMENT_CHAIN, reader.tenant_id)));
     }
@@ -135,7 +136,7 @@ struct VerificationQuery {
 }
 
 /// Checks for about a second, and says where to go on.
-pub(crate) async fn verification(request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn verification(reader: Reader<GetVerification>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let asked: VerificationQuery = query::parse(&request)?;
     let mut progress = match asked.cursor.as_deref().map(cursor::decode::<Progress>).transpose()? {
         Some(progress) if progress.tenant() != reader.tenant_id || !progress.is_plausible() => {

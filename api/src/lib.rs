@@ -11,6 +11,7 @@
     )
 )]
 
+mod audit;
 mod commands;
 mod documents;
 mod ledger;
@@ -21,6 +22,10 @@ mod stock;
 
 use actix_web::HttpResponse;
 use serde_json::{Value, json};
+use twh_edge::access::{
+    GetCheckpoint, GetCommand, GetItemStock, GetLedgerKeys, GetMovement, GetMovementProof, GetVerification, ListAudit,
+    ListItemMovements, ListMovements, ListStock,
+};
 use twh_edge::routes::Routes;
 
 pub use reader::Reads;
@@ -30,16 +35,17 @@ pub use signer::Signer;
 #[must_use]
 pub fn routes() -> Routes {
     documents::routes(Routes::new())
-        .get("/v1/stock", stock::list)
-        .get("/v1/items/{id}/stock", stock::of_item)
-        .get("/v1/items/{id}/movements", movements::of_item)
-        .get("/v1/movements", movements::list)
-        .get("/v1/movements/{sequence}", movements::one)
-        .get("/v1/movements/{sequence}/proof", ledger::proof)
-        .get("/v1/ledger/checkpoint", ledger::checkpoint)
-        .get("/v1/ledger/keys", ledger::keys)
-        .get("/v1/ledger/verification", ledger::verification)
-        .get("/v1/commands/{id}", commands::one)
+        .on(ListStock, stock::list)
+        .on(GetItemStock, stock::of_item)
+        .on(ListItemMovements, movements::of_item)
+        .on(ListMovements, movements::list)
+        .on(GetMovement, movements::one)
+        .on(GetMovementProof, ledger::proof)
+        .on(GetCheckpoint, ledger::checkpoint)
+        .on(GetLedgerKeys, ledger::keys)
+        .on(GetVerification, ledger::verification)
+        .on(GetCommand, commands::one)
+        .on(ListAudit, audit::list)
 }
 
 /// A page of rows and where the next begins.

@@ -2,13 +2,14 @@
 
 use crate::documents::path_id;
 use crate::page;
-use crate::reader::Reader;
+use crate::reader::{Read, Reader};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use twh_domain::entity::EntityKind;
 use twh_domain::hex;
 use twh_domain::movement::MovementKind;
+use twh_edge::access::{GetMovement, ListItemMovements, ListMovements};
 use twh_edge::error::ApiError;
 use twh_edge::{cursor, query};
 use twh_sinks::postgres::queries::{MovementFilter, MovementRow, find_document, list_movements};
@@ -49,7 +50,7 @@ pub(crate) fn row(movement: &MovementRow) -> Value {
     })
 }
 
-async fn answer(reader: &Reader, asked: MovementQuery) -> Result<HttpResponse, ApiError> {
+async fn answer(reader: &Read, asked: MovementQuery) -> Result<HttpResponse, ApiError> {
     let limit = query::limit(asked.limit)?;
     let before = asked.cursor.as_deref().map(cursor::decode::<i64>).transpose()?;
     if asked.kind.as_deref().is_some_and(|kind| MovementKind::from_name(kind).is_none()) {
@@ -73,11 +74,11 @@ async fn answer(reader: &Reader, asked: MovementQuery) -> Result<HttpResponse, A
     Ok(page(&rows.iter().map(row).collect::<Vec<_>>(), next))
 }
 
-pub(crate) async fn list(request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn list(reader: Reader<ListMovements>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     answer(&reader, query::parse(&request)?).await
 }
 
-pub(crate) async fn of_item(request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn of_item(reader: Reader<ListItemMovements>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let id = path_id(&request, EntityKind::Item)?;
     let item = find_document(&reader.pool, EntityKind::Item, reader.tenant_id, id).await.map_err(ApiError::database)?;
     item.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;
@@ -93,7 +94,7 @@ pub(crate) fn sequence(request: &HttpRequest) -> Option<i64> {
     request.match_info().get("sequence")?.parse().ok()
 }
 
-pub(crate) async fn one(request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn one(reader: Reader<GetMovement>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let missing = || ApiError::not_found("movement");
     let sequence = sequence(&request).ok_or_else(missing)?;
     let filter = MovementFilter { sequence: Some(sequence), ..MovementFilter::default() };

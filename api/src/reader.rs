@@ -4,11 +4,15 @@
 use crate::signer::Signer;
 use actix_web::{FromRequest, HttpRequest, dev, web};
 use futures::future::LocalBoxFuture;
+use std::marker::PhantomData;
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
+use twh_edge::access::Guarded;
 use twh_edge::auth::Caller;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::routes::Guard;
 use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::queries::applied_through;
 
@@ -28,31 +32,50 @@ pub struct Reads {
     pub signer: Option<Signer>,
 }
 
-/// A caller that may read, of a ledger that is as far as it asks for.
+/// Who may read, of a ledger that is as far as it asks for.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct Read {
     pub(crate) tenant_id: TenantId,
     pub(crate) pool: PgPool,
     pub(crate) signer: Option<Signer>,
     wait: Duration,
 }
 
-impl FromRequest for Reader {
+/// The one who calls an endpoint of the read side, and may.
+#[derive(Debug)]
+pub(crate) struct Reader<E> {
+    read: Read,
+    endpoint: PhantomData<E>,
+}
+
+impl<E> Deref for Reader<E> {
+    type Target = Read;
+
+    fn deref(&self) -> &Read {
+        &self.read
+    }
+}
+
+impl<E: Guarded> Guard for Reader<E> {
+    type Endpoint = E;
+}
+
+impl<E: Guarded> FromRequest for Reader<E> {
     type Error = ApiError;
     type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut dev::Payload) -> Self::Future {
-        let caller = Caller::from_request(request, payload);
+        let caller = Caller::<E>::from_request(request, payload);
         let reads = request.app_data::<web::Data<Reads>>().cloned();
         let at_least = at_least(request);
         Box::pin(async move {
             let tenant_id = caller.await?.tenant_id;
             let reads = reads.ok_or_else(|| ApiError::internal("the read side is not set up"))?;
-            let reader = Self { tenant_id, pool: reads.pool.clone(), signer: reads.signer.clone(), wait: reads.wait };
+            let read = Read { tenant_id, pool: reads.pool.clone(), signer: reads.signer.clone(), wait: reads.wait };
             if let Some(position) = at_least? {
-                reader.reach(position).await?;
+                read.reach(position).await?;
             }
-            Ok(reader)
+            Ok(Self { read, endpoint: PhantomData })
         })
     }
 }
@@ -67,7 +90,7 @@ fn at_least(request: &HttpRequest) -> Result<Option<Position>, ApiError> {
     })
 }
 
-impl Reader {
+impl Read {
     /// Waits until the ledger has applied the command at a position.
     pub(crate) async fn reach(&self, position: Position) -> Result<(), ApiError> {
         let deadline = Instant::now() + self.wait;

@@ -2,7 +2,7 @@
 
 use crate::documents::path_id;
 use crate::page;
-use crate::reader::Reader;
+use crate::reader::{Read, Reader};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
@@ -12,6 +12,7 @@ use twh_domain::decimal::Quantity;
 use twh_domain::entity::EntityKind;
 use twh_domain::outcome::Position;
 use twh_domain::timestamp::Timestamp;
+use twh_edge::access::{GetItemStock, ListStock};
 use twh_edge::error::ApiError;
 use twh_edge::headers::{etag, has_version};
 use twh_edge::{cursor, query};
@@ -68,7 +69,7 @@ impl StockQuery {
 }
 
 /// Finds the moment in the ledger; one that is a position is waited for.
-async fn moment(reader: &Reader, as_of: AsOf) -> Result<Moment, ApiError> {
+async fn moment(reader: &Read, as_of: AsOf) -> Result<Moment, ApiError> {
     let sequence = match as_of {
         AsOf::Now => return Ok(Moment::Now),
         AsOf::Occurred(at) => return Ok(Moment::Occurred(at)),
@@ -100,7 +101,7 @@ fn row(level: &LevelRow) -> Value {
     })
 }
 
-pub(crate) async fn list(request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn list(reader: Reader<ListStock>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let asked: StockQuery = query::parse(&request)?;
     let limit = query::limit(asked.limit)?;
     let after = asked.cursor.as_deref().map(cursor::decode::<(Uuid, Uuid)>).transpose()?;
@@ -128,7 +129,7 @@ pub(crate) async fn list(request: HttpRequest, reader: Reader) -> Result<HttpRes
     Ok(page(&rows.iter().map(row).collect::<Vec<_>>(), next))
 }
 
-pub(crate) async fn of_item(request: HttpRequest, reader: Reader) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn of_item(reader: Reader<GetItemStock>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let id = path_id(&request, EntityKind::Item)?;
     let stock = item_stock(&reader.pool, reader.tenant_id, id).await.map_err(ApiError::database)?;
     let ItemStock { levels, in_transit } = stock.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;

@@ -14,11 +14,14 @@ use actix_web::{App, middleware, web};
 use serde_json::{Value, json};
 use sqlx::{Executor as _, PgPool};
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 use twh_edge::auth::Authenticator;
+use twh_edge::tokens::Tokens;
 use twh_edge::request::around;
 use twh_edge::routes::not_found;
-use twh_sinks::postgres::tenants::{NewTenant, create_tenant};
+use twh_accounts::provision::{self, NewTenant};
+use twh_sinks::secrets::{Secrets, new_master_key};
 use twh_sinks::postgres::{connect, migrate};
 use uuid::Uuid;
 
@@ -27,6 +30,7 @@ const DATABASE_URL: &str = "postgres://twh@127.0.0.1:15432/twh";
 /// A database that is there for one test.
 struct World {
     pool: PgPool,
+    secrets: Secrets,
     tenant: NewTenant,
 }
 
@@ -42,8 +46,9 @@ impl World {
         let outcome = {
             let pool = pool.clone();
             migrate(&pool).await.unwrap();
-            let tenant = create_tenant(&pool, "reads").await.unwrap();
-            actix_web::rt::spawn(test(World { pool, tenant })).await
+            let secrets = Secrets::parse(&new_master_key("test").unwrap()).unwrap();
+            let tenant = provision::tenant(&pool, &secrets, "reads", "enterprise").await.unwrap();
+            actix_web::rt::spawn(test(World { pool, secrets, tenant })).await
         };
         pool.close().await;
         server.execute(&*format!("drop database {name} with (force)")).await.unwrap();
@@ -122,9 +127,10 @@ impl World {
         headers: &[(&str, &str)],
     ) -> (u16, Vec<u8>, actix_web::http::header::HeaderMap) {
         let routes = twh_api::routes();
+        let tokens = Arc::new(Tokens::load(self.pool.clone(), self.secrets.clone()).await.unwrap());
         let app = init_service(
             App::new()
-                .app_data(web::Data::new(Authenticator::new(self.pool.clone())))
+                .app_data(web::Data::new(Authenticator::new(self.pool.clone(), self.secrets.clone(), tokens)))
                 .app_data(web::Data::new(twh_api::Reads {
                     pool: self.pool.clone(),
                     wait: Duration::from_millis(100),
@@ -194,7 +200,8 @@ async fn another_tenants_document_answers_as_one_that_does_not_exist() {
     World::with(|world| async move {
         let id = Uuid::from_u128(9);
         world.document("items", id, Some("A"), None, "{}").await;
-        let owner = World { pool: world.pool.clone(), tenant: create_tenant(&world.pool, "other").await.unwrap() };
+        let tenant = provision::tenant(&world.pool, &world.secrets, "other", "enterprise").await.unwrap();
+        let owner = World { pool: world.pool.clone(), secrets: world.secrets.clone(), tenant };
         let body = |answer: (u16, Value)| {
             (answer.0, answer.1["code"].clone(), answer.1["message"].clone(), answer.1["details"].clone())
         };

@@ -10,8 +10,9 @@ use tokio::process::{Child, Command};
 use twh_schemas::Schemas;
 use twh_sinks::kafka::Producer;
 use twh_sinks::postgres::sqlx::{self, Connection as _, PgConnection};
-use twh_sinks::postgres::tenants::{NewTenant, create_tenant};
+use twh_accounts::provision::{self, NewTenant};
 use twh_sinks::postgres::{PgPool, connect, migrate};
+use twh_sinks::secrets::Secrets;
 use uuid::Uuid;
 
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -25,6 +26,8 @@ pub struct Parts {
     pub brokers: String,
     /// The schema registry.
     pub registry: String,
+    /// The master keys.
+    pub secrets: Secrets,
     /// A database on the Postgres to use; the benchmark makes its own beside it.
     pub database_url: String,
 }
@@ -67,7 +70,7 @@ impl Environment {
     pub(crate) async fn tenants(&self, count: usize) -> Result<Vec<NewTenant>> {
         let mut tenants = Vec::with_capacity(count);
         for _ in 0..count {
-            tenants.push(create_tenant(&self.pool, "bench").await?);
+            tenants.push(provision::tenant(&self.pool, &self.parts.secrets, "bench", "enterprise").await?);
         }
         Ok(tenants)
     }

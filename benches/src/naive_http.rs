@@ -5,19 +5,23 @@ use crate::naive::{NaiveError, adjust};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use anyhow::Result;
+use std::sync::Arc;
 use twh_domain::command::Payload;
+use twh_edge::access::CreateAdjustment;
 use twh_edge::auth::{Authenticator, Caller};
 use twh_edge::body::{BodyLimit, JsonBody, parse_payload};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::headers::idempotency_key;
+use twh_edge::tokens::Tokens;
 use twh_sinks::postgres::{PgPool, connect};
+use twh_sinks::secrets::Secrets;
 
 const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 const CONNECTIONS: u32 = 32;
 
 async fn handle(
+    caller: Caller<CreateAdjustment>,
     request: HttpRequest,
-    caller: Caller,
     pool: web::Data<PgPool>,
     body: JsonBody,
 ) -> Result<HttpResponse, ApiError> {
@@ -43,9 +47,10 @@ async fn ready() -> HttpResponse {
 }
 
 /// Serves the baseline until the process ends.
-pub async fn serve_baseline(address: &str, database_url: &str, workers: usize) -> Result<()> {
+pub async fn serve_baseline(address: &str, database_url: &str, secrets: Secrets, workers: usize) -> Result<()> {
     let pool = connect(database_url, CONNECTIONS, "twh-bench-baseline")?;
-    let authenticator = web::Data::new(Authenticator::new(pool.clone()));
+    let tokens = Arc::new(Tokens::load(pool.clone(), secrets.clone()).await?);
+    let authenticator = web::Data::new(Authenticator::new(pool.clone(), secrets, tokens));
     let pool = web::Data::new(pool);
     let factory = move || {
         App::new()

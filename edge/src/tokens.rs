@@ -157,6 +157,19 @@ pub async fn rotate(pool: &PgPool, secrets: &Secrets) -> Result<String, TokenErr
     Ok(key.kid)
 }
 
+/// Seals the keys that older master keys sealed under the newest; says how many there were.
+pub async fn reseal(pool: &PgPool, secrets: &Secrets) -> Result<usize, TokenError> {
+    let mut resealed = 0;
+    for row in signing_keys::list(pool, OffsetDateTime::UNIX_EPOCH.into()).await? {
+        let again = secrets.resealed(PURPOSE, &row.sealed_private);
+        if let Some(sealed) = again.map_err(|source| TokenError::Sealed { kid: row.kid.clone(), source })? {
+            signing_keys::reseal(pool, &row.kid, &sealed).await?;
+            resealed += 1;
+        }
+    }
+    Ok(resealed)
+}
+
 fn new_key(secrets: &Secrets) -> Result<SigningKeyRow, TokenError> {
     let private: [u8; 32] = random()?;
     Ok(SigningKeyRow {

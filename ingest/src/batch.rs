@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use twh_domain::command::OPERATIONS_MAX;
 use twh_domain::id::CommandId;
-use twh_edge::auth::Caller;
+use twh_edge::access::{BatchCommands, need_of_command};
+use twh_edge::auth::{Caller, Identity};
 use twh_edge::body::{BatchBody, BatchEntry, JsonBody, parse, payload_from_value};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::headers::{
@@ -28,8 +29,8 @@ struct BatchQuery {
 }
 
 pub(crate) async fn handle(
+    caller: Caller<BatchCommands>,
     request: HttpRequest,
-    caller: Caller,
     gateway: web::Data<Gateway>,
     body: JsonBody,
 ) -> Result<HttpResponse, ApiError> {
@@ -51,7 +52,10 @@ pub(crate) async fn handle(
 }
 
 /// What an entry asks for, checked as its endpoint would.
-pub(crate) fn asked(entry: BatchEntry) -> Result<Asked, ApiError> {
+pub(crate) fn asked(caller: &Identity, entry: BatchEntry) -> Result<Asked, ApiError> {
+    if let Some(need) = need_of_command(&entry.kind) {
+        caller.must(need)?;
+    }
     let payload = payload_from_value(&entry.kind, Value::Object(entry.body))?;
     let creates = entry.kind.ends_with(".create");
     if payload.is_internal() || creates == entry.id.is_some() {
@@ -78,14 +82,14 @@ pub(crate) fn asked(entry: BatchEntry) -> Result<Asked, ApiError> {
 
 async fn atomic(
     request: &HttpRequest,
-    caller: &Caller,
+    caller: &Identity,
     gateway: &Gateway,
     batch: BatchBody,
 ) -> Result<HttpResponse, ApiError> {
     let key = idempotency_key(request)?;
     let mut all = Vec::with_capacity(batch.commands.len());
     for (index, entry) in batch.commands.into_iter().enumerate() {
-        all.push(asked(entry).map_err(|error| in_batch(&error, index))?);
+        all.push(asked(caller, entry).map_err(|error| in_batch(&error, index))?);
     }
     submit(request, caller, gateway, key, all, true).await
 }
@@ -104,7 +108,7 @@ pub(crate) fn in_batch(error: &ApiError, index: usize) -> ApiError {
 /// Every entry is handed over before any is waited for, so that the log has them in their order, together.
 async fn each(
     request: &HttpRequest,
-    caller: &Caller,
+    caller: &Identity,
     gateway: &Gateway,
     batch: BatchBody,
 ) -> Result<HttpResponse, ApiError> {
@@ -130,7 +134,7 @@ async fn each(
 
 fn hand_over(
     entry: BatchEntry,
-    caller: &Caller,
+    caller: &Identity,
     gateway: &Gateway,
     request_id: &str,
     trace: Option<&str>,
@@ -140,7 +144,7 @@ fn hand_over(
         .as_deref()
         .ok_or_else(|| ApiError::new(ErrorCode::IdempotencyKeyRequired, "give each command its idempotency_key"))?;
     let key = check_idempotency_key(key)?.to_owned();
-    let command = command(caller, request_id, key, vec![asked(entry)?]);
+    let command = command(caller, request_id, key, vec![asked(caller, entry)?]);
     Ok((command.command_id, gateway.hand_over(&command, trace)?))
 }
 

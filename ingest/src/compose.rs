@@ -2,9 +2,9 @@
 
 use crate::fingerprint::fingerprint;
 use time::OffsetDateTime;
-use twh_domain::command::{Actor, Command, Operation, Payload, RULES_VERSION};
+use twh_domain::command::{Command, Operation, Payload, RULES_VERSION};
 use twh_domain::id::CommandId;
-use twh_edge::auth::Caller;
+use twh_edge::auth::Identity;
 use uuid::Uuid;
 
 /// One thing that a client asks for.
@@ -18,7 +18,7 @@ pub(crate) struct Asked {
 }
 
 /// The command that asks for these things, all or nothing.
-pub(crate) fn command(caller: &Caller, request_id: &str, idempotency_key: String, asked: Vec<Asked>) -> Command {
+pub(crate) fn command(caller: &Identity, request_id: &str, idempotency_key: String, asked: Vec<Asked>) -> Command {
     let operations: Vec<(Operation, bool)> = asked
         .into_iter()
         .map(|asked| {
@@ -36,13 +36,7 @@ pub(crate) fn command(caller: &Caller, request_id: &str, idempotency_key: String
         tenant_id: caller.tenant_id,
         rules_version: RULES_VERSION,
         issued_at: OffsetDateTime::now_utc().into(),
-        actor: Actor {
-            kind: "api_key".to_owned(),
-            id: caller.key_id.to_string(),
-            ip: caller.ip.clone(),
-            user_agent: caller.user_agent.clone(),
-        }
-        .into(),
+        actor: caller.actor().into(),
         request_id: request_id.into(),
         idempotency_key,
         fingerprint,

@@ -10,7 +10,7 @@ use twh_domain::command::Command;
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::LevelKey;
 use twh_domain::outcome::Verdict;
-use twh_edge::auth::Caller;
+use twh_edge::auth::Identity;
 use twh_edge::body::{BatchBody, BatchEntry};
 use twh_edge::error::ApiError;
 use twh_edge::headers::check_idempotency_key;
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 /// Rehearses a batch; `key` is the whole's, where the batch is atomic and the client gave one.
 pub(crate) async fn handle(
-    caller: &Caller,
+    caller: &Identity,
     pool: &PgPool,
     request_id: &str,
     key: Option<String>,
@@ -58,26 +58,26 @@ fn key_or_new(key: Option<&str>) -> Result<String, ApiError> {
 }
 
 fn atomic(
-    caller: &Caller,
+    caller: &Identity,
     request_id: &str,
     key: Option<String>,
     entries: Vec<BatchEntry>,
 ) -> Result<Command, ApiError> {
     let mut all = Vec::with_capacity(entries.len());
     for (index, entry) in entries.into_iter().enumerate() {
-        all.push(asked(entry).map_err(|error| in_batch(&error, index))?);
+        all.push(asked(caller, entry).map_err(|error| in_batch(&error, index))?);
     }
     Ok(command(caller, request_id, key_or_new(key.as_deref())?, all))
 }
 
 /// The commands that are sound, and for each entry its error or that it is one of them.
-fn each(caller: &Caller, request_id: &str, entries: Vec<BatchEntry>) -> (Vec<Command>, Vec<Result<(), ApiError>>) {
+fn each(caller: &Identity, request_id: &str, entries: Vec<BatchEntry>) -> (Vec<Command>, Vec<Result<(), ApiError>>) {
     let mut commands = Vec::with_capacity(entries.len());
     let results = entries
         .into_iter()
         .map(|entry| {
             let key = key_or_new(entry.idempotency_key.as_deref())?;
-            commands.push(command(caller, request_id, key, vec![asked(entry)?]));
+            commands.push(command(caller, request_id, key, vec![asked(caller, entry)?]));
             Ok(())
         })
         .collect();

@@ -4,9 +4,9 @@ use crate::answer::{answer, pending};
 use crate::batch;
 use crate::compose::{Asked, command};
 use crate::gateway::Gateway;
-use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, web};
-use twh_edge::auth::Caller;
+use twh_edge::access::{self, Guarded};
+use twh_edge::auth::{Caller, Identity};
 use twh_edge::body::{JsonBody, parse_payload};
 use twh_edge::error::ApiError;
 use twh_edge::headers::{Prefer, idempotency_key, if_match, if_match_missing, traceparent};
@@ -14,46 +14,45 @@ use twh_edge::request::RequestId;
 use twh_edge::routes::Routes;
 use uuid::Uuid;
 
-/// Method, path, kind of command. A path with `{id}` acts on what is there; one without makes something new.
-const ENDPOINTS: &[(Method, &str, &str)] = &[
-    (Method::POST, "/v1/items", "item.create"),
-    (Method::PATCH, "/v1/items/{id}", "item.update"),
-    (Method::POST, "/v1/locations", "location.create"),
-    (Method::PATCH, "/v1/locations/{id}", "location.update"),
-    (Method::POST, "/v1/suppliers", "supplier.create"),
-    (Method::PATCH, "/v1/suppliers/{id}", "supplier.update"),
-    (Method::POST, "/v1/purchase_orders", "purchase_order.create"),
-    (Method::POST, "/v1/purchase_orders/{id}/order", "purchase_order.order"),
-    (Method::POST, "/v1/purchase_orders/{id}/receive", "purchase_order.receive"),
-    (Method::POST, "/v1/purchase_orders/{id}/close", "purchase_order.close"),
-    (Method::POST, "/v1/purchase_orders/{id}/cancel", "purchase_order.cancel"),
-    (Method::POST, "/v1/sales_orders", "sales_order.create"),
-    (Method::POST, "/v1/sales_orders/{id}/allocate", "sales_order.allocate"),
-    (Method::POST, "/v1/sales_orders/{id}/ship", "sales_order.ship"),
-    (Method::POST, "/v1/sales_orders/{id}/close", "sales_order.close"),
-    (Method::POST, "/v1/sales_orders/{id}/cancel", "sales_order.cancel"),
-    (Method::POST, "/v1/transfers", "transfer.create"),
-    (Method::POST, "/v1/transfers/{id}/dispatch", "transfer.dispatch"),
-    (Method::POST, "/v1/transfers/{id}/receive", "transfer.receive"),
-    (Method::POST, "/v1/transfers/{id}/close", "transfer.close"),
-    (Method::POST, "/v1/transfers/{id}/cancel", "transfer.cancel"),
-    (Method::POST, "/v1/returns", "return.create"),
-    (Method::POST, "/v1/adjustments", "adjustment.create"),
-    (Method::POST, "/v1/counts", "count.create"),
-    (Method::POST, "/v1/reservations", "reservation.create"),
-    (Method::POST, "/v1/reservations/{id}/release", "reservation.release"),
-];
-
 /// The write side's routes; they need a `web::Data<Gateway>`.
 #[must_use]
 pub fn routes() -> Routes {
-    let table = Routes::new().on(Method::POST, "/v1/commands:batch", batch::handle);
-    ENDPOINTS.iter().fold(table, |table, (method, path, kind)| {
-        let handler = move |request: HttpRequest, caller: Caller, gateway: web::Data<Gateway>, body: JsonBody| async move {
-            handle(kind, &request, &caller, &gateway, &body.0).await
-        };
-        table.on(method.clone(), path, handler)
-    })
+    let routes = Routes::new().on(access::BatchCommands, batch::handle);
+    let routes = sends(routes, access::CreateItem);
+    let routes = sends(routes, access::UpdateItem);
+    let routes = sends(routes, access::CreateLocation);
+    let routes = sends(routes, access::UpdateLocation);
+    let routes = sends(routes, access::CreateSupplier);
+    let routes = sends(routes, access::UpdateSupplier);
+    let routes = sends(routes, access::CreatePurchaseOrder);
+    let routes = sends(routes, access::OrderPurchaseOrder);
+    let routes = sends(routes, access::ReceivePurchaseOrder);
+    let routes = sends(routes, access::ClosePurchaseOrder);
+    let routes = sends(routes, access::CancelPurchaseOrder);
+    let routes = sends(routes, access::CreateSalesOrder);
+    let routes = sends(routes, access::AllocateSalesOrder);
+    let routes = sends(routes, access::ShipSalesOrder);
+    let routes = sends(routes, access::CloseSalesOrder);
+    let routes = sends(routes, access::CancelSalesOrder);
+    let routes = sends(routes, access::CreateTransfer);
+    let routes = sends(routes, access::DispatchTransfer);
+    let routes = sends(routes, access::ReceiveTransfer);
+    let routes = sends(routes, access::CloseTransfer);
+    let routes = sends(routes, access::CancelTransfer);
+    let routes = sends(routes, access::CreateReturn);
+    let routes = sends(routes, access::CreateAdjustment);
+    let routes = sends(routes, access::CreateCount);
+    let routes = sends(routes, access::CreateReservation);
+    sends(routes, access::ReleaseReservation)
+}
+
+/// An endpoint that sends the kind of command which the table says.
+fn sends<E: Guarded>(routes: Routes, endpoint: E) -> Routes {
+    let kind = E::INFO.command.unwrap_or_default();
+    let handler = move |caller: Caller<E>, request: HttpRequest, gateway: web::Data<Gateway>, body: JsonBody| async move {
+        handle(kind, &request, &caller, &gateway, &body.0).await
+    };
+    routes.on(endpoint, handler)
 }
 
 /// True for what must say which version it is meant for: updates, and ends that cannot be taken back.
@@ -64,7 +63,7 @@ pub(crate) fn needs_if_match(kind: &str) -> bool {
 async fn handle(
     kind: &str,
     request: &HttpRequest,
-    caller: &Caller,
+    caller: &Identity,
     gateway: &Gateway,
     body: &[u8],
 ) -> Result<HttpResponse, ApiError> {
@@ -89,7 +88,7 @@ fn subject(kind: &str, request: &HttpRequest) -> Result<Option<Uuid>, ApiError> 
 /// Sends a command and answers with what became of it, or with 202 when that takes too long or is not waited for.
 pub(crate) async fn submit(
     request: &HttpRequest,
-    caller: &Caller,
+    caller: &Identity,
     gateway: &Gateway,
     key: String,
     asked: Vec<Asked>,

@@ -1,7 +1,7 @@
 //! `twh bench`: how fast this machine is with it, beside baselines of the same run.
 
 use crate::config::Config;
-use crate::print;
+use crate::{print, serve};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -59,13 +59,14 @@ impl From<ScenarioName> for Scenario {
 pub(crate) async fn run(config: &Config, arguments: BenchArguments) -> anyhow::Result<ExitCode> {
     if arguments.serve_baseline {
         let address = config.http_addr.to_string();
-        twh_benches::serve_baseline(&address, &config.database_url, config.http_workers).await?;
+        twh_benches::serve_baseline(&address, &config.database_url, serve::secrets(config)?, config.http_workers).await?;
         return Ok(ExitCode::SUCCESS);
     }
     let parts = twh_benches::Parts {
         binary: std::env::current_exe()?,
         brokers: config.kafka_brokers.clone(),
         registry: config.schema_registry_url.clone(),
+        secrets: serve::secrets(config)?,
         database_url: config.database_url.clone(),
     };
     let mut options = if arguments.quick { Options::quick() } else { Options::full() };

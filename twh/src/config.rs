@@ -130,6 +130,8 @@ settings! {
     ledger_key_file: Option<PathBuf> = "TWH_LEDGER_KEY_FILE", "", |v| Ok(if v.is_empty() { None } else { Some(v.into()) });
     /// The key's name in the checkpoints that it signs.
     ledger_key_name: String = "TWH_LEDGER_KEY_NAME", "twh", key_name;
+    /// The master keys that secrets are sealed and hashed with, newest first (`twh secrets new` makes one).
+    secrets_file: Option<PathBuf> = "TWH_SECRETS_FILE", "", |v| Ok(if v.is_empty() { None } else { Some(v.into()) });
     /// Threads that serve HTTP.
     http_workers: usize = "TWH_HTTP_WORKERS", "2", |v| within(v, 1, 1_024);
     /// How long a stopping process may take to finish what is under way, in milliseconds.

@@ -14,7 +14,7 @@
 mod bench;
 mod config;
 mod demo;
-mod ledger_key;
+mod key_files;
 mod progress;
 mod replay;
 mod roles;
@@ -27,6 +27,8 @@ use clap::{Parser, Subcommand};
 use config::Config;
 use roles::Role;
 use std::process::ExitCode;
+use twh_accounts::provision;
+use twh_edge::tokens;
 use twh_schemas::catalogue;
 use twh_sinks::postgres;
 
@@ -87,6 +89,16 @@ enum Command {
         #[arg(long)]
         out: std::path::PathBuf,
     },
+    /// Manages the keys that secrets are sealed and tokens are signed with.
+    Secrets {
+        #[command(subcommand)]
+        command: SecretsCommand,
+    },
+    /// Manages people.
+    User {
+        #[command(subcommand)]
+        command: UserCommand,
+    },
     /// Prints the reference of the configuration.
     Config,
 }
@@ -98,6 +110,36 @@ enum TenantCommand {
         /// What people call it.
         #[arg(long)]
         name: String,
+        /// Its plan: free, growth, scale or enterprise.
+        #[arg(long, default_value = "enterprise", value_parser = ["free", "growth", "scale", "enterprise"])]
+        plan: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum SecretsCommand {
+    /// Makes a file with a new master key. To rotate, put its line before those of the file in use, and reseal.
+    New {
+        /// The key's name, new.
+        #[arg(long)]
+        name: String,
+        /// The file.
+        #[arg(long)]
+        out: std::path::PathBuf,
+    },
+    /// Seals everything under the newest master key; what the older ones sealed needs them no longer.
+    Reseal,
+    /// Makes another key that access tokens are signed with; those signed before stay good for their time.
+    RotateSigningKey,
+}
+
+#[derive(Debug, Subcommand)]
+enum UserCommand {
+    /// Prints a token with which a person can set a new password, within an hour.
+    PasswordReset {
+        /// Whose.
+        #[arg(long)]
+        email: String,
     },
 }
 
@@ -116,7 +158,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config => print(&Config::reference()),
         Command::Topics { markdown: true } => print(&catalogue::to_markdown()),
         Command::Generate(arguments) => demo::generate(&arguments),
-        Command::LedgerKey { out } => ledger_key::make(&out),
+        Command::LedgerKey { out } => key_files::ledger_key(&out),
+        Command::Secrets { command: SecretsCommand::New { name, out } } => key_files::master_key(&name, &out),
         command => {
             let config = Config::from_env()?;
             telemetry::start(&config)?;
@@ -143,8 +186,20 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
             serve::prepare_topics(&config).await?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Tenant { command: TenantCommand::Create { name } } => {
-            let tenant = postgres::tenants::create_tenant(&serve::pool(&config)?, &name)
+        Command::Secrets { command: SecretsCommand::Reseal } => {
+            let resealed = tokens::reseal(&serve::pool(&config)?, &serve::secrets(&config)?).await?;
+            print(&format!("{resealed} signing keys were sealed anew\n"))
+        }
+        Command::Secrets { command: SecretsCommand::RotateSigningKey } => {
+            let kid = tokens::rotate(&serve::pool(&config)?, &serve::secrets(&config)?).await?;
+            print(&format!("{kid} signs from now on\n"))
+        }
+        Command::User { command: UserCommand::PasswordReset { email } } => {
+            let token = provision::password_reset(&serve::pool(&config)?, &serve::secrets(&config)?, &email).await?;
+            print(&format!("{token}\n"))
+        }
+        Command::Tenant { command: TenantCommand::Create { name, plan } } => {
+            let tenant = provision::tenant(&serve::pool(&config)?, &serve::secrets(&config)?, &name, &plan)
                 .await
                 .context("the tenant could not be made")?;
             print(&format!("{}\n", serde_json::json!({ "tenant_id": tenant.tenant_id, "api_key": tenant.api_key })))
@@ -153,7 +208,10 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
         Command::Demo(arguments) => demo::run(&config, arguments).await,
         Command::Verify(arguments) => verify::run(&config, arguments).await,
         Command::Replay(arguments) => replay::run(&config, arguments).await,
-        Command::Config | Command::Generate(_) | Command::LedgerKey { .. } => Ok(ExitCode::SUCCESS),
+        Command::Config
+        | Command::Generate(_)
+        | Command::LedgerKey { .. }
+        | Command::Secrets { command: SecretsCommand::New { .. } } => Ok(ExitCode::SUCCESS),
     }
 }
 

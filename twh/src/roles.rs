@@ -9,6 +9,8 @@ pub(crate) enum Role {
     Ingest,
     /// The read side of the API.
     Api,
+    /// Tenants, people, sessions and API keys.
+    Accounts,
     /// The consumer group that turns commands into movements and publishes what came of them.
     Ledger,
     /// Lets go of reservations whose time has come.
@@ -19,13 +21,14 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role.
-    pub(crate) const ALL: &[Self] = &[Self::Ingest, Self::Api, Self::Ledger, Self::Expiry, Self::Sealing];
+    pub(crate) const ALL: &[Self] = &[Self::Ingest, Self::Api, Self::Accounts, Self::Ledger, Self::Expiry, Self::Sealing];
 
     /// The stable name.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Ingest => "ingest",
             Self::Api => "api",
+            Self::Accounts => "accounts",
             Self::Ledger => "ledger",
             Self::Expiry => "expiry",
             Self::Sealing => "sealing",

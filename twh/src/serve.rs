@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use twh_accounts::Accounts;
 use twh_api::Signer;
 use twh_edge::auth::Authenticator;
 use twh_edge::body::BodyLimit;
 use twh_edge::ops::{self, Check, Checks};
 use twh_edge::routes::{Routes, not_found};
+use twh_edge::tokens::Tokens;
 use twh_ingest::{Gateway, Replies, Waker};
 use twh_processors::expiry::Expiry;
 use twh_processors::ledger::{self, Awaited, Ledger};
@@ -27,6 +29,7 @@ use twh_schemas::Schemas;
 use twh_schemas::catalogue::{self, COMMANDS, LEDGER_DLQ, OUTCOMES};
 use twh_sinks::kafka::{Producer, client_config};
 use twh_sinks::postgres::{self, PgPool};
+use twh_sinks::secrets::Secrets;
 
 /// How long a starting process waits for the parts that it stands on.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -36,6 +39,8 @@ const LEDGER_CONNECTIONS: u32 = 12;
 const OUTBOX_TIMEOUT: Duration = Duration::ZERO;
 /// Partitions that commit within it share a request to Kafka. Clients of this process have their answers before that.
 const OUTBOX_LINGER: Duration = Duration::from_millis(2);
+/// Between two notes of when keys were last used.
+const NOTE_USES_INTERVAL: Duration = Duration::from_secs(30);
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -87,7 +92,7 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
     if roles.contains(&Role::Sealing) {
         tasks.spawn(sealing::run(parts.pool.clone(), stop.clone()).map(Ok));
     }
-    let server = serve_http(&parts, gateway, roles.contains(&Role::Api))?;
+    let server = serve_http(&parts, gateway, roles, &mut tasks, &stop).await?;
     let handle = server.handle();
     let mut server = tokio::spawn(server);
     tracing::info!(roles = names.join(","), address = %parts.config.http_addr, "started");
@@ -224,10 +229,41 @@ async fn gateway(parts: &Parts) -> anyhow::Result<(web::Data<Gateway>, Waker)> {
     Ok((web::Data::new(gateway), waker))
 }
 
-fn serve_http(parts: &Parts, gateway: Option<web::Data<Gateway>>, api: bool) -> anyhow::Result<actix_web::dev::Server> {
+/// The master keys.
+pub(crate) fn secrets(config: &Config) -> anyhow::Result<Secrets> {
+    let file = config.secrets_file.as_deref().context("TWH_SECRETS_FILE is not set; twh secrets new makes a file for it")?;
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("TWH_SECRETS_FILE {} cannot be read; twh secrets new makes one", file.display()))?;
+    Secrets::parse(&text).with_context(|| format!("TWH_SECRETS_FILE {} holds no master keys", file.display()))
+}
+
+/// Now and then writes down when keys were last used.
+async fn note_uses(authenticator: web::Data<Authenticator>, stop: CancellationToken) {
+    loop {
+        let stopped = tokio::time::timeout(NOTE_USES_INTERVAL, stop.cancelled()).await.is_ok();
+        if let Err(error) = authenticator.note_uses().await {
+            tracing::warn!(%error, "when keys were last used is not written down");
+        }
+        if stopped {
+            return;
+        }
+    }
+}
+
+async fn serve_http(
+    parts: &Parts,
+    gateway: Option<web::Data<Gateway>>,
+    roles: &[Role],
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<actix_web::dev::Server> {
     let config = &parts.config;
     let checks = checks(parts)?;
-    let authenticator = web::Data::new(Authenticator::new(parts.pool.clone()));
+    let (api, accounts) = (roles.contains(&Role::Api), roles.contains(&Role::Accounts));
+    let callers = if gateway.is_some() || api || accounts { Some(callers(parts).await?) } else { None };
+    if let Some((authenticator, _)) = &callers {
+        tasks.spawn(note_uses(authenticator.clone(), stop.clone()).map(Ok));
+    }
     let signer = config.ledger_key_file.as_deref().map(|file| signer(file, &config.ledger_key_name)).transpose()?;
     let reads = web::Data::new(twh_api::Reads { pool: parts.pool.clone(), wait: config.read_wait, signer });
     let body_limit = BodyLimit(config.body_bytes_max);
@@ -239,7 +275,14 @@ fn serve_http(parts: &Parts, gateway: Option<web::Data<Gateway>>, api: bool) -> 
         if api {
             routes = routes.merge(twh_api::routes());
         }
-        let app = App::new().app_data(authenticator.clone()).app_data(reads.clone()).app_data(body_limit);
+        if accounts {
+            routes = routes.merge(twh_accounts::routes());
+        }
+        let app = App::new().app_data(reads.clone()).app_data(body_limit);
+        let app = match &callers {
+            Some((authenticator, accounts)) => app.app_data(authenticator.clone()).app_data(accounts.clone()),
+            None => app,
+        };
         let app = match &gateway {
             Some(gateway) => app.app_data(gateway.clone()),
             None => app,
@@ -258,6 +301,16 @@ fn serve_http(parts: &Parts, gateway: Option<web::Data<Gateway>>, api: bool) -> 
         .bind(config.http_addr)
         .with_context(|| format!("TWH_HTTP_ADDR {} cannot be served", config.http_addr))?;
     Ok(server.run())
+}
+
+/// What finds out who calls, and what changes who may.
+async fn callers(parts: &Parts) -> anyhow::Result<(web::Data<Authenticator>, web::Data<Accounts>)> {
+    let secrets = secrets(&parts.config)?;
+    let tokens = Arc::new(Tokens::load(parts.pool.clone(), secrets.clone()).await?);
+    let authenticator =
+        web::Data::new(Authenticator::new(parts.pool.clone(), secrets.clone(), Arc::clone(&tokens)));
+    let accounts = Accounts::new(parts.pool.clone(), secrets, tokens, authenticator.clone())?;
+    Ok((authenticator, web::Data::new(accounts)))
 }
 
 /// What signs checkpoints of ledgers.

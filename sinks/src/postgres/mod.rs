@@ -1,6 +1,7 @@
 //! Postgres: the ledger's store, its read queries, and who may call. All SQL of the platform stands below here.
 
 pub mod accounts;
+pub mod audit;
 pub mod committer;
 pub mod digest;
 pub mod ledger;

@@ -53,3 +53,13 @@ pub async fn insert(pool: &PgPool, key: &SigningKeyRow, at: Timestamp, only_firs
     .await?;
     tx.commit().await
 }
+
+/// Keeps a key's private half as sealed anew.
+pub async fn reseal(pool: &PgPool, kid: &str, sealed_private: &[u8]) -> Result<(), sqlx::Error> {
+    sqlx::query("update signing_keys set sealed_private = $2 where kid = $1")
+        .bind(kid)
+        .bind(sealed_private)
+        .execute(pool)
+        .await?;
+    Ok(())
+}
