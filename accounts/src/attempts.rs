@@ -50,7 +50,8 @@ impl Attempts {
     pub(crate) fn may_try(&self, email: &str, ip: Option<IpAddr>) -> Result<(), ApiError> {
         let now = Instant::now();
         let left = |failures: Option<Failures>, free| {
-            failures.map_or(Duration::ZERO, |failures| (failures.last + failures.wait(free)).saturating_duration_since(now))
+            failures
+                .map_or(Duration::ZERO, |failures| (failures.last + failures.wait(free)).saturating_duration_since(now))
         };
         let account = left(self.on_account.get(&(email_key(email), ip)), FREE_ON_ACCOUNT);
         let address = left(self.from_address.get(&ip), FREE_FROM_ADDRESS);
@@ -66,7 +67,8 @@ impl Attempts {
     /// Counts a wrong password.
     pub(crate) fn failed(&self, email: &str, ip: Option<IpAddr>) {
         let again = |failures: Option<Failures>| {
-            let count = failures.filter(|failures| failures.last.elapsed() < FORGET).map_or(0, |failures| failures.count);
+            let count =
+                failures.filter(|failures| failures.last.elapsed() < FORGET).map_or(0, |failures| failures.count);
             Failures { count: count.saturating_add(1), last: Instant::now() }
         };
         let account = (email_key(email), ip);

@@ -71,7 +71,12 @@ pub(crate) fn page_of(request: &HttpRequest) -> Result<(Option<Uuid>, i64), ApiE
 }
 
 /// A page of what was found, which is one more than asked for where there is another.
-pub(crate) fn page<T>(mut found: Vec<T>, limit: i64, id: impl Fn(&T) -> Uuid, shown: impl Fn(&T) -> Value) -> HttpResponse {
+pub(crate) fn page<T>(
+    mut found: Vec<T>,
+    limit: i64,
+    id: impl Fn(&T) -> Uuid,
+    shown: impl Fn(&T) -> Value,
+) -> HttpResponse {
     let more = found.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     if more {
         found.pop();
@@ -153,7 +158,8 @@ impl NewKey {
             wanted = wanted.and(known);
         }
         let networks = self.ip_allowed.as_ref().map(|list| networks(list, &mut problems));
-        let expires_at = self.expires_at.as_deref().map(|text| OffsetDateTime::parse(text, &Rfc3339).map(Timestamp::from));
+        let expires_at =
+            self.expires_at.as_deref().map(|text| OffsetDateTime::parse(text, &Rfc3339).map(Timestamp::from));
         match expires_at {
             Some(Err(_)) => problems.add("expires_at", "must be an RFC 3339 time such as 2026-03-01T09:30:00Z"),
             Some(Ok(at)) if at <= now() => problems.add("expires_at", "must be in the future"),
@@ -162,7 +168,8 @@ impl NewKey {
         problems.none()?;
         let beyond = wanted.without(caller.scopes);
         if !beyond.is_empty() {
-            let message = format!("a key can do no more than who makes it; you lack {}", names(beyond.names().into_iter()));
+            let message =
+                format!("a key can do no more than who makes it; you lack {}", names(beyond.names().into_iter()));
             return Err(ApiError::new(ErrorCode::Forbidden, message));
         }
         Ok(Wanted {
@@ -188,7 +195,9 @@ fn networks(asked: &[String], problems: &mut Problems) -> Vec<String> {
     for (index, text) in asked.iter().enumerate() {
         match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
             Ok(network) => kept.push(network.trunc().to_string()),
-            Err(_) => problems.add(&format!("ip_allowed[{index}]"), "must be an address or a network such as 203.0.113.0/24"),
+            Err(_) => {
+                problems.add(&format!("ip_allowed[{index}]"), "must be an address or a network such as 203.0.113.0/24")
+            }
         }
     }
     kept
@@ -219,7 +228,8 @@ pub(crate) async fn create(
 }
 
 fn environment(caller: &Identity) -> Result<Environment, ApiError> {
-    Environment::from_name(&caller.environment).ok_or_else(|| ApiError::internal("the tenant's environment is not known"))
+    Environment::from_name(&caller.environment)
+        .ok_or_else(|| ApiError::internal("the tenant's environment is not known"))
 }
 
 #[derive(Deserialize)]
@@ -259,7 +269,10 @@ pub(crate) async fn rotate(
         |names| names.iter().filter_map(|name| Scope::from_name(name)).collect(),
     );
     if !can.without(caller.scopes).is_empty() {
-        return Err(ApiError::new(ErrorCode::Forbidden, "the key can do more than you: whoever rotates it sees its successor"));
+        return Err(ApiError::new(
+            ErrorCode::Forbidden,
+            "the key can do more than you: whoever rotates it sees its successor",
+        ));
     }
     let (mut key, text) = provision::new_key(&deed, environment(&caller)?, &old.name, role).map_err(secret)?;
     key.scopes = old.scopes.clone();

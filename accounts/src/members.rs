@@ -38,7 +38,8 @@ pub(crate) async fn me(caller: Caller<GetMe>, accounts: web::Data<Accounts>) -> 
 }
 
 pub(crate) async fn plan(caller: Caller<GetPlan>) -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "tenant_id": caller.tenant_id, "plan": caller.plan, "environment": caller.environment }))
+    HttpResponse::Ok()
+        .json(json!({ "tenant_id": caller.tenant_id, "plan": caller.plan, "environment": caller.environment }))
 }
 
 fn shown(member: &Member) -> Value {
@@ -51,7 +52,8 @@ pub(crate) async fn list(
     accounts: web::Data<Accounts>,
 ) -> Result<HttpResponse, ApiError> {
     let (after, limit) = page_of(&request)?;
-    let found = people::members(&accounts.pool, caller.tenant_id, after, limit + 1).await.map_err(ApiError::database)?;
+    let found =
+        people::members(&accounts.pool, caller.tenant_id, after, limit + 1).await.map_err(ApiError::database)?;
     Ok(page(found, limit, |member| member.user_id, shown))
 }
 
@@ -103,7 +105,10 @@ async fn change_member(
     let (old, admins) = found.ok_or_else(|| ApiError::not_found("member"))?;
     let admin = Role::Admin.name();
     if old == admin && role != Some(admin) && admins < 2 {
-        return Err(ApiError::new(ErrorCode::LastAdmin, "the tenant would have no admin; make somebody else one first"));
+        return Err(ApiError::new(
+            ErrorCode::LastAdmin,
+            "the tenant would have no admin; make somebody else one first",
+        ));
     }
     let action = match role {
         Some(role) => {
@@ -211,7 +216,8 @@ pub(crate) async fn revoke_invitation(
     let id = path_id(&request, "open invitation")?;
     let deed = caller.deed(&request);
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    let revoked = people::revoke_invitation(&mut tx, caller.tenant_id, id, deed.at).await.map_err(ApiError::database)?;
+    let revoked =
+        people::revoke_invitation(&mut tx, caller.tenant_id, id, deed.at).await.map_err(ApiError::database)?;
     let revoked = revoked.ok_or_else(|| ApiError::not_found("open invitation"))?;
     let new = Some(invitation_shown(&revoked));
     let change = Change { action: "invitation.revoke", entity_kind: "invitation", entity: id, old: None, new };
@@ -268,13 +274,18 @@ pub(crate) async fn accept(
         }
     };
     if new_account && !people::insert_user(&mut tx, &user, at).await.map_err(ApiError::database)? {
-        return Err(ApiError::new(ErrorCode::EmailTaken, "the address has an account by now: accept with its password"));
+        return Err(ApiError::new(
+            ErrorCode::EmailTaken,
+            "the address has an account by now: accept with its password",
+        ));
     }
     people::join(&mut tx, user.id, invitation.tenant, &invitation.role, at).await.map_err(ApiError::database)?;
     people::accepted(&mut tx, invitation.id, at).await.map_err(ApiError::database)?;
     let actor = client.actor("user", user.id.to_string());
     let deed = Deed { tenant: invitation.tenant, actor, request_id: RequestId::of(&request), at };
-    let new = Some(json!({ "user_id": user.id, "email": user.email, "role": invitation.role, "invitation_id": invitation.id }));
+    let new = Some(
+        json!({ "user_id": user.id, "email": user.email, "role": invitation.role, "invitation_id": invitation.id }),
+    );
     let change = Change { action: "member.join", entity_kind: "member", entity: user.id, old: None, new };
     record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     let opened = sessions::open(&accounts, &mut tx, user.id, invitation.tenant, &client).await?;

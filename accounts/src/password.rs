@@ -29,7 +29,8 @@ pub(crate) struct Passwords {
 
 impl Passwords {
     pub(crate) fn new() -> Result<Self, PasswordError> {
-        let parameters = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(|error| PasswordError(error.to_string()))?;
+        let parameters =
+            Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(|error| PasswordError(error.to_string()))?;
         let hasher = Argon2::new(Algorithm::Argon2id, Version::V0x13, parameters);
         let nobodys = hash(&hasher, "nobody's")?;
         Ok(Self { hasher, permits: Arc::new(Semaphore::new(AT_ONCE)), nobodys })

@@ -76,7 +76,8 @@ async fn tokens(
 }
 
 fn shown(memberships: &[Membership]) -> Vec<Value> {
-    let one = |m: &Membership| json!({ "id": m.tenant, "name": m.tenant_name, "environment": m.environment, "role": m.role });
+    let one =
+        |m: &Membership| json!({ "id": m.tenant, "name": m.tenant_name, "environment": m.environment, "role": m.role });
     memberships.iter().map(one).collect()
 }
 
@@ -278,8 +279,7 @@ pub(crate) async fn reset_password(
     people::set_password(&mut tx, user, &hash, at).await.map_err(ApiError::database)?;
     sessions::end_all(&mut tx, user, None, "password_reset", at).await.map_err(ApiError::database)?;
     for membership in memberships {
-        let deed =
-            Deed { tenant: membership.tenant, actor: actor.clone(), request_id: RequestId::of(&request), at };
+        let deed = Deed { tenant: membership.tenant, actor: actor.clone(), request_id: RequestId::of(&request), at };
         let change = Change { action: "user.password_reset", entity_kind: "user", entity: user, old: None, new: None };
         record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     }

@@ -68,7 +68,8 @@ pub(crate) async fn sign_up(
     };
     let actor = client.actor("user", user.id.to_string());
     let deed = |tenant| Deed { tenant, actor: actor.clone(), request_id: RequestId::of(&request), at: now() };
-    let (key, text) = provision::new_key(&deed(sandbox.id), Environment::Sandbox, "first", Role::Admin).map_err(secret)?;
+    let (key, text) =
+        provision::new_key(&deed(sandbox.id), Environment::Sandbox, "first", Role::Admin).map_err(secret)?;
     let hash = accounts.secrets.hash(API_KEY_PURPOSE, text.reveal()).map_err(secret)?;
     let at = now();
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;

@@ -6,9 +6,9 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 use twh_domain::entity::EntityKind;
 use twh_edge::access::{
-    GetAdjustment, GetCount, GetItem, GetLocation, GetPurchaseOrder, GetReservation, GetReturn, GetSalesOrder, GetSupplier,
-    GetTransfer, Guarded, ListAdjustments, ListCounts, ListItems, ListLocations, ListPurchaseOrders, ListReservations,
-    ListReturns, ListSalesOrders, ListSuppliers, ListTransfers,
+    GetAdjustment, GetCount, GetItem, GetLocation, GetPurchaseOrder, GetReservation, GetReturn, GetSalesOrder,
+    GetSupplier, GetTransfer, Guarded, ListAdjustments, ListCounts, ListItems, ListLocations, ListPurchaseOrders,
+    ListReservations, ListReturns, ListSalesOrders, ListSuppliers, ListTransfers,
 };
 use twh_edge::error::ApiError;
 use twh_edge::headers::{etag, has_version};

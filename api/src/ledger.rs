@@ -136,7 +136,10 @@ struct VerificationQuery {
 }
 
 /// Checks for about a second, and says where to go on.
-pub(crate) async fn verification(reader: Reader<GetVerification>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn verification(
+    reader: Reader<GetVerification>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
     let asked: VerificationQuery = query::parse(&request)?;
     let mut progress = match asked.cursor.as_deref().map(cursor::decode::<Progress>).transpose()? {
         Some(progress) if progress.tenant() != reader.tenant_id || !progress.is_plausible() => {

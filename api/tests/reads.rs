@@ -16,13 +16,13 @@ use sqlx::{Executor as _, PgPool};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
+use twh_accounts::provision::{self, NewTenant};
 use twh_edge::auth::Authenticator;
-use twh_edge::tokens::Tokens;
 use twh_edge::request::around;
 use twh_edge::routes::not_found;
-use twh_accounts::provision::{self, NewTenant};
-use twh_sinks::secrets::{Secrets, new_master_key};
+use twh_edge::tokens::Tokens;
 use twh_sinks::postgres::{connect, migrate};
+use twh_sinks::secrets::{Secrets, new_master_key};
 use uuid::Uuid;
 
 const DATABASE_URL: &str = "postgres://twh@127.0.0.1:15432/twh";

@@ -243,8 +243,7 @@ const WRITE_MEMBERS: Need = Need::OneOf(&[Scope::WriteMembers]);
 const READ_BILLING: Need = Need::OneOf(&[Scope::ReadBilling]);
 /// Each command of a batch needs its own scope besides.
 const ANY_WRITE: Need = Need::OneOf(&[Scope::WriteCatalog, Scope::WriteOrders, Scope::WriteStock]);
-const ANY_OUTCOME: Need =
-    Need::OneOf(&[Scope::WriteCatalog, Scope::WriteOrders, Scope::WriteStock, Scope::ReadLedger]);
+const ANY_OUTCOME: Need = Need::OneOf(&[Scope::WriteCatalog, Scope::WriteOrders, Scope::WriteStock, Scope::ReadLedger]);
 
 endpoints! {
     guarded {

@@ -60,9 +60,11 @@ impl ApiKey {
     /// Reads a key; `None` where it cannot be one.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let environment = [Environment::Live, Environment::Sandbox].into_iter().find(|one| text.starts_with(one.prefix()))?;
+        let environment =
+            [Environment::Live, Environment::Sandbox].into_iter().find(|one| text.starts_with(one.prefix()))?;
         let digits = text.get(environment.prefix().len()..)?;
-        let sound = digits.len() == SECRET_LENGTH + CHECKSUM_LENGTH && digits.bytes().all(|b| b.is_ascii_alphanumeric());
+        let sound =
+            digits.len() == SECRET_LENGTH + CHECKSUM_LENGTH && digits.bytes().all(|b| b.is_ascii_alphanumeric());
         let (body, sum) = text.split_at_checked(text.len().checked_sub(CHECKSUM_LENGTH)?)?;
         (sound && checksum(body) == sum).then(|| Self(text.to_owned()))
     }

@@ -85,9 +85,8 @@ impl Authenticator {
     }
 
     async fn identify(&self, request: &HttpRequest) -> Result<Identity, ApiError> {
-        let credential = bearer(request).ok_or_else(|| {
-            unauthenticated("send Authorization: Bearer with an API key or an access token")
-        })?;
+        let credential = bearer(request)
+            .ok_or_else(|| unauthenticated("send Authorization: Bearer with an API key or an access token"))?;
         if credential.starts_with("twh_") {
             self.identify_key(request, credential).await
         } else {

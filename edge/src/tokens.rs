@@ -186,8 +186,10 @@ async fn read(pool: &PgPool, secrets: &Secrets) -> Result<Keyring, TokenError> {
     let private = secrets
         .open(PURPOSE, &newest.sealed_private)
         .map_err(|source| TokenError::Sealed { kid: newest.kid.clone(), source })?;
-    let private: [u8; 32] = private.try_into().map_err(|_| TokenError::Unusable("it is not 32 bytes long".to_owned()))?;
-    let der = SigningKey::from_bytes(&private).to_pkcs8_der().map_err(|error| TokenError::Unusable(error.to_string()))?;
+    let private: [u8; 32] =
+        private.try_into().map_err(|_| TokenError::Unusable("it is not 32 bytes long".to_owned()))?;
+    let der =
+        SigningKey::from_bytes(&private).to_pkcs8_der().map_err(|error| TokenError::Unusable(error.to_string()))?;
     let jwks = rows.iter().map(|row| {
         let x = BASE64_URL_SAFE_NO_PAD.encode(&row.public_key);
         json!({ "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": row.kid, "x": x })

@@ -390,6 +390,12 @@ impl Tenant {
         Self { url: url.to_owned(), ..self.clone() }
     }
 
+    /// The same client, which calls with another API key or access token.
+    #[must_use]
+    pub fn with(&self, credential: &str) -> Self {
+        Self { key: credential.to_owned(), ..self.clone() }
+    }
+
     /// The same client, which waits so long for an answer.
     pub fn with_timeout(self, timeout: Duration) -> Result<Self> {
         Ok(Self { client: Client::builder().timeout(timeout).build()?, ..self })

@@ -59,7 +59,8 @@ impl From<ScenarioName> for Scenario {
 pub(crate) async fn run(config: &Config, arguments: BenchArguments) -> anyhow::Result<ExitCode> {
     if arguments.serve_baseline {
         let address = config.http_addr.to_string();
-        twh_benches::serve_baseline(&address, &config.database_url, serve::secrets(config)?, config.http_workers).await?;
+        twh_benches::serve_baseline(&address, &config.database_url, serve::secrets(config)?, config.http_workers)
+            .await?;
         return Ok(ExitCode::SUCCESS);
     }
     let parts = twh_benches::Parts {

@@ -6,8 +6,8 @@ use anyhow::Context as _;
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use twh_demo::{GenerateOptions, RunOptions, dataset};
 use twh_accounts::provision;
+use twh_demo::{GenerateOptions, RunOptions, dataset};
 
 /// What `twh demo` takes.
 #[derive(Debug, Args)]
@@ -53,7 +53,9 @@ pub(crate) async fn run(config: &Config, arguments: DemoArguments) -> anyhow::Re
         let (file, download) = (arguments.file.clone(), arguments.download);
         tokio::task::spawn_blocking(move || lines(file, download)).await??
     };
-    let tenant = provision::tenant(&serve::pool(config)?, &serve::secrets(config)?, "Demo", "enterprise").await.context("the demo's tenant could not be made")?;
+    let tenant = provision::tenant(&serve::pool(config)?, &serve::secrets(config)?, "Demo", "enterprise")
+        .await
+        .context("the demo's tenant could not be made")?;
     let url = arguments.url.unwrap_or_else(|| format!("http://{}", config.http_addr));
     let mut options = RunOptions::new(url, tenant.api_key, lines);
     options.limit = arguments.limit;

@@ -21,7 +21,8 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role.
-    pub(crate) const ALL: &[Self] = &[Self::Ingest, Self::Api, Self::Accounts, Self::Ledger, Self::Expiry, Self::Sealing];
+    pub(crate) const ALL: &[Self] =
+        &[Self::Ingest, Self::Api, Self::Accounts, Self::Ledger, Self::Expiry, Self::Sealing];
 
     /// The stable name.
     pub(crate) const fn name(self) -> &'static str {

@@ -231,7 +231,8 @@ async fn gateway(parts: &Parts) -> anyhow::Result<(web::Data<Gateway>, Waker)> {
 
 /// The master keys.
 pub(crate) fn secrets(config: &Config) -> anyhow::Result<Secrets> {
-    let file = config.secrets_file.as_deref().context("TWH_SECRETS_FILE is not set; twh secrets new makes a file for it")?;
+    let file =
+        config.secrets_file.as_deref().context("TWH_SECRETS_FILE is not set; twh secrets new makes a file for it")?;
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("TWH_SECRETS_FILE {} cannot be read; twh secrets new makes one", file.display()))?;
     Secrets::parse(&text).with_context(|| format!("TWH_SECRETS_FILE {} holds no master keys", file.display()))
@@ -307,8 +308,7 @@ async fn serve_http(
 async fn callers(parts: &Parts) -> anyhow::Result<(web::Data<Authenticator>, web::Data<Accounts>)> {
     let secrets = secrets(&parts.config)?;
     let tokens = Arc::new(Tokens::load(parts.pool.clone(), secrets.clone()).await?);
-    let authenticator =
-        web::Data::new(Authenticator::new(parts.pool.clone(), secrets.clone(), Arc::clone(&tokens)));
+    let authenticator = web::Data::new(Authenticator::new(parts.pool.clone(), secrets.clone(), Arc::clone(&tokens)));
     let accounts = Accounts::new(parts.pool.clone(), secrets, tokens, authenticator.clone())?;
     Ok((authenticator, web::Data::new(accounts)))
 }

@@ -149,12 +149,7 @@ impl Producer {
 
     /// A producer like [`Self::new`]'s that gives a record `linger` to be joined by others: fewer requests, where nobody waits
     /// for the record.
-    pub fn lingering(
-        brokers: &str,
-        client_id: &str,
-        timeout: Duration,
-        linger: Duration,
-    ) -> Result<Self, KafkaError> {
+    pub fn lingering(brokers: &str, client_id: &str, timeout: Duration, linger: Duration) -> Result<Self, KafkaError> {
         let inner = client_config(brokers, client_id)
             .set("enable.idempotence", "true")
             .set("acks", "all")

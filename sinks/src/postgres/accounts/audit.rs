@@ -40,11 +40,13 @@ pub struct Change<'a> {
 /// Adds a record, within the transaction of the change. Changes of a tenant wait for each other here.
 pub async fn record(connection: &mut PgConnection, deed: &Deed, change: Change<'_>) -> Result<(), sqlx::Error> {
     let first = genesis(CONTROL_CHAIN, deed.tenant);
-    sqlx::query("insert into control_audit_heads (tenant_id, sequence, hash) values ($1, 0, $2) on conflict do nothing")
-        .bind(deed.tenant.0)
-        .bind(first.as_slice())
-        .execute(&mut *connection)
-        .await?;
+    sqlx::query(
+        "insert into control_audit_heads (tenant_id, sequence, hash) values ($1, 0, $2) on conflict do nothing",
+    )
+    .bind(deed.tenant.0)
+    .bind(first.as_slice())
+    .execute(&mut *connection)
+    .await?;
     let head = sqlx::query("select sequence, hash from control_audit_heads where tenant_id = $1 for update")
         .bind(deed.tenant.0)
         .fetch_one(&mut *connection)

@@ -258,7 +258,8 @@ pub async fn remove(connection: &mut PgConnection, tenant: TenantId, user: Uuid)
     Ok(())
 }
 
-const INVITATION: &str = "invitation_id, tenant_id, email, role, invited_by, created_at, expires_at, accepted_at, revoked_at";
+const INVITATION: &str =
+    "invitation_id, tenant_id, email, role, invited_by, created_at, expires_at, accepted_at, revoked_at";
 
 fn invitation(row: &PgRow) -> Result<Invitation, sqlx::Error> {
     let moment = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<OffsetDateTime>, _>(column)?.map(Timestamp::from));

@@ -1,0 +1,429 @@
+//! Who may do what, held against a running server: every endpoint by every role, keys and sessions that end, secrets that
+//! stay secret, one tenant's things that do not exist for another.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test stops at the first surprise, and says what it measured"
+)]
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::time::Duration;
+use twh_domain::event::{CONTROL_CHAIN, ControlRecord};
+use twh_domain::movement::genesis;
+use twh_domain::timestamp::Timestamp;
+use twh_edge::access::{ENDPOINTS, Need, Role, Scope, Scopes};
+use twh_sinks::postgres::sqlx::{self, Row};
+use twh_tests::{Answer, Tenant, World};
+use uuid::Uuid;
+
+const PASSWORD: &str = "correct horse battery";
+
+async fn ask(caller: &Tenant, method: &str, path: &str, body: Option<Value>) -> Answer {
+    ask_with(caller, method, path, &[], body).await
+}
+
+async fn ask_with(caller: &Tenant, method: &str, path: &str, headers: &[(&str, &str)], body: Option<Value>) -> Answer {
+    let mut all = vec![("content-type", "application/json")];
+    all.extend(headers);
+    let body = body.map(|body| serde_json::to_vec(&body).unwrap());
+    caller.send(Method::from_bytes(method.as_bytes()).unwrap(), path, &all, body).await.unwrap()
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_else(|| panic!("no {pointer} in {value}"))
+}
+
+/// A new tenant with a person; says who, and what it can call with: its access token.
+async fn sign_up(anyone: &Tenant, email: &str) -> Value {
+    let body = json!({ "organization": "Acme", "name": "Ada", "email": email, "password": PASSWORD });
+    let answer = ask(anyone, "POST", "/v1/auth/signup", Some(body)).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    answer.body
+}
+
+async fn log_in(anyone: &Tenant, email: &str, password: &str) -> Answer {
+    ask(anyone, "POST", "/v1/auth/login", Some(json!({ "email": email, "password": password }))).await
+}
+
+async fn key(admin: &Tenant, body: Value) -> Value {
+    let answer = ask(admin, "POST", "/v1/api-keys", Some(body)).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    answer.body
+}
+
+/// What an endpoint answers to a caller who may call it is its own business; what it answers to one who may not is not.
+fn was_let_in(answer: &Answer) -> bool {
+    !matches!(answer.code(), "FORBIDDEN" | "UNAUTHENTICATED" | "ROUTE_NOT_FOUND" | "METHOD_NOT_ALLOWED")
+}
+
+#[tokio::test]
+async fn every_endpoint_lets_in_every_role_and_scope_that_the_table_says_and_no_other() {
+    let world = World::start().await.unwrap();
+    let operator = world.tenant().await.unwrap();
+    let account = sign_up(&operator, "matrix@example.com").await;
+    let admin = operator.with(text(&account, "/tokens/access_token"));
+    let mut callers: Vec<(String, Tenant, Scopes, bool)> = Vec::new();
+    for role in Role::ALL {
+        let key = key(&admin, json!({ "name": role.name(), "role": role.name() })).await;
+        callers.push((format!("{role} key"), admin.with(text(&key, "/key")), Scopes::of_role(*role), false));
+        // The same role as a person: invited, and accepted.
+        let email = format!("{role}@example.com");
+        let invited =
+            ask(&admin, "POST", "/v1/invitations", Some(json!({ "email": email, "role": role.name() }))).await;
+        let token = text(&invited.body, "/token").to_owned();
+        let body = json!({ "token": token, "name": "Person", "password": PASSWORD });
+        let joined = ask(&operator, "POST", "/v1/auth/invitations/accept", Some(body)).await;
+        assert_eq!(joined.status, 201, "{}", joined.body);
+        let session = admin.with(text(&joined.body, "/tokens/access_token"));
+        callers.push((format!("{role} person"), session, Scopes::of_role(*role), true));
+    }
+    for scope in Scope::ALL {
+        let key = key(&admin, json!({ "name": scope.name(), "role": "admin", "scopes": [scope.name()] })).await;
+        callers.push((format!("{scope} key"), admin.with(text(&key, "/key")), [*scope].into_iter().collect(), false));
+    }
+    callers.push(("nobody".to_owned(), admin.with("nonsense"), Scopes::default(), false));
+    let mut asked = 0;
+    for endpoint in ENDPOINTS {
+        // These would end the session, or the caller's membership, that the rest of the matrix calls with.
+        let ends = matches!(endpoint.name, "LogOut");
+        let methods = if endpoint.method == "GET" { vec!["GET", "HEAD"] } else { vec![endpoint.method.as_str()] };
+        for (name, caller, scopes, person) in &callers {
+            for method in &methods {
+                let path = endpoint.path.replace("{id}", &Uuid::new_v4().to_string()).replace("{sequence}", "1");
+                let known = name != "nobody";
+                let may = match endpoint.need {
+                    Need::Nobody => true,
+                    Need::Person => known && *person,
+                    need => known && need.is_met_by(*scopes),
+                };
+                if ends && may {
+                    continue;
+                }
+                let body = (!matches!(*method, "GET" | "HEAD")).then(|| json!({}));
+                let answer = ask(caller, method, &path, body).await;
+                let let_in = if *method == "HEAD" {
+                    !matches!(answer.status.as_u16(), 401 | 403 | 405)
+                } else {
+                    was_let_in(&answer) || (endpoint.need == Need::Nobody && answer.status != 404)
+                };
+                assert_eq!(let_in, may, "{name}: {method} {path}: {} {}", answer.status, answer.body);
+                asked += 1;
+            }
+        }
+    }
+    println!("{asked} requests: {} endpoints by {} callers", ENDPOINTS.len(), callers.len());
+    // A batch needs the scope of each of its commands, and says which is missing.
+    let orders = callers.iter().find(|(name, ..)| name == "write:orders key").unwrap();
+    let body = json!({ "commands": [{ "type": "item.create", "idempotency_key": "k", "body": { "sku": "A" } }] });
+    let answer = ask(&orders.1, "POST", "/v1/commands:batch", Some(body)).await;
+    assert_eq!(text(&answer.body, "/results/0/body/code"), "FORBIDDEN", "{}", answer.body);
+    assert_eq!(answer.body.pointer("/results/0/body/details/0/needs_one_of"), Some(&json!(["write:catalog"])));
+}
+
+#[tokio::test]
+async fn a_key_works_until_it_is_over_and_nowhere_that_it_should_not() {
+    let mut world = World::start().await.unwrap();
+    let operator = world.tenant().await.unwrap();
+    let account = sign_up(&operator, "keys@example.com").await;
+    let admin = operator.with(text(&account, "/tokens/access_token"));
+    let made = key(&admin, json!({ "name": "shop", "role": "dev" })).await;
+    let secret = text(&made, "/key").to_owned();
+    assert!(secret.starts_with("twh_live_"), "{made}");
+    assert!(text(&account, "/sandbox/api_key").starts_with("twh_test_"));
+    let shop = admin.with(&secret);
+    assert_eq!(ask(&shop, "GET", "/v1/items", None).await.status, 200);
+    // Mistyped: said so, and never looked up.
+    let mut typo = secret.clone();
+    let last = if typo.pop() == Some('x') { 'y' } else { 'x' };
+    typo.push(last);
+    let answer = ask(&admin.with(&typo), "GET", "/v1/items", None).await;
+    assert!(answer.status == 401 && text(&answer.body, "/message").contains("copy it again"), "{}", answer.body);
+    // Shown once: neither the list nor the table has it.
+    let listed = ask(&admin, "GET", "/v1/api-keys", None).await;
+    assert!(!listed.body.to_string().contains(&secret) && listed.body.to_string().contains(text(&made, "/hint")));
+    let pool = world.pool().await.unwrap();
+    let dump: String = sqlx::query_scalar("select coalesce(string_agg(k::text, ''), '') from api_keys k")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert!(!dump.contains(&secret));
+    // Who makes a key cannot make one that can do more.
+    let wider = json!({ "name": "wider", "role": "admin" });
+    assert_eq!(ask(&shop, "POST", "/v1/api-keys", Some(wider)).await.code(), "FORBIDDEN");
+    // From a list of networks only.
+    let elsewhere = key(&admin, json!({ "name": "net", "role": "dev", "ip_allowed": ["203.0.113.0/24"] })).await;
+    assert_eq!(ask(&admin.with(text(&elsewhere, "/key")), "GET", "/v1/items", None).await.code(), "IP_NOT_ALLOWED");
+    let here = key(&admin, json!({ "name": "net", "role": "dev", "ip_allowed": ["127.0.0.1"] })).await;
+    assert_eq!(ask(&admin.with(text(&here, "/key")), "GET", "/v1/items", None).await.status, 200);
+    // Until its time.
+    let brief = key(&admin, json!({ "name": "brief", "role": "dev", "expires_at": in_a_second() })).await;
+    let brief = admin.with(text(&brief, "/key"));
+    assert_eq!(ask(&brief, "GET", "/v1/items", None).await.status, 200);
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    assert_eq!(ask(&brief, "GET", "/v1/items", None).await.code(), "UNAUTHENTICATED");
+    // Rotated with a grace: both work, then one.
+    let path = format!("/v1/api-keys/{}/rotate", text(&made, "/id"));
+    let rotated = ask(&admin, "POST", &path, Some(json!({ "grace_seconds": 2 }))).await;
+    assert_eq!(rotated.status, 201, "{}", rotated.body);
+    let successor = admin.with(text(&rotated.body, "/key"));
+    assert_eq!(ask(&shop, "GET", "/v1/items", None).await.status, 200);
+    assert_eq!(ask(&successor, "GET", "/v1/items", None).await.status, 200);
+    assert_eq!(ask(&admin, "POST", &path, Some(json!({}))).await.code(), "KEY_NOT_ACTIVE");
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    assert_eq!(ask(&shop, "GET", "/v1/items", None).await.status, 401);
+    assert_eq!(ask(&successor, "GET", "/v1/items", None).await.status, 200);
+    // Revoked: at once, here; and a retry is no mistake.
+    let path = format!("/v1/api-keys/{}", text(&rotated.body, "/id"));
+    for _ in 0..2 {
+        assert_eq!(ask(&admin, "DELETE", &path, None).await.status, 204);
+    }
+    assert_eq!(ask(&successor, "GET", "/v1/items", None).await.status, 401);
+    // Another tenant's key does not exist, in the same words as one that never did.
+    let own = text(&made, "/id");
+    let other = ask(&operator, "GET", &format!("/v1/api-keys/{own}"), None).await;
+    let never = ask(&operator, "GET", &format!("/v1/api-keys/{}", Uuid::new_v4()), None).await;
+    assert_eq!((other.status, &other.body["message"]), (never.status, &never.body["message"]));
+    // When it was last used is known once the server has written it down; it does when it stops.
+    world.stop_server().await.unwrap();
+    let used: i64 = sqlx::query_scalar("select count(*) from api_keys where last_used_at is not null")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert!(used >= 4, "{used}");
+}
+
+fn in_a_second() -> String {
+    let then = std::time::SystemTime::now() + Duration::from_secs(1);
+    let micros = then.duration_since(std::time::UNIX_EPOCH).unwrap().as_micros();
+    Timestamp::from_micros(i64::try_from(micros).unwrap()).to_string()
+}
+
+#[tokio::test]
+async fn a_session_lasts_while_it_is_refreshed_and_ends_when_it_must() {
+    let world = World::start().await.unwrap();
+    let anyone = world.tenant().await.unwrap();
+    let account = sign_up(&anyone, "Ada@Example.com").await;
+    let live = text(&account, "/tenant/id").to_owned();
+    let sandbox = text(&account, "/sandbox/id").to_owned();
+    // The address is taken, however it is typed.
+    let body = json!({ "organization": "B", "name": "B", "email": "ada@example.com", "password": PASSWORD });
+    assert_eq!(ask(&anyone, "POST", "/v1/auth/signup", Some(body)).await.code(), "EMAIL_TAKEN");
+    let wrong = log_in(&anyone, "ada@example.com", "not this one").await;
+    let nobody = log_in(&anyone, "nobody@example.com", PASSWORD).await;
+    assert_eq!((wrong.code(), &wrong.body["message"]), ("INVALID_CREDENTIALS", &nobody.body["message"]));
+    let first = log_in(&anyone, "ADA@example.com ", PASSWORD).await;
+    assert_eq!((first.status.as_u16(), text(&first.body, "/tenant_id")), (200, live.as_str()), "{}", first.body);
+    let ada = anyone.with(text(&first.body, "/tokens/access_token"));
+    // The tenant is the session's, or the one that the header names; another's is nobody's.
+    let me = async |headers: &[(&str, &str)]| ask_with(&ada, "GET", "/v1/me", headers, None).await;
+    assert_eq!(text(&me(&[]).await.body, "/tenant/id"), live);
+    assert_eq!(text(&me(&[("x-tenant-id", &sandbox)]).await.body, "/tenant/environment"), "sandbox");
+    let foreign = me(&[("x-tenant-id", &anyone.id)]).await;
+    let unknown = me(&[("x-tenant-id", &Uuid::new_v4().to_string())]).await;
+    assert_eq!((foreign.status.as_u16(), &foreign.body["message"]), (403, &unknown.body["message"]));
+    assert_eq!(me(&[("x-tenant-id", "acme")]).await.code(), "INVALID_TENANT_ID");
+    // A token is checked by strangers with what we publish, and a word changed in it is seen.
+    let jwks = ask(&anyone, "GET", "/.well-known/jwks.json", None).await;
+    assert_eq!(text(&jwks.body, "/keys/0/crv"), "Ed25519");
+    let token = text(&first.body, "/tokens/access_token");
+    let (head, rest) = token.split_once('.').unwrap();
+    let (claims, signature) = rest.split_once('.').unwrap();
+    let forged =
+        [head, &claims.replace(&claims[10..11], if &claims[10..11] == "A" { "B" } else { "A" }), signature].join(".");
+    assert_eq!(ask(&anyone.with(&forged), "GET", "/v1/me", None).await.status, 401);
+    let none = format!("eyJhbGciOiJub25lIn0.{claims}.");
+    assert_eq!(ask(&anyone.with(&none), "GET", "/v1/me", None).await.status, 401);
+    // A refresh token works once; shown again, it ends the session and all of its tokens.
+    let refresh = text(&first.body, "/tokens/refresh_token").to_owned();
+    let again = ask(&anyone, "POST", "/v1/auth/refresh", Some(json!({ "refresh_token": refresh }))).await;
+    assert_eq!(again.status, 200, "{}", again.body);
+    assert_eq!(ask(&anyone.with(text(&again.body, "/tokens/access_token")), "GET", "/v1/me", None).await.status, 200);
+    let reused = ask(&anyone, "POST", "/v1/auth/refresh", Some(json!({ "refresh_token": refresh }))).await;
+    assert_eq!(reused.code(), "INVALID_TOKEN");
+    let successor = json!({ "refresh_token": text(&again.body, "/tokens/refresh_token") });
+    assert_eq!(ask(&anyone, "POST", "/v1/auth/refresh", Some(successor)).await.code(), "INVALID_TOKEN");
+    assert_eq!(ask(&ada, "GET", "/v1/me", None).await.status, 401);
+    // Two at once with the same refresh token: one at most gets through.
+    let login = log_in(&anyone, "ada@example.com", PASSWORD).await;
+    let body = json!({ "refresh_token": text(&login.body, "/tokens/refresh_token") });
+    let race = (0..8).map(|_| ask(&anyone, "POST", "/v1/auth/refresh", Some(body.clone())));
+    let won = futures::future::join_all(race).await.iter().filter(|answer| answer.status == 200).count();
+    assert_eq!(won, 1);
+    // Signing out ends this session; another password ends all others.
+    let (one, two) =
+        (log_in(&anyone, "ada@example.com", PASSWORD).await, log_in(&anyone, "ada@example.com", PASSWORD).await);
+    let (one, two) =
+        (anyone.with(text(&one.body, "/tokens/access_token")), anyone.with(text(&two.body, "/tokens/access_token")));
+    let change = json!({ "current_password": PASSWORD, "new_password": "another long one" });
+    assert_eq!(ask(&one, "POST", "/v1/auth/password", Some(change)).await.status, 204);
+    assert_eq!(ask(&two, "GET", "/v1/me", None).await.status, 401);
+    assert_eq!(ask(&one, "POST", "/v1/auth/logout", None).await.status, 204);
+    assert_eq!(ask(&one, "GET", "/v1/me", None).await.status, 401);
+    // A token from the operator sets a password, once.
+    let output =
+        world.command(&["user", "password-reset", "--email", "ada@example.com"]).unwrap().output().await.unwrap();
+    let token = String::from_utf8(output.stdout).unwrap();
+    let reset = json!({ "token": token.trim(), "password": PASSWORD });
+    assert_eq!(ask(&anyone, "POST", "/v1/auth/password-reset", Some(reset.clone())).await.status, 204);
+    assert_eq!(ask(&anyone, "POST", "/v1/auth/password-reset", Some(reset)).await.code(), "INVALID_TOKEN");
+    assert_eq!(log_in(&anyone, "ada@example.com", PASSWORD).await.status, 200);
+    // Who guesses waits; and is told for how long.
+    let mut refused = None;
+    for _ in 0..10 {
+        let answer = log_in(&anyone, "ada@example.com", "a guess, and a wrong one").await;
+        if answer.status == 429 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("guessing is not slowed down");
+    assert!(refused.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds >= 1), "{:?}", refused.headers);
+    // A key that signs is rotated: tokens of before and after are good.
+    let account = sign_up(&anyone, "bob@example.com").await;
+    let rotated = world.command(&["secrets", "rotate-signing-key"]).unwrap().output().await.unwrap();
+    assert!(rotated.status.success());
+    let before = ask(&anyone.with(text(&account, "/tokens/access_token")), "GET", "/v1/me", None).await;
+    assert_eq!(before.status, 200);
+}
+
+#[tokio::test]
+async fn people_come_by_invitation_and_a_role_that_is_taken_is_gone_at_once() {
+    let world = World::start().await.unwrap();
+    let anyone = world.tenant().await.unwrap();
+    let account = sign_up(&anyone, "owner@example.com").await;
+    let owner = anyone.with(text(&account, "/tokens/access_token"));
+    let owner_id = text(&account, "/user/id");
+    let invite = json!({ "email": "eve@example.com", "role": "dev" });
+    let invited = ask(&owner, "POST", "/v1/invitations", Some(invite.clone())).await.body;
+    let taken_back = ask(&owner, "POST", "/v1/invitations", Some(invite)).await.body;
+    let path = format!("/v1/invitations/{}", text(&taken_back, "/id"));
+    assert_eq!(ask(&owner, "DELETE", &path, None).await.status, 204);
+    let accept = |token: &str| json!({ "token": token, "name": "Eve", "password": PASSWORD });
+    let with_old = ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(accept(text(&taken_back, "/token")))).await;
+    assert_eq!(with_old.code(), "INVALID_TOKEN");
+    let joined = ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(accept(text(&invited, "/token")))).await.body;
+    let again = ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(accept(text(&invited, "/token")))).await;
+    assert_eq!(again.code(), "INVALID_TOKEN");
+    let (eve, eve_id) = (owner.with(text(&joined, "/tokens/access_token")), text(&joined, "/user/id"));
+    assert_eq!(ask(&eve, "GET", "/v1/api-keys", None).await.status, 200);
+    let path = format!("/v1/members/{eve_id}");
+    assert_eq!(ask(&owner, "PATCH", &path, Some(json!({ "role": "billing" }))).await.status, 200);
+    assert_eq!(ask(&eve, "GET", "/v1/api-keys", None).await.code(), "FORBIDDEN");
+    assert_eq!(ask(&owner, "DELETE", &path, None).await.status, 204);
+    assert_eq!(ask(&eve, "GET", "/v1/me", None).await.status, 401);
+    // Never without an admin: neither by demotion nor by removal.
+    let path = format!("/v1/members/{owner_id}");
+    assert_eq!(ask(&owner, "PATCH", &path, Some(json!({ "role": "dev" }))).await.code(), "LAST_ADMIN");
+    assert_eq!(ask(&owner, "DELETE", &path, None).await.code(), "LAST_ADMIN");
+    // An account that is there joins with its own password only.
+    let other = sign_up(&anyone, "other@example.com").await;
+    let invite = json!({ "email": "other@example.com", "role": "read_only" });
+    let invited = ask(&owner, "POST", "/v1/invitations", Some(invite)).await.body;
+    let token = text(&invited, "/token");
+    let stolen = json!({ "token": token, "name": "X", "password": "some other password" });
+    assert_eq!(ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(stolen)).await.code(), "INVALID_CREDENTIALS");
+    let joined = ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(accept(token))).await;
+    assert_eq!((joined.status.as_u16(), text(&joined.body, "/user/id")), (201, text(&other, "/user/id")));
+}
+
+#[tokio::test]
+async fn every_change_is_in_the_account_and_no_secret_is_anywhere() {
+    let mut world = World::start_with(&[("TWH_LOG", "debug")]).await.unwrap();
+    let anyone = world.tenant().await.unwrap();
+    let account = sign_up(&anyone, "audit@example.com").await;
+    let admin = anyone.with(text(&account, "/tokens/access_token"));
+    let made = key(&admin, json!({ "name": "first", "role": "dev" })).await;
+    let shop = admin.with(text(&made, "/key"));
+    let created = shop.post("/v1/items", json!({ "sku": "WIDGET", "name": "Widget" })).await.unwrap();
+    let item = created.id().to_owned();
+    let headers = [("idempotency-key", "u1"), ("if-match", "\"1\""), ("x-request-id", "the-update")];
+    let updated =
+        ask_with(&shop, "PATCH", &format!("/v1/items/{item}"), &headers, Some(json!({ "name": "Gadget" }))).await;
+    assert_eq!(updated.status, 200, "{}", updated.body);
+    ask(&admin, "DELETE", &format!("/v1/api-keys/{}", text(&made, "/id")), None).await;
+    // Newest first, both accounts as one, page by page.
+    let (mut rows, mut cursor) = (Vec::<Value>::new(), String::new());
+    loop {
+        let page = ask(&admin, "GET", &format!("/v1/audit?limit=2{cursor}"), None).await;
+        assert_eq!(page.status, 200, "{}", page.body);
+        rows.extend(page.body["data"].as_array().unwrap().clone());
+        match page.body["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    let actions: Vec<_> = rows.iter().map(|row| text(row, "/action")).collect();
+    let expected = ["api_key.revoke", "item.update", "item.create", "api_key.create", "member.join", "tenant.create"];
+    assert_eq!(actions, expected);
+    let update = &rows[1];
+    assert_eq!((text(update, "/old/name"), text(update, "/new/name")), ("Widget", "Gadget"));
+    assert_eq!((text(update, "/actor/type"), text(update, "/actor/id")), ("api_key", text(&made, "/id")));
+    assert_eq!((text(update, "/request_id"), text(update, "/actor/ip")), ("the-update", "127.0.0.1"));
+    let of_item = ask(&admin, "GET", &format!("/v1/audit?entity_id={item}&action=item.update"), None).await;
+    assert_eq!(of_item.body["data"].as_array().unwrap().len(), 1);
+    // The chain holds, and neither the table nor its chain can be rewritten.
+    let pool = world.pool().await.unwrap();
+    chain_holds(&pool, text(&account, "/tenant/id")).await;
+    for sql in ["delete from control_audit", "update control_audit set action = 'x'", "truncate control_audit"] {
+        assert!(sqlx::query(sql).execute(&pool).await.is_err(), "{sql}");
+    }
+    // Nothing that was shown once is kept: in the account, in the tables, in the log.
+    let secrets = [
+        PASSWORD,
+        text(&made, "/key"),
+        text(&account, "/sandbox/api_key"),
+        text(&account, "/tokens/access_token"),
+        text(&account, "/tokens/refresh_token"),
+    ];
+    let mut kept = serde_json::to_string(&rows).unwrap();
+    for table in ["users", "sessions", "refresh_tokens", "api_keys", "control_audit", "signing_keys", "audit_log"] {
+        let sql = format!("select coalesce(string_agg(t::text, ' '), '') from {table} t");
+        kept.push_str(&sqlx::query_scalar::<_, String>(&sql).fetch_one(&pool).await.unwrap());
+    }
+    kept.push_str(&std::fs::read_to_string(world.server(0).unwrap().log_path()).unwrap());
+    for secret in secrets {
+        assert!(!kept.contains(secret), "{secret} is kept in the clear");
+    }
+}
+
+async fn chain_holds(pool: &sqlx::PgPool, tenant: &str) {
+    let tenant = twh_domain::id::TenantId(Uuid::parse_str(tenant).unwrap());
+    let rows = sqlx::query(
+        "select sequence, action, entity_kind, entity_id, old::text, new::text, actor_kind, actor_id, ip, user_agent, request_id,
+                (extract(epoch from recorded_at) * 1000000)::bigint as micros, hash
+         from control_audit where tenant_id = $1 order by sequence",
+    )
+    .bind(tenant.0)
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    let mut hash = genesis(CONTROL_CHAIN, tenant);
+    for (number, row) in (1..).zip(&rows) {
+        let record = ControlRecord {
+            tenant,
+            sequence: row.get("sequence"),
+            action: row.get("action"),
+            entity_kind: row.get("entity_kind"),
+            entity: row.get("entity_id"),
+            old: row.get("old"),
+            new: row.get("new"),
+            actor: twh_domain::command::Actor {
+                kind: row.get("actor_kind"),
+                id: row.get("actor_id"),
+                ip: row.get("ip"),
+                user_agent: row.get("user_agent"),
+            },
+            request_id: row.get("request_id"),
+            recorded_at: Timestamp::from_micros(row.get("micros")),
+        };
+        assert_eq!(record.sequence, number);
+        hash = record.chain(&hash);
+        assert_eq!(row.get::<Vec<u8>, _>("hash"), hash.as_slice(), "record {number}");
+    }
+    assert!(rows.len() >= 3);
+}
