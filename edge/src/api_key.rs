@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(base62(&[62], 2), "10");
         assert_eq!(base62(&u32::MAX.to_be_bytes(), 6), "4gfFC3");
         // The largest number of 256 bits fits.
-        assert!(base62(&[255; 32], SECRET_LENGTH) < base62(&[255; 32], SECRET_LENGTH + 1));
+        assert!(base62(&[255; 32], SECRET_LENGTH + 1).starts_with('0'));
     }
 
     proptest! {

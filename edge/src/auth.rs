@@ -68,10 +68,11 @@ impl Authenticator {
         self.sessions.clear();
     }
 
-    /// Writes down when keys were last used; for a task that does it now and then.
-    pub async fn note_uses(&self) -> Result<(), sqlx::Error> {
+    /// Writes down when keys were last used; for a task that does it now and then, on connections of its own: those of the
+    /// requests end with the threads that serve HTTP.
+    pub async fn note_uses(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
         let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
-        if used.is_empty() { Ok(()) } else { keys::used(&self.pool, &used).await }
+        if used.is_empty() { Ok(()) } else { keys::used(pool, &used).await }
     }
 
     async fn key(&self, key: &ApiKey) -> Result<Option<Arc<KeyOwner>>, ApiError> {

@@ -239,10 +239,10 @@ pub(crate) fn secrets(config: &Config) -> anyhow::Result<Secrets> {
 }
 
 /// Now and then writes down when keys were last used.
-async fn note_uses(authenticator: web::Data<Authenticator>, stop: CancellationToken) {
+async fn note_uses(authenticator: web::Data<Authenticator>, pool: PgPool, stop: CancellationToken) {
     loop {
         let stopped = tokio::time::timeout(NOTE_USES_INTERVAL, stop.cancelled()).await.is_ok();
-        if let Err(error) = authenticator.note_uses().await {
+        if let Err(error) = authenticator.note_uses(&pool).await {
             tracing::warn!(%error, "when keys were last used is not written down");
         }
         if stopped {
@@ -263,7 +263,8 @@ async fn serve_http(
     let (api, accounts) = (roles.contains(&Role::Api), roles.contains(&Role::Accounts));
     let callers = if gateway.is_some() || api || accounts { Some(callers(parts).await?) } else { None };
     if let Some((authenticator, _)) = &callers {
-        tasks.spawn(note_uses(authenticator.clone(), stop.clone()).map(Ok));
+        let pool = postgres::connect(&config.database_url, 1, "twh-uses")?;
+        tasks.spawn(note_uses(authenticator.clone(), pool, stop.clone()).map(Ok));
     }
     let signer = config.ledger_key_file.as_deref().map(|file| signer(file, &config.ledger_key_name)).transpose()?;
     let reads = web::Data::new(twh_api::Reads { pool: parts.pool.clone(), wait: config.read_wait, signer });
