@@ -11,5 +11,6 @@
     )
 )]
 
+pub mod counters;
 pub mod kafka;
 pub mod postgres;
