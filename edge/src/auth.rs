@@ -1,6 +1,7 @@
 //! Who calls: an API key in `Authorization: Bearer`, looked up by its hash, remembered for a short while.
 
 use crate::error::{ApiError, ErrorCode};
+use crate::limits::{Plan, Subject, limit};
 use crate::request::CallerTenant;
 use actix_web::http::header::{AUTHORIZATION, USER_AGENT};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, dev, web};
@@ -76,6 +77,9 @@ impl FromRequest for Caller {
             let unknown = || ApiError::new(ErrorCode::Unauthenticated, "the API key is not known");
             let owner = authenticator.owner(key).await?.ok_or_else(unknown)?;
             request.extensions_mut().insert(CallerTenant(owner.tenant_id));
+            // Until the plan comes with the key, everyone has the widest.
+            let subject = Subject { tenant: owner.tenant_id, credential: owner.key_id, plan: Plan::Enterprise };
+            limit(&request, subject).await?;
             Ok(Self {
                 tenant_id: owner.tenant_id,
                 key_id: owner.key_id,

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use twh_api::Signer;
 use twh_edge::auth::Authenticator;
 use twh_edge::body::BodyLimit;
+use twh_edge::limits::Limiter;
 use twh_edge::ops::{self, Check, Checks};
 use twh_edge::routes::{Routes, not_found};
 use twh_ingest::{Gateway, Replies, Waker};
@@ -25,6 +26,7 @@ use twh_processors::sealing;
 use twh_processors::seams::LedgerStore;
 use twh_schemas::Schemas;
 use twh_schemas::catalogue::{self, COMMANDS, LEDGER_DLQ, OUTCOMES};
+use twh_sinks::counters::{Counters, Deadlines};
 use twh_sinks::kafka::{Producer, client_config};
 use twh_sinks::postgres::{self, PgPool};
 
@@ -231,6 +233,7 @@ fn serve_http(parts: &Parts, gateway: Option<web::Data<Gateway>>, api: bool) -> 
     let signer = config.ledger_key_file.as_deref().map(|file| signer(file, &config.ledger_key_name)).transpose()?;
     let reads = web::Data::new(twh_api::Reads { pool: parts.pool.clone(), wait: config.read_wait, signer });
     let body_limit = BodyLimit(config.body_bytes_max);
+    let limiter = limiter(config, gateway.clone())?;
     let factory = move || {
         let mut routes = Routes::new();
         if gateway.is_some() {
@@ -242,6 +245,10 @@ fn serve_http(parts: &Parts, gateway: Option<web::Data<Gateway>>, api: bool) -> 
         let app = App::new().app_data(authenticator.clone()).app_data(reads.clone()).app_data(body_limit);
         let app = match &gateway {
             Some(gateway) => app.app_data(gateway.clone()),
+            None => app,
+        };
+        let app = match &limiter {
+            Some(limiter) => app.app_data(limiter.clone()),
             None => app,
         };
         app.wrap(middleware::from_fn(twh_edge::request::around))
@@ -258,6 +265,16 @@ fn serve_http(parts: &Parts, gateway: Option<web::Data<Gateway>>, api: bool) -> 
         .bind(config.http_addr)
         .with_context(|| format!("TWH_HTTP_ADDR {} cannot be served", config.http_addr))?;
     Ok(server.run())
+}
+
+/// What holds tenants to the limits of their plans. Redis may be away: it is looked for in the background.
+fn limiter(config: &Config, gateway: Option<web::Data<Gateway>>) -> anyhow::Result<Option<web::Data<Limiter>>> {
+    if !config.rate_limits {
+        return Ok(None);
+    }
+    let counters = Counters::new(&config.redis_url, Deadlines::default()).context("TWH_REDIS_URL is not usable")?;
+    let pressure = move || gateway.as_ref().map_or(0, |gateway| gateway.in_flight_per_mille());
+    Ok(Some(web::Data::new(Limiter::new(Some(counters), config.plan_limits, pressure))))
 }
 
 /// What signs checkpoints of ledgers.
