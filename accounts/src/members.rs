@@ -39,7 +39,7 @@ pub(crate) async fn me(caller: Caller<GetMe>, accounts: web::Data<Accounts>) -> 
 
 pub(crate) async fn plan(caller: Caller<GetPlan>) -> HttpResponse {
     HttpResponse::Ok()
-        .json(json!({ "tenant_id": caller.tenant_id, "plan": caller.plan, "environment": caller.environment }))
+        .json(json!({ "tenant_id": caller.tenant_id, "plan": caller.plan.name(), "environment": caller.environment }))
 }
 
 fn shown(member: &Member) -> Value {

@@ -5,6 +5,7 @@
 use crate::access::{EndpointInfo, Guarded, Need, Role, Scope, Scopes};
 use crate::api_key::ApiKey;
 use crate::error::{ApiError, ErrorCode};
+use crate::limits::{Plan, Subject, limit};
 use crate::request::{CallerTenant, RequestId};
 use crate::tokens::Tokens;
 use actix_web::http::header::{AUTHORIZATION, USER_AGENT};
@@ -126,7 +127,7 @@ impl Authenticator {
             credential: Credential::ApiKey { key_id: owner.key.id },
             role,
             scopes: narrowed.map_or(all, |scopes| all.and(scopes.collect())),
-            plan: owner.plan.clone(),
+            plan: plan(&owner.plan)?,
             environment: owner.environment.clone(),
             client,
         })
@@ -147,7 +148,7 @@ impl Authenticator {
             credential: Credential::Session { session_id: claims.sid, user_id: owner.user },
             role,
             scopes: Scopes::of_role(role),
-            plan: owner.plan.clone(),
+            plan: plan(&owner.plan)?,
             environment: owner.environment.clone(),
             client: Client::of(request),
         })
@@ -180,6 +181,10 @@ fn not_your_tenant() -> ApiError {
 
 fn role(name: &str) -> Result<Role, ApiError> {
     Role::from_name(name).ok_or_else(|| ApiError::internal(format!("the stored role {name:?} is not known")))
+}
+
+fn plan(name: &str) -> Result<Plan, ApiError> {
+    Plan::from_name(name).ok_or_else(|| ApiError::internal(format!("the stored plan {name:?} is not known")))
 }
 
 fn tenant_header(request: &HttpRequest) -> Result<Option<TenantId>, ApiError> {
@@ -262,7 +267,7 @@ pub struct Identity {
     /// What it may do.
     pub scopes: Scopes,
     /// The tenant's plan.
-    pub plan: String,
+    pub plan: Plan,
     /// The tenant's environment.
     pub environment: String,
     /// From where it calls.
@@ -341,6 +346,11 @@ async fn admitted(request: &HttpRequest, endpoint: &EndpointInfo) -> Result<Iden
     let authenticator = authenticator.ok_or_else(|| ApiError::internal("no authenticator is set up"))?;
     let identity = authenticator.identify(request).await?;
     request.extensions_mut().insert(CallerTenant(identity.tenant_id));
+    let credential = match identity.credential {
+        Credential::ApiKey { key_id } => key_id,
+        Credential::Session { session_id, .. } => session_id,
+    };
+    limit(request, Subject { tenant: identity.tenant_id, credential, plan: identity.plan }).await?;
     identity.must(endpoint.need)?;
     Ok(identity)
 }

@@ -66,10 +66,11 @@ codes! {
     IdempotencyKeyMismatch 422 "IDEMPOTENCY_KEY_MISMATCH" "The Idempotency-Key was used for another request." "Send a new key for a new request."
     PreconditionRequired 428 "PRECONDITION_REQUIRED" "The request must say which version it is meant for." "Send If-Match with the resource's ETag."
     TooManyAttempts 429 "TOO_MANY_ATTEMPTS" "Too many wrong passwords came from this address." "Wait for the seconds in Retry-After."
+    RateLimited 429 "RATE_LIMITED" "The tenant or the API key has sent more than its plan allows; nothing was done." "Retry with the same Idempotency-Key after the seconds in Retry-After; the RateLimit header says what is left."
     Internal 500 "INTERNAL" "Something is wrong on our side." "Retry with the same Idempotency-Key; if it stays, tell us the request id."
     CommandLogUnavailable 503 "COMMAND_LOG_UNAVAILABLE" "The command could not be stored durably now." "Retry with the same Idempotency-Key after the seconds in Retry-After."
     CheckpointsNotSigned 503 "CHECKPOINTS_NOT_SIGNED" "This server has no key to sign checkpoints of ledgers with." "Ask whoever runs it to set TWH_LEDGER_KEY_FILE."
-    Overloaded 503 "OVERLOADED" "Too many commands are under way." "Retry with the same Idempotency-Key after the seconds in Retry-After."
+    Overloaded 503 "OVERLOADED" "Too many commands are under way, or as many as your plan may share in." "Retry with the same Idempotency-Key after the seconds in Retry-After."
     PositionNotReached 503 "POSITION_NOT_REACHED" "The ledger has not applied the position that the read asks for." "Retry after the seconds in Retry-After, or read without it."
     ServiceUnavailable 503 "SERVICE_UNAVAILABLE" "A part that the answer needs is away." "Retry after the seconds in Retry-After."
 }

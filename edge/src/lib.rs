@@ -1,4 +1,5 @@
-//! What every HTTP request passes: request id, authentication, errors, ETag and Idempotency-Key, bodies and queries.
+//! What every HTTP request passes: request id, authentication, errors, rate limits, ETag and Idempotency-Key, bodies
+//! and queries.
 
 #![cfg_attr(
     test,
@@ -18,6 +19,7 @@ pub mod body;
 pub mod cursor;
 pub mod error;
 pub mod headers;
+pub mod limits;
 pub mod ops;
 pub mod query;
 pub mod request;

@@ -1,6 +1,7 @@
-//! Around every request: its id, its log line, its metrics, and the shape of its errors.
+//! Around every request: its id, its log line, its metrics, what is left of its limits, and the shape of its errors.
 
 use crate::error::ApiError;
+use crate::limits::Admission;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
@@ -88,6 +89,10 @@ pub async fn around<B: MessageBody + 'static>(
     };
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
+    }
+    let admission = response.request().extensions().get::<Admission>().cloned();
+    if let Some(admission) = admission {
+        admission.write_headers(response.headers_mut());
     }
     let route = response.request().match_pattern().unwrap_or_else(|| "unknown".to_owned());
     let status = response.status().as_u16();

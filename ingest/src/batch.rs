@@ -18,6 +18,7 @@ use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::headers::{
     Prefer, check_idempotency_key, idempotency_key, if_match_missing, parse_if_match, traceparent,
 };
+use twh_edge::limits::{cost_of_batch, raise};
 use twh_edge::query;
 use twh_edge::request::RequestId;
 
@@ -40,6 +41,7 @@ pub(crate) async fn handle(
         let problem = json!([{ "field": "commands", "problem": format!("must hold 1 to {OPERATIONS_MAX} commands") }]);
         return Err(ApiError::new(ErrorCode::ValidationFailed, "the batch is empty or too long").details(problem));
     }
+    raise(&request, cost_of_batch(batch.commands.len())).await?;
     if query.dry_run {
         let key = request.headers().contains_key("idempotency-key").then(|| idempotency_key(&request)).transpose()?;
         return rehearsal::handle(&caller, gateway.pool(), &RequestId::of(&request), key, batch).await;

@@ -81,6 +81,14 @@ impl Gateway {
         self.options.outcome_wait
     }
 
+    /// How much of the bound on commands under way is in use, in per mille.
+    #[must_use]
+    pub fn in_flight_per_mille(&self) -> u32 {
+        let max = self.options.in_flight_max.max(1);
+        let used = max.saturating_sub(self.in_flight.available_permits());
+        u32::try_from(used.saturating_mul(1_000) / max).unwrap_or(u32::MAX)
+    }
+
     /// Hands a command to the log without waiting; commands handed over one after another stand there in that order.
     pub fn hand_over(&self, command: &Command, traceparent: Option<&str>) -> Result<UnderWay, ApiError> {
         let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_owned() else {

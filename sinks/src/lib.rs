@@ -11,6 +11,7 @@
     )
 )]
 
+pub mod counters;
 pub mod kafka;
 pub mod postgres;
 pub mod secrets;

@@ -3,6 +3,7 @@
 //! The parts are those that `./dev env` names; the server is the built binary. Nothing is mocked.
 
 pub mod proxy;
+pub mod redis;
 
 use anyhow::{Context as _, Result, bail};
 use reqwest::header::{HeaderMap, HeaderValue};

@@ -21,6 +21,8 @@ use twh_sinks::postgres::sqlx::{self, Row};
 use twh_tests::{Answer, Tenant, World};
 use uuid::Uuid;
 
+/// The tenants sign themselves up, and ask faster than their free plan allows.
+const UNLIMITED: &[(&str, &str)] = &[("TWH_RATE_LIMITS", "off")];
 const PASSWORD: &str = "correct horse battery";
 
 async fn ask(caller: &Tenant, method: &str, path: &str, body: Option<Value>) -> Answer {
@@ -63,7 +65,7 @@ fn was_let_in(answer: &Answer) -> bool {
 
 #[tokio::test]
 async fn every_endpoint_lets_in_every_role_and_scope_that_the_table_says_and_no_other() {
-    let world = World::start().await.unwrap();
+    let world = World::start_with(UNLIMITED).await.unwrap();
     let operator = world.tenant().await.unwrap();
     let account = sign_up(&operator, "matrix@example.com").await;
     let admin = operator.with(text(&account, "/tokens/access_token"));
@@ -127,7 +129,7 @@ async fn every_endpoint_lets_in_every_role_and_scope_that_the_table_says_and_no_
 
 #[tokio::test]
 async fn a_key_works_until_it_is_over_and_nowhere_that_it_should_not() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start_with(UNLIMITED).await.unwrap();
     let operator = world.tenant().await.unwrap();
     let account = sign_up(&operator, "keys@example.com").await;
     let admin = operator.with(text(&account, "/tokens/access_token"));
@@ -205,7 +207,7 @@ fn in_a_second() -> String {
 
 #[tokio::test]
 async fn a_session_lasts_while_it_is_refreshed_and_ends_when_it_must() {
-    let world = World::start().await.unwrap();
+    let world = World::start_with(UNLIMITED).await.unwrap();
     let anyone = world.tenant().await.unwrap();
     let account = sign_up(&anyone, "Ada@Example.com").await;
     let live = text(&account, "/tenant/id").to_owned();
@@ -293,7 +295,7 @@ async fn a_session_lasts_while_it_is_refreshed_and_ends_when_it_must() {
 
 #[tokio::test]
 async fn people_come_by_invitation_and_a_role_that_is_taken_is_gone_at_once() {
-    let world = World::start().await.unwrap();
+    let world = World::start_with(UNLIMITED).await.unwrap();
     let anyone = world.tenant().await.unwrap();
     let account = sign_up(&anyone, "owner@example.com").await;
     let owner = anyone.with(text(&account, "/tokens/access_token"));
@@ -333,7 +335,7 @@ async fn people_come_by_invitation_and_a_role_that_is_taken_is_gone_at_once() {
 
 #[tokio::test]
 async fn every_change_is_in_the_account_and_no_secret_is_anywhere() {
-    let mut world = World::start_with(&[("TWH_LOG", "debug")]).await.unwrap();
+    let mut world = World::start_with(&[UNLIMITED[0], ("TWH_LOG", "debug")]).await.unwrap();
     let anyone = world.tenant().await.unwrap();
     let account = sign_up(&anyone, "audit@example.com").await;
     let admin = anyone.with(text(&account, "/tokens/access_token"));

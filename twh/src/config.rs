@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use twh_edge::limits::Policies;
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,10 +53,7 @@ macro_rules! settings {
 
 /// Variables of the same environment that other programs read, not this process.
 fn is_foreign(name: &str) -> bool {
-    name == "TWH_REDIS_URL"
-        || name.starts_with("TWH_DEV_")
-        || name.starts_with("TWH_DEMO_")
-        || name.starts_with("TWH_TEST_")
+    name.starts_with("TWH_DEV_") || name.starts_with("TWH_DEMO_") || name.starts_with("TWH_TEST_")
 }
 
 fn shown(default: &str) -> String {
@@ -93,6 +91,14 @@ fn millis(value: &str, low: u64, high: u64) -> Result<Duration, String> {
     within(value, low, high).map(Duration::from_millis)
 }
 
+fn switch(value: &str) -> Result<bool, String> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("must be on or off".to_owned()),
+    }
+}
+
 settings! {
     /// Where HTTP is served: the API, or only `/health`, `/ready` and `/metrics` where no HTTP role runs.
     http_addr: SocketAddr = "TWH_HTTP_ADDR", "127.0.0.1:8080", |v| v.parse().map_err(|_| "must be an address such as 127.0.0.1:8080".to_owned());
@@ -120,6 +126,12 @@ settings! {
     read_wait: Duration = "TWH_READ_WAIT_MS", "5000", |v| millis(v, 0, 600_000);
     /// Commands that may be under way at once in a process; more are answered with 503.
     commands_in_flight: usize = "TWH_COMMANDS_IN_FLIGHT", "20000", |v| within(v, 1, 1_000_000);
+    /// Whether tenants and keys are held to the limits of their plans.
+    rate_limits: bool = "TWH_RATE_LIMITS", "on", switch;
+    /// Rows of the table in [limits.md](limits.md) to replace: requests a second and burst of the tenant, then of a key, such as `free=10/50,5/25;growth=50/250,25/125`.
+    plan_limits: Policies = "TWH_PLAN_LIMITS", "", |v| Policies::parse(v).map_err(|errors| errors.join("; "));
+    /// Redis, where the processes share what is left of each limit. While it is away each has its own.
+    redis_url: String = "TWH_REDIS_URL", "redis://127.0.0.1:16379", text;
     /// Largest request body, in bytes; larger ones are answered with 413.
     body_bytes_max: usize = "TWH_BODY_BYTES_MAX", "2097152", |v| within(v, 1_024, 104_857_600);
     /// Most commands that the ledger applies in one transaction.
@@ -169,11 +181,12 @@ mod tests {
             ("TWH_HTTP_ADDR", "here"),
             ("TWH_TOPIC_PARTITIONS", "0"),
             ("TWH_TOPIC_PARTITION", "3"),
+            ("TWH_PLAN_LIMITS", "free=0/1,1/1;gold=1/1,1/1"),
             ("TWH_DEV_X", "1"),
             ("HOME", "/"),
         ])
         .unwrap_err();
-        assert_eq!(errors.len(), 3, "{errors:?}");
+        assert_eq!(errors.len(), 4, "{errors:?}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use twh_accounts::Accounts;
 use twh_api::Signer;
 use twh_edge::auth::Authenticator;
 use twh_edge::body::BodyLimit;
+use twh_edge::limits::Limiter;
 use twh_edge::ops::{self, Check, Checks};
 use twh_edge::routes::{Routes, not_found};
 use twh_edge::tokens::Tokens;
@@ -27,6 +28,7 @@ use twh_processors::sealing;
 use twh_processors::seams::LedgerStore;
 use twh_schemas::Schemas;
 use twh_schemas::catalogue::{self, COMMANDS, LEDGER_DLQ, OUTCOMES};
+use twh_sinks::counters::{Counters, Deadlines};
 use twh_sinks::kafka::{Producer, client_config};
 use twh_sinks::postgres::{self, PgPool};
 use twh_sinks::secrets::Secrets;
@@ -269,6 +271,7 @@ async fn serve_http(
     let signer = config.ledger_key_file.as_deref().map(|file| signer(file, &config.ledger_key_name)).transpose()?;
     let reads = web::Data::new(twh_api::Reads { pool: parts.pool.clone(), wait: config.read_wait, signer });
     let body_limit = BodyLimit(config.body_bytes_max);
+    let limiter = limiter(config, gateway.clone())?;
     let factory = move || {
         let mut routes = Routes::new();
         if gateway.is_some() {
@@ -287,6 +290,10 @@ async fn serve_http(
         };
         let app = match &gateway {
             Some(gateway) => app.app_data(gateway.clone()),
+            None => app,
+        };
+        let app = match &limiter {
+            Some(limiter) => app.app_data(limiter.clone()),
             None => app,
         };
         app.wrap(middleware::from_fn(twh_edge::request::around))
@@ -312,6 +319,16 @@ async fn callers(parts: &Parts) -> anyhow::Result<(web::Data<Authenticator>, web
     let authenticator = web::Data::new(Authenticator::new(parts.pool.clone(), secrets.clone(), Arc::clone(&tokens)));
     let accounts = Accounts::new(parts.pool.clone(), secrets, tokens, authenticator.clone())?;
     Ok((authenticator, web::Data::new(accounts)))
+}
+
+/// What holds tenants to the limits of their plans. Redis may be away: it is looked for in the background.
+fn limiter(config: &Config, gateway: Option<web::Data<Gateway>>) -> anyhow::Result<Option<web::Data<Limiter>>> {
+    if !config.rate_limits {
+        return Ok(None);
+    }
+    let counters = Counters::new(&config.redis_url, Deadlines::default()).context("TWH_REDIS_URL is not usable")?;
+    let pressure = move || gateway.as_ref().map_or(0, |gateway| gateway.in_flight_per_mille());
+    Ok(Some(web::Data::new(Limiter::new(Some(counters), config.plan_limits, pressure))))
 }
 
 /// What signs checkpoints of ledgers.

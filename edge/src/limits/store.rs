@@ -1,0 +1,173 @@
+//! Where buckets stand: in Redis, and while it is away in this process.
+//!
+//! The first failure opens a circuit: from then on no request asks Redis, and one task tries until it answers again.
+
+use super::Subject;
+use super::plan::Policy;
+use prometheus::{IntGauge, register_int_gauge};
+use quick_cache::sync::Cache;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use twh_domain::id::TenantId;
+use twh_sinks::counters::gcra::{Level, Rate, Verdict, take_all};
+use twh_sinks::counters::{Bucket, Counters, CountersError};
+use uuid::Uuid;
+
+/// What a process lets through alone, of a plan's rate and burst: one part in so many. A platform of up to so many processes
+/// stays within the plan while Redis is away.
+const LOCAL_PART: u32 = 4;
+/// Buckets that a process keeps at most. One that is pushed out is full when it comes back.
+const LOCAL_BUCKETS_MAX: usize = 100_000;
+/// Between two attempts to reach Redis: from the first to the second.
+const PAUSE_MS: (u64, u64) = (200, 300);
+
+#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
+static STORE_UP: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "twh_rate_limit_store_up",
+        "1 while rate limits are shared through Redis, 0 while they are not."
+    )
+    .expect("the metric's name is unique")
+});
+
+/// Who decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Redis, for all processes.
+    Shared,
+    /// This process, for itself.
+    Local,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum LocalKey {
+    Tenant(TenantId),
+    Credential(TenantId, Uuid),
+}
+
+/// The buckets.
+pub(super) struct Store {
+    counters: Option<Counters>,
+    up: AtomicBool,
+    failed: Notify,
+    local: Cache<LocalKey, Arc<Mutex<u64>>>,
+    started: Instant,
+}
+
+impl Store {
+    pub(super) fn new(counters: Option<Counters>) -> Self {
+        STORE_UP.set(0);
+        let local = Cache::new(LOCAL_BUCKETS_MAX);
+        Self { counters, up: AtomicBool::new(false), failed: Notify::new(), local, started: Instant::now() }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire)
+    }
+
+    /// Takes what a request of this cost has not paid yet, from the tenant's bucket and the credential's; says who decided,
+    /// and by which policy.
+    pub(super) async fn take(
+        &self,
+        subject: &Subject,
+        policy: Policy,
+        paid: u32,
+        cost: u32,
+    ) -> (Source, Policy, Vec<Verdict>) {
+        if let Some(counters) = self.counters.as_ref().filter(|_| self.is_up()) {
+            let Subject { tenant, credential, .. } = subject;
+            // The tag in braces keeps both on one node of a cluster.
+            let bucket = |key: String, rate: Rate| Bucket { key, rate, cost: unpaid(rate, paid, cost) };
+            let buckets = [
+                bucket(format!("twh:limit:{{{tenant}}}"), policy.tenant),
+                bucket(format!("twh:limit:{{{tenant}}}:{credential}"), policy.key),
+            ];
+            match counters.take(&buckets).await {
+                Ok(verdicts) => return (Source::Shared, policy, verdicts),
+                Err(error) => self.open(counters, &error),
+            }
+        }
+        let policy = policy.divided(LOCAL_PART);
+        (Source::Local, policy, self.take_locally(subject, policy, paid, cost))
+    }
+
+    fn take_locally(&self, subject: &Subject, policy: Policy, paid: u32, cost: u32) -> Vec<Verdict> {
+        let tenant = self.bucket(LocalKey::Tenant(subject.tenant));
+        let credential = self.bucket(LocalKey::Credential(subject.tenant, subject.credential));
+        // Always the tenant's first: no two requests wait for each other.
+        let mut tenant = tenant.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut credential = credential.lock().unwrap_or_else(PoisonError::into_inner);
+        let level = |rate: Rate, full_at: u64| Level { rate, cost: unpaid(rate, paid, cost), full_at };
+        let mut levels = [level(policy.tenant, *tenant), level(policy.key, *credential)];
+        let now = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX / 2);
+        let verdicts = take_all(&mut levels, now);
+        [*tenant, *credential] = levels.map(|level| level.full_at);
+        verdicts
+    }
+
+    fn bucket(&self, key: LocalKey) -> Arc<Mutex<u64>> {
+        let Ok(bucket) = self.local.get_or_insert_with(&key, || Ok::<_, Infallible>(Arc::default()));
+        bucket
+    }
+
+    /// Opens the circuit. Requests that fail together find it open.
+    fn open(&self, counters: &Counters, error: &CountersError) {
+        if self.up.swap(false, Ordering::AcqRel) {
+            counters.disconnect();
+            STORE_UP.set(0);
+            tracing::warn!(%error, kind = error.kind(), "Redis is away: rate limits are of each process, a quarter of the plan's");
+            self.failed.notify_one();
+        }
+    }
+
+    fn close(&self) {
+        STORE_UP.set(1);
+        self.up.store(true, Ordering::Release);
+        tracing::info!("Redis answers: rate limits are shared");
+    }
+}
+
+/// What is still to be taken, where a bucket was full when the first part was paid: never more than it holds in all.
+fn unpaid(rate: Rate, paid: u32, cost: u32) -> u32 {
+    cost.min(rate.burst()).saturating_sub(paid)
+}
+
+/// The task that tries Redis; it ends with this.
+pub(super) struct Keeper(JoinHandle<()>);
+
+impl Keeper {
+    /// Connects at once, and again after each failure. None where there is nothing to connect to.
+    pub(super) fn start(store: &Arc<Store>) -> Option<Self> {
+        store.counters.as_ref()?;
+        let store = Arc::clone(store);
+        Some(Self(tokio::spawn(async move {
+            let Some(counters) = &store.counters else { return };
+            let mut told = false;
+            loop {
+                match counters.connect().await {
+                    Ok(()) => {
+                        store.close();
+                        store.failed.notified().await;
+                        told = true;
+                    }
+                    Err(error) if !told => {
+                        tracing::warn!(%error, kind = error.kind(), "Redis is not there: rate limits are of each process, a quarter of the plan's");
+                        told = true;
+                    }
+                    Err(_) => {}
+                }
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(PAUSE_MS.0..=PAUSE_MS.1))).await;
+            }
+        })))
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
