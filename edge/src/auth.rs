@@ -348,7 +348,8 @@ async fn admitted(request: &HttpRequest, endpoint: &EndpointInfo) -> Result<Iden
     request.extensions_mut().insert(CallerTenant(identity.tenant_id));
     let credential = match identity.credential {
         Credential::ApiKey { key_id } => key_id,
-        Credential::Session { session_id, .. } => session_id,
+        // However often it signs in.
+        Credential::Session { user_id, .. } => user_id,
     };
     limit(request, Subject { tenant: identity.tenant_id, credential, plan: identity.plan }).await?;
     identity.must(endpoint.need)?;

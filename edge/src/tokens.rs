@@ -74,32 +74,46 @@ struct Keyring {
 pub struct Tokens {
     pool: PgPool,
     secrets: Secrets,
-    keyring: RwLock<Arc<Keyring>>,
-    reloaded: Mutex<Instant>,
+    /// Empty until it is read for the first time.
+    keyring: RwLock<Option<Arc<Keyring>>>,
+    reloaded: Mutex<Option<Instant>>,
 }
 
 impl Tokens {
+    /// Signs and checks with the keys in a database, which are read when the first is needed.
+    #[must_use]
+    pub fn new(pool: PgPool, secrets: Secrets) -> Self {
+        Self { pool, secrets, keyring: RwLock::default(), reloaded: Mutex::default() }
+    }
+
     /// Reads the platform's keys, and makes the first where there is none.
     pub async fn load(pool: PgPool, secrets: Secrets) -> Result<Self, TokenError> {
         signing_keys::insert(&pool, &new_key(&secrets)?, OffsetDateTime::now_utc().into(), true).await?;
-        let keyring = RwLock::new(Arc::new(read(&pool, &secrets).await?));
-        Ok(Self { pool, secrets, keyring, reloaded: Mutex::new(Instant::now()) })
+        let tokens = Self::new(pool, secrets);
+        tokens.read_again().await?;
+        Ok(tokens)
     }
 
-    fn keyring(&self) -> Arc<Keyring> {
-        Arc::clone(&self.keyring.read().unwrap_or_else(PoisonError::into_inner))
+    async fn read_again(&self) -> Result<(), TokenError> {
+        let keyring = Arc::new(read(&self.pool, &self.secrets).await?);
+        *self.keyring.write().unwrap_or_else(PoisonError::into_inner) = Some(keyring);
+        Ok(())
+    }
+
+    fn keyring(&self) -> Option<Arc<Keyring>> {
+        self.keyring.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The public keys, as a JSON Web Key Set (RFC 7517).
     #[must_use]
     pub fn jwks(&self) -> Value {
-        self.keyring().jwks.clone()
+        self.keyring().map_or_else(|| json!({ "keys": [] }), |keyring| keyring.jwks.clone())
     }
 
     /// A token for a session.
     pub fn issue(&self, user: Uuid, session: Uuid, tenant: Uuid) -> Result<String, TokenError> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let keyring = self.keyring();
+        let keyring = self.keyring().ok_or_else(|| TokenError::Unusable("none is read yet".to_owned()))?;
         let header = Header { kid: Some(keyring.kid.clone()), ..Header::new(Algorithm::EdDSA) };
         let claims = Claims {
             iss: ISSUER.to_owned(),
@@ -116,18 +130,17 @@ impl Tokens {
     /// What a token says, where it is ours and alive. A key that another process made meanwhile is read.
     pub async fn verify(&self, token: &str) -> Result<Option<Claims>, TokenError> {
         let Some(kid) = decode_header(token).ok().and_then(|header| header.kid) else { return Ok(None) };
-        if !self.keyring().knows(&kid) && self.may_reload() {
-            let again = Arc::new(read(&self.pool, &self.secrets).await?);
-            *self.keyring.write().unwrap_or_else(PoisonError::into_inner) = again;
+        if !self.keyring().is_some_and(|keyring| keyring.knows(&kid)) && self.may_reload() {
+            self.read_again().await?;
         }
-        Ok(self.keyring().check(&kid, token))
+        Ok(self.keyring().and_then(|keyring| keyring.check(&kid, token)))
     }
 
     fn may_reload(&self) -> bool {
         let mut reloaded = self.reloaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = reloaded.elapsed() >= RELOAD_INTERVAL;
+        let due = reloaded.is_none_or(|at| at.elapsed() >= RELOAD_INTERVAL);
         if due {
-            *reloaded = Instant::now();
+            *reloaded = Some(Instant::now());
         }
         due
     }

@@ -13,14 +13,18 @@ use actix_web::test::{TestRequest, call_service, init_service, read_body};
 use actix_web::{App, HttpResponse, middleware, web};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use twh_edge::access::{Endpoint, EndpointInfo, Guarded, Need, Open};
+use twh_edge::api_key::{ApiKey, Environment};
 use twh_edge::auth::{Authenticator, Caller};
 use twh_edge::body::{BodyLimit, JsonBody};
 use twh_edge::error::ApiError;
 use twh_edge::ops::{self, Check, Checks};
 use twh_edge::request::{RequestId, around};
 use twh_edge::routes::{Routes, not_found};
+use twh_edge::tokens::Tokens;
 use twh_edge::{cursor, query};
 use twh_sinks::postgres::connect;
+use twh_sinks::secrets::{Secrets, new_master_key};
 
 const LIMIT_BYTES: usize = 1_000;
 
@@ -41,7 +45,30 @@ async fn write(request: actix_web::HttpRequest, body: JsonBody) -> HttpResponse 
     HttpResponse::Ok().json(json!({ "length": body.0.len(), "request_id": RequestId::of(&request) }))
 }
 
-async fn who(caller: Caller) -> HttpResponse {
+macro_rules! endpoint {
+    ($name:ident $method:ident $path:literal $kind:ident) => {
+        #[derive(Clone, Copy)]
+        struct $name;
+        impl Endpoint for $name {
+            const INFO: EndpointInfo = EndpointInfo {
+                name: stringify!($name),
+                method: Method::$method,
+                path: $path,
+                need: Need::Caller,
+                command: None,
+                summary: "",
+            };
+        }
+        impl $kind for $name {}
+    };
+}
+endpoint!(ListThings GET "/v1/things" Open);
+endpoint!(AddThing POST "/v1/things" Open);
+endpoint!(GetThing GET "/v1/things/{id}" Open);
+endpoint!(GetThingStock GET "/v1/things/stock" Open);
+endpoint!(Who GET "/v1/who" Guarded);
+
+async fn who(caller: Caller<Who>) -> HttpResponse {
     HttpResponse::Ok().json(json!({ "tenant_id": caller.tenant_id }))
 }
 
@@ -80,15 +107,17 @@ async fn ask(request: TestRequest) -> Answer {
     // Nobody listens there: what needs the database meets one that is down.
     let pool = connect("postgres://nobody@127.0.0.1:1/nothing", 1, "edge-tests").unwrap();
     let routes = Routes::new()
-        .get("/v1/things", page)
-        .merge(Routes::new().on(Method::POST, "/v1/things", write))
-        .get("/v1/things/{id}", broken)
-        .get("/v1/things/stock", page)
-        .get("/v1/who", who);
+        .open(ListThings, page)
+        .merge(Routes::new().open(AddThing, write))
+        .open(GetThing, broken)
+        .open(GetThingStock, page)
+        .on(Who, who);
+    let secrets = Secrets::parse(&new_master_key("test").unwrap()).unwrap();
+    let tokens = Arc::new(Tokens::new(pool.clone(), secrets.clone()));
     let app = init_service(
         App::new()
             .app_data(BodyLimit(LIMIT_BYTES))
-            .app_data(web::Data::new(Authenticator::new(pool)))
+            .app_data(web::Data::new(Authenticator::new(pool, secrets, tokens)))
             .wrap(middleware::from_fn(around))
             .configure(|config| ops::configure(&checks, config))
             .configure(|config| routes.configure(config))
@@ -160,7 +189,9 @@ async fn nobody_passes_without_a_key_and_a_database_that_is_down_is_no_refusal()
         answer.is_error(401, "UNAUTHENTICATED");
         assert_eq!(answer.header("www-authenticate"), "Bearer");
     }
-    let answer = ask(get("/v1/who").insert_header(("authorization", "Bearer twh_test_1"))).await;
+    ask(get("/v1/who").insert_header(("authorization", "Bearer twh_test_1"))).await.is_error(401, "UNAUTHENTICATED");
+    let key = format!("Bearer {}", ApiKey::new(Environment::Sandbox, &[7; 32]).reveal());
+    let answer = ask(get("/v1/who").insert_header(("authorization", key))).await;
     answer.is_error(503, "SERVICE_UNAVAILABLE");
     assert_eq!(answer.header("retry-after"), "1");
 }

@@ -1,13 +1,14 @@
 //! Where buckets stand: in Redis, and while it is away in this process.
 //!
-//! The first failure opens a circuit: from then on no request asks Redis, and one task tries until it answers again.
+//! A call that is late is decided here. A failure, or nothing but late calls for a while, opens a circuit: from then on no
+//! request asks Redis, and one task tries until it answers again.
 
 use super::Subject;
 use super::plan::Policy;
 use prometheus::{IntGauge, register_int_gauge};
 use quick_cache::sync::Cache;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -22,6 +23,9 @@ use uuid::Uuid;
 const LOCAL_PART: u32 = 4;
 /// Buckets that a process keeps at most. One that is pushed out is full when it comes back.
 const LOCAL_BUCKETS_MAX: usize = 100_000;
+/// How long calls may be late, all of them, before Redis counts as away. A process that is short of the processor is late
+/// now and then, whatever Redis does.
+const LATE_MICROS_MAX: u64 = 100_000;
 /// Between two attempts to reach Redis: from the first to the second.
 const PAUSE_MS: (u64, u64) = (200, 300);
 
@@ -54,6 +58,8 @@ pub(super) struct Store {
     counters: Option<Counters>,
     up: AtomicBool,
     failed: Notify,
+    /// When Redis last answered, in microseconds since the start.
+    answered_at: AtomicU64,
     local: Cache<LocalKey, Arc<Mutex<u64>>>,
     started: Instant,
 }
@@ -62,7 +68,14 @@ impl Store {
     pub(super) fn new(counters: Option<Counters>) -> Self {
         STORE_UP.set(0);
         let local = Cache::new(LOCAL_BUCKETS_MAX);
-        Self { counters, up: AtomicBool::new(false), failed: Notify::new(), local, started: Instant::now() }
+        Self {
+            counters,
+            up: AtomicBool::new(false),
+            failed: Notify::new(),
+            answered_at: AtomicU64::new(0),
+            local,
+            started: Instant::now(),
+        }
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -87,7 +100,11 @@ impl Store {
                 bucket(format!("twh:limit:{{{tenant}}}:{credential}"), policy.key),
             ];
             match counters.take(&buckets).await {
-                Ok(verdicts) => return (Source::Shared, policy, verdicts),
+                Ok(verdicts) => {
+                    self.answered_at.fetch_max(self.micros(), Ordering::AcqRel);
+                    return (Source::Shared, policy, verdicts);
+                }
+                Err(CountersError::Late(_)) if self.has_answered_lately() => {}
                 Err(error) => self.open(counters, &error),
             }
         }
@@ -103,10 +120,17 @@ impl Store {
         let mut credential = credential.lock().unwrap_or_else(PoisonError::into_inner);
         let level = |rate: Rate, full_at: u64| Level { rate, cost: unpaid(rate, paid, cost), full_at };
         let mut levels = [level(policy.tenant, *tenant), level(policy.key, *credential)];
-        let now = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX / 2);
-        let verdicts = take_all(&mut levels, now);
+        let verdicts = take_all(&mut levels, self.micros());
         [*tenant, *credential] = levels.map(|level| level.full_at);
         verdicts
+    }
+
+    fn micros(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX / 2)
+    }
+
+    fn has_answered_lately(&self) -> bool {
+        self.micros().saturating_sub(self.answered_at.load(Ordering::Acquire)) < LATE_MICROS_MAX
     }
 
     fn bucket(&self, key: LocalKey) -> Arc<Mutex<u64>> {
@@ -126,6 +150,7 @@ impl Store {
 
     fn close(&self) {
         STORE_UP.set(1);
+        self.answered_at.fetch_max(self.micros(), Ordering::AcqRel);
         self.up.store(true, Ordering::Release);
         tracing::info!("Redis answers: rate limits are shared");
     }
