@@ -1,22 +1,25 @@
 //! The ledger's proofs: a signed head, the proof that a movement is under it, and a check of all of it on demand.
 
-use crate::movements::{row, sequence};
+use crate::movements::{Movement, row, sequence};
 use crate::reader::{Read, Reader};
 use crate::signer::Signer;
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::HttpRequest;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use twh_domain::hex;
 use twh_domain::movement::{MOVEMENT_CHAIN, genesis};
+use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{GetCheckpoint, GetLedgerKeys, GetMovementProof, GetVerification};
+use twh_edge::answer::Answer;
+use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
-use twh_edge::{cursor, query};
+use twh_edge::query::{self, Query};
 use twh_sinks::postgres::queries::{MovementFilter, list_movements};
 use twh_sinks::postgres::tree::{self, TreeError, TreeHead, tree_head};
-use twh_sinks::postgres::verification::Progress;
+use twh_sinks::postgres::verification::{Counts, Finding, Progress};
 
 /// How long one request checks before it hands the rest to the next.
 const VERIFICATION_BUDGET: Duration = Duration::from_secs(1);
@@ -55,49 +58,109 @@ impl Read {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct SizeQuery {
+pub(crate) struct SizeQuery {
+    /// How many movements the ledger had; the newest head by default.
+    #[schemars(range(min = 1))]
     size: Option<i64>,
 }
 
-pub(crate) async fn checkpoint(reader: Reader<GetCheckpoint>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let asked: SizeQuery = query::parse(&request)?;
-    reader.signer()?;
-    let head = reader.head(asked.size).await?;
-    let mut body = head_body(&head);
-    insert(&mut body, "checkpoint", json!(reader.checkpoint(&head)?));
-    Ok(HttpResponse::Ok().json(body))
+/// The head of a ledger's Merkle tree (RFC 6962).
+#[derive(Serialize, JsonSchema)]
+struct Head {
+    /// How many movements are under it.
+    size: i64,
+    /// The tree's root, in hexadecimal.
+    root_hash: String,
+    /// The hash of the last movement under it, in hexadecimal.
+    chain_hash: String,
+    /// When the last movement under it was recorded.
+    recorded_at: Option<Timestamp>,
 }
 
-fn head_body(head: &TreeHead) -> Value {
-    json!({
-        "size": head.size,
-        "root_hash": hex::encode(&head.root),
-        "chain_hash": hex::encode(&head.chain_hash),
-        "recorded_at": head.recorded_at,
-    })
-}
-
-fn insert(body: &mut Value, key: &str, value: Value) {
-    if let Some(body) = body.as_object_mut() {
-        body.insert(key.to_owned(), value);
+impl From<&TreeHead> for Head {
+    fn from(head: &TreeHead) -> Self {
+        Self {
+            size: head.size,
+            root_hash: hex::encode(&head.root),
+            chain_hash: hex::encode(&head.chain_hash),
+            recorded_at: head.recorded_at,
+        }
     }
 }
 
-pub(crate) async fn keys(reader: Reader<GetLedgerKeys>) -> Result<HttpResponse, ApiError> {
-    let keys: Vec<_> = reader
-        .signer
-        .iter()
-        .map(|signer| json!({ "name": signer.name(), "algorithm": "Ed25519", "public_key": signer.public_key() }))
-        .collect();
-    Ok(HttpResponse::Ok().json(json!({ "keys": keys })))
+/// A head of the ledger, signed.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Checkpoint {
+    #[serde(flatten)]
+    head: Head,
+    /// A C2SP signed note: origin, size, root, chain hash, signature.
+    checkpoint: String,
 }
 
-pub(crate) async fn proof(reader: Reader<GetMovementProof>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+/// The public keys that checkpoints are signed with.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct LedgerKeys {
+    keys: Vec<LedgerKey>,
+}
+
+/// A public key.
+#[derive(Serialize, JsonSchema)]
+struct LedgerKey {
+    name: String,
+    algorithm: &'static str,
+    /// As C2SP signed notes name it.
+    public_key: String,
+}
+
+/// The proof that a movement is in the ledger.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Proof {
+    #[serde(flatten)]
+    head: Head,
+    movement: Movement,
+    /// The hash that the movement's own covers beside its content.
+    previous_hash: String,
+    leaf_index: i64,
+    /// The path from the leaf to the root.
+    hashes: Vec<String>,
+    /// The head, signed; only where the server has a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpoint: Option<String>,
+}
+
+pub(crate) async fn checkpoint(
+    reader: Reader<GetCheckpoint>,
+    query: Query<SizeQuery>,
+) -> Result<Answer<Checkpoint>, ApiError> {
+    let asked = query.read()?;
+    reader.signer()?;
+    let head = reader.head(asked.size).await?;
+    Ok(Answer::of(&Checkpoint { head: Head::from(&head), checkpoint: reader.checkpoint(&head)? }))
+}
+
+pub(crate) async fn keys(reader: Reader<GetLedgerKeys>) -> Result<Answer<LedgerKeys>, ApiError> {
+    let keys = reader
+        .signer
+        .iter()
+        .map(|signer| LedgerKey {
+            name: signer.name().to_owned(),
+            algorithm: "Ed25519",
+            public_key: signer.public_key().to_owned(),
+        })
+        .collect();
+    Ok(Answer::of(&LedgerKeys { keys }))
+}
+
+pub(crate) async fn proof(
+    reader: Reader<GetMovementProof>,
+    request: HttpRequest,
+    query: Query<SizeQuery>,
+) -> Result<Answer<Proof>, ApiError> {
     let missing = || ApiError::not_found("movement");
     let sequence = sequence(&request).ok_or_else(missing)?;
-    let asked: SizeQuery = query::parse(&request)?;
+    let asked = query.read()?;
     let filter = MovementFilter { sequence: Some(sequence), ..MovementFilter::default() };
     let rows = list_movements(&reader.pool, reader.tenant_id, &filter, None, 1).await.map_err(ApiError::database)?;
     let movement = rows.first().ok_or_else(missing)?;
@@ -106,15 +169,14 @@ pub(crate) async fn proof(reader: Reader<GetMovementProof>, request: HttpRequest
     }
     let head = reader.head(asked.size).await?;
     let hashes = tree::proof(&reader.pool, reader.tenant_id, sequence, head.size).await.map_err(tree_error)?;
-    let mut body = head_body(&head);
-    insert(&mut body, "movement", row(movement));
-    insert(&mut body, "previous_hash", json!(previous_hash(&reader, sequence).await?));
-    insert(&mut body, "leaf_index", json!(sequence - 1));
-    insert(&mut body, "hashes", hashes.iter().map(|hash| hex::encode(hash)).collect());
-    if reader.signer.is_some() {
-        insert(&mut body, "checkpoint", json!(reader.checkpoint(&head)?));
-    }
-    Ok(HttpResponse::Ok().json(body))
+    Ok(Answer::of(&Proof {
+        head: Head::from(&head),
+        movement: row(movement),
+        previous_hash: previous_hash(&reader, sequence).await?,
+        leaf_index: sequence - 1,
+        hashes: hashes.iter().map(|hash| hex::encode(hash)).collect(),
+        checkpoint: reader.signer.is_some().then(|| reader.checkpoint(&head)).transpose()?,
+    }))
 }
 
 /// The hash that a movement's own covers beside its content.
@@ -129,18 +191,31 @@ async fn previous_hash(reader: &Read, sequence: i64) -> Result<String, ApiError>
         .ok_or_else(|| ApiError::internal(format!("movement {} is missing", sequence - 1)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct VerificationQuery {
+pub(crate) struct VerificationQuery {
+    /// The `next_cursor` of the answer before.
     cursor: Option<String>,
+}
+
+/// What a verification has come to so far.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Verification {
+    /// `verifying` until all is checked; `unsound` as soon as something is wrong.
+    #[schemars(extend("enum" = ["verifying", "sound", "unsound"]))]
+    status: &'static str,
+    checked: Counts,
+    findings: Vec<Finding>,
+    /// Send it as `cursor` to go on; `null` where all is checked.
+    next_cursor: Option<String>,
 }
 
 /// Checks for about a second, and says where to go on.
 pub(crate) async fn verification(
     reader: Reader<GetVerification>,
-    request: HttpRequest,
-) -> Result<HttpResponse, ApiError> {
-    let asked: VerificationQuery = query::parse(&request)?;
+    query: Query<VerificationQuery>,
+) -> Result<Answer<Verification>, ApiError> {
+    let asked = query.read()?;
     let mut progress = match asked.cursor.as_deref().map(cursor::decode::<Progress>).transpose()? {
         Some(progress) if progress.tenant() != reader.tenant_id || !progress.is_plausible() => {
             return Err(query::invalid("cursor", "is not one that this ledger's verification gave"));
@@ -157,11 +232,11 @@ pub(crate) async fn verification(
         (true, true) => "sound",
         (false, true) => "verifying",
     };
-    let next = if progress.is_done() { None } else { Some(cursor::encode(&progress)) };
-    Ok(HttpResponse::Ok().json(json!({
-        "status": status,
-        "checked": progress.counts(),
-        "findings": progress.findings(),
-        "next_cursor": next,
-    })))
+    let next_cursor = if progress.is_done() { None } else { Some(cursor::encode(&progress)) };
+    Ok(Answer::of(&Verification {
+        status,
+        checked: *progress.counts(),
+        findings: progress.findings().to_vec(),
+        next_cursor,
+    }))
 }

@@ -19,9 +19,9 @@ mod movements;
 mod reader;
 mod signer;
 mod stock;
+mod text;
+mod versioned;
 
-use actix_web::HttpResponse;
-use serde_json::{Value, json};
 use twh_edge::access::{
     GetCheckpoint, GetCommand, GetItemStock, GetLedgerKeys, GetMovement, GetMovementProof, GetVerification, ListAudit,
     ListItemMovements, ListMovements, ListStock,
@@ -46,9 +46,4 @@ pub fn routes() -> Routes {
         .on(GetVerification, ledger::verification)
         .on(GetCommand, commands::one)
         .on(ListAudit, audit::list)
-}
-
-/// A page of rows and where the next begins.
-fn page(data: &[Value], next_cursor: Option<String>) -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "data": data, "next_cursor": next_cursor }))
 }

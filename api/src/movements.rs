@@ -1,61 +1,103 @@
 //! Movements: the ledger as it stands, newest first.
 
 use crate::documents::path_id;
-use crate::page;
 use crate::reader::{Read, Reader};
-use actix_web::{HttpRequest, HttpResponse};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use actix_web::HttpRequest;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use twh_domain::decimal::Quantity;
 use twh_domain::entity::EntityKind;
 use twh_domain::hex;
 use twh_domain::movement::MovementKind;
+use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{GetMovement, ListItemMovements, ListMovements};
+use twh_edge::answer::{Answer, Page};
+use twh_edge::cursor;
 use twh_edge::error::ApiError;
-use twh_edge::{cursor, query};
+use twh_edge::query::{self, LIMIT_MAX, Query};
 use twh_sinks::postgres::queries::{MovementFilter, MovementRow, find_document, list_movements};
 use uuid::Uuid;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct MovementQuery {
+pub(crate) struct MovementQuery {
+    /// Rows in the page; 50 by default.
+    #[schemars(range(min = 1, max = LIMIT_MAX))]
     limit: Option<i64>,
+    /// The `next_cursor` of the page before.
     cursor: Option<String>,
+    /// Of this item.
     item_id: Option<Uuid>,
+    /// At this location.
     location_id: Option<Uuid>,
+    /// Of this type.
     #[serde(rename = "type")]
+    #[schemars(extend("enum" = MovementKind::NAMES))]
     kind: Option<String>,
+    /// Caused by this document.
     reference_id: Option<Uuid>,
 }
 
-pub(crate) fn row(movement: &MovementRow) -> Value {
-    json!({
-        "id": movement.sequence,
-        "item_id": movement.item_id,
-        "location_id": movement.location_id,
-        "type": movement.kind,
-        "level_version": movement.level_version,
-        "change_on_hand": movement.on_hand_change,
-        "change_reserved": movement.reserved_change,
-        "on_hand_after": movement.on_hand_after,
-        "reserved_after": movement.reserved_after,
-        "reference_type": movement.reference_kind,
-        "reference_id": movement.reference_id,
-        "reference_line": movement.reference_line,
-        "reason": movement.reason,
-        "command_id": movement.command_id,
-        "position": movement.position.to_string(),
-        "occurred_at": movement.occurred_at,
-        "recorded_at": movement.recorded_at,
-        "hash": hex::encode(&movement.hash),
-    })
+/// A change of one level: a line of the ledger, which nothing ever changes.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Movement {
+    /// Its number in the ledger, from 1.
+    id: i64,
+    item_id: Uuid,
+    location_id: Uuid,
+    #[schemars(extend("enum" = MovementKind::NAMES))]
+    r#type: String,
+    /// The level's version after it.
+    level_version: i64,
+    change_on_hand: Quantity,
+    change_reserved: Quantity,
+    on_hand_after: Quantity,
+    reserved_after: Quantity,
+    /// The kind of document that caused it.
+    reference_type: String,
+    reference_id: Uuid,
+    /// The document's line, from 1.
+    reference_line: i32,
+    reason: Option<String>,
+    command_id: Uuid,
+    /// The command's place in the log.
+    position: String,
+    /// When it happened, by the client's word.
+    occurred_at: Timestamp,
+    /// When the ledger took it.
+    recorded_at: Timestamp,
+    /// SHA-256 over it and the hash of the movement before, in hexadecimal.
+    hash: String,
 }
 
-async fn answer(reader: &Read, asked: MovementQuery) -> Result<HttpResponse, ApiError> {
+pub(crate) fn row(movement: &MovementRow) -> Movement {
+    Movement {
+        id: movement.sequence,
+        item_id: movement.item_id,
+        location_id: movement.location_id,
+        r#type: movement.kind.clone(),
+        level_version: movement.level_version,
+        change_on_hand: movement.on_hand_change,
+        change_reserved: movement.reserved_change,
+        on_hand_after: movement.on_hand_after,
+        reserved_after: movement.reserved_after,
+        reference_type: movement.reference_kind.clone(),
+        reference_id: movement.reference_id,
+        reference_line: movement.reference_line,
+        reason: movement.reason.clone(),
+        command_id: movement.command_id,
+        position: movement.position.to_string(),
+        occurred_at: movement.occurred_at,
+        recorded_at: movement.recorded_at,
+        hash: hex::encode(&movement.hash),
+    }
+}
+
+async fn answer(reader: &Read, asked: MovementQuery) -> Result<Answer<Page<Movement>>, ApiError> {
     let limit = query::limit(asked.limit)?;
     let before = asked.cursor.as_deref().map(cursor::decode::<i64>).transpose()?;
     if asked.kind.as_deref().is_some_and(|kind| MovementKind::from_name(kind).is_none()) {
-        let names: Vec<_> = MovementKind::ALL.iter().map(|kind| kind.name()).collect();
-        return Err(query::invalid("type", &format!("must be one of {}", names.join(", "))));
+        return Err(query::invalid("type", &format!("must be one of {}", MovementKind::NAMES.join(", "))));
     }
     let filter = MovementFilter {
         sequence: None,
@@ -64,25 +106,27 @@ async fn answer(reader: &Read, asked: MovementQuery) -> Result<HttpResponse, Api
         kind: asked.kind,
         reference_id: asked.reference_id,
     };
-    let mut rows =
+    let rows =
         list_movements(&reader.pool, reader.tenant_id, &filter, before, limit + 1).await.map_err(ApiError::database)?;
-    let more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-    if more {
-        rows.pop();
-    }
-    let next = if more { rows.last().map(|movement| cursor::encode(&movement.sequence)) } else { None };
-    Ok(page(&rows.iter().map(row).collect::<Vec<_>>(), next))
+    Ok(Answer::of(&Page::of(rows, limit, |movement| cursor::encode(&movement.sequence), row)))
 }
 
-pub(crate) async fn list(reader: Reader<ListMovements>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    answer(&reader, query::parse(&request)?).await
+pub(crate) async fn list(
+    reader: Reader<ListMovements>,
+    query: Query<MovementQuery>,
+) -> Result<Answer<Page<Movement>>, ApiError> {
+    answer(&reader, query.read()?).await
 }
 
-pub(crate) async fn of_item(reader: Reader<ListItemMovements>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn of_item(
+    reader: Reader<ListItemMovements>,
+    request: HttpRequest,
+    query: Query<MovementQuery>,
+) -> Result<Answer<Page<Movement>>, ApiError> {
     let id = path_id(&request, EntityKind::Item)?;
     let item = find_document(&reader.pool, EntityKind::Item, reader.tenant_id, id).await.map_err(ApiError::database)?;
     item.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;
-    let mut asked: MovementQuery = query::parse(&request)?;
+    let mut asked = query.read()?;
     if asked.item_id.replace(id).is_some_and(|other| other != id) {
         return Err(query::invalid("item_id", "is the path's"));
     }
@@ -94,10 +138,10 @@ pub(crate) fn sequence(request: &HttpRequest) -> Option<i64> {
     request.match_info().get("sequence")?.parse().ok()
 }
 
-pub(crate) async fn one(reader: Reader<GetMovement>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn one(reader: Reader<GetMovement>, request: HttpRequest) -> Result<Answer<Movement>, ApiError> {
     let missing = || ApiError::not_found("movement");
     let sequence = sequence(&request).ok_or_else(missing)?;
     let filter = MovementFilter { sequence: Some(sequence), ..MovementFilter::default() };
     let rows = list_movements(&reader.pool, reader.tenant_id, &filter, None, 1).await.map_err(ApiError::database)?;
-    Ok(HttpResponse::Ok().json(row(rows.first().ok_or_else(missing)?)))
+    Ok(Answer::of(&row(rows.first().ok_or_else(missing)?)))
 }

@@ -4,6 +4,7 @@
 use crate::signer::Signer;
 use actix_web::{FromRequest, HttpRequest, dev, web};
 use futures::future::LocalBoxFuture;
+use serde_json::json;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use twh_domain::outcome::Position;
 use twh_edge::access::Guarded;
 use twh_edge::auth::Caller;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::openapi::{Describe, Operation};
 use twh_edge::routes::Guard;
 use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::queries::applied_through;
@@ -58,6 +60,20 @@ impl<E> Deref for Reader<E> {
 
 impl<E: Guarded> Guard for Reader<E> {
     type Endpoint = E;
+}
+
+impl<E: Guarded> Describe for Reader<E> {
+    fn describe(operation: &mut Operation<'_>) {
+        operation.is_guarded();
+        let position = json!({ "type": "string", "pattern": "^[0-9]+-[0-9]+$", "examples": ["3-1042"] });
+        operation.takes_header(
+            "X-TWH-At-Least",
+            false,
+            &position,
+            "The X-TWH-Position of a write that the answer must reflect; it is waited for.",
+        );
+        operation.refuses(&[ErrorCode::InvalidPosition, ErrorCode::PositionNotReached]);
+    }
 }
 
 impl<E: Guarded> FromRequest for Reader<E> {

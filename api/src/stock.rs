@@ -1,37 +1,87 @@
 //! Stock: levels now, or as of a time; an item's levels over all locations.
 
 use crate::documents::path_id;
-use crate::page;
 use crate::reader::{Read, Reader};
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use crate::text::Text;
+use crate::versioned::Versioned;
+use actix_web::HttpRequest;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::EntityKind;
 use twh_domain::outcome::Position;
 use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{GetItemStock, ListStock};
+use twh_edge::answer::{Answer, Page};
+use twh_edge::cursor;
 use twh_edge::error::ApiError;
-use twh_edge::headers::{etag, has_version};
-use twh_edge::{cursor, query};
+use twh_edge::query::{self, LIMIT_MAX, Query};
 use twh_sinks::postgres::queries::{
     ItemStock, LevelFilter, LevelRow, Moment, item_stock, list_levels, partition_of, sequence_at, sequence_through,
 };
 use uuid::Uuid;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct StockQuery {
+pub(crate) struct StockQuery {
+    /// Rows in the page; 50 by default.
+    #[schemars(range(min = 1, max = LIMIT_MAX))]
     limit: Option<i64>,
+    /// The `next_cursor` of the page before.
     cursor: Option<String>,
+    /// Of this item, by id.
     item_id: Option<Uuid>,
-    sku: Option<String>,
+    /// Of this item, by SKU.
+    sku: Option<Text>,
+    /// At this location, by id.
     location_id: Option<Uuid>,
-    location_code: Option<String>,
+    /// At this location, by code.
+    location_code: Option<Text>,
+    /// What the books said then: an RFC 3339 time, or a position as `X-TWH-Position` gives it.
     as_of: Option<String>,
+    /// Whether a time in `as_of` is when the ledger recorded (the default) or when it happened.
+    #[schemars(extend("enum" = ["recorded", "occurred"]))]
     as_of_basis: Option<String>,
+}
+
+/// How much of an item a location holds.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Level {
+    item_id: Uuid,
+    sku: String,
+    location_id: Uuid,
+    location_code: String,
+    /// What is there.
+    qty_on_hand: Quantity,
+    /// What of it is promised.
+    qty_reserved: Quantity,
+    /// What can be promised: on hand less reserved.
+    available: Quantity,
+    last_counted_at: Option<Timestamp>,
+    /// How many movements made it.
+    version: i64,
+    updated_at: Timestamp,
+}
+
+/// An item's stock over all locations.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct StockOfItem {
+    item_id: Uuid,
+    qty_on_hand: Quantity,
+    qty_reserved: Quantity,
+    available: Quantity,
+    /// What is on its way between locations.
+    qty_in_transit: Quantity,
+    in_transit: Vec<InTransit>,
+    levels: Vec<Level>,
+}
+
+/// What is on its way to a location.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct InTransit {
+    to_location_id: Uuid,
+    quantity: Quantity,
 }
 
 /// The moment that is asked for, as it is written.
@@ -86,50 +136,44 @@ async fn moment(reader: &Read, as_of: AsOf) -> Result<Moment, ApiError> {
     Ok(Moment::Sequence(sequence.map_err(ApiError::database)?))
 }
 
-fn row(level: &LevelRow) -> Value {
-    json!({
-        "item_id": level.item_id,
-        "sku": level.sku,
-        "location_id": level.location_id,
-        "location_code": level.location_code,
-        "qty_on_hand": level.on_hand,
-        "qty_reserved": level.reserved,
-        "available": level.on_hand.checked_sub(level.reserved).unwrap_or_default(),
-        "last_counted_at": level.last_counted_at,
-        "version": level.version,
-        "updated_at": level.updated_at,
-    })
+fn row(level: &LevelRow) -> Level {
+    Level {
+        item_id: level.item_id,
+        sku: level.sku.clone(),
+        location_id: level.location_id,
+        location_code: level.location_code.clone(),
+        qty_on_hand: level.on_hand,
+        qty_reserved: level.reserved,
+        available: level.on_hand.checked_sub(level.reserved).unwrap_or_default(),
+        last_counted_at: level.last_counted_at,
+        version: level.version,
+        updated_at: level.updated_at,
+    }
 }
 
-pub(crate) async fn list(reader: Reader<ListStock>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let asked: StockQuery = query::parse(&request)?;
+pub(crate) async fn list(reader: Reader<ListStock>, query: Query<StockQuery>) -> Result<Answer<Page<Level>>, ApiError> {
+    let asked = query.read()?;
     let limit = query::limit(asked.limit)?;
     let after = asked.cursor.as_deref().map(cursor::decode::<(Uuid, Uuid)>).transpose()?;
     let as_of = asked.as_of()?;
-    for (name, value) in [("sku", &asked.sku), ("location_code", &asked.location_code)] {
-        if value.as_ref().is_some_and(|value| value.contains('\0')) {
-            return Err(query::invalid(name, "must not hold NUL"));
-        }
-    }
     let filter = LevelFilter {
         item_id: asked.item_id,
-        sku: asked.sku,
+        sku: asked.sku.map(Text::into),
         location_id: asked.location_id,
-        location_code: asked.location_code,
+        location_code: asked.location_code.map(Text::into),
     };
     let moment = moment(&reader, as_of).await?;
-    let mut rows = list_levels(&reader.pool, reader.tenant_id, &filter, moment, after, limit + 1)
+    let rows = list_levels(&reader.pool, reader.tenant_id, &filter, moment, after, limit + 1)
         .await
         .map_err(ApiError::database)?;
-    let more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-    if more {
-        rows.pop();
-    }
-    let next = if more { rows.last().map(|level| cursor::encode(&(level.item_id, level.location_id))) } else { None };
-    Ok(page(&rows.iter().map(row).collect::<Vec<_>>(), next))
+    let place = |level: &LevelRow| cursor::encode(&(level.item_id, level.location_id));
+    Ok(Answer::of(&Page::of(rows, limit, place, row)))
 }
 
-pub(crate) async fn of_item(reader: Reader<GetItemStock>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn of_item(
+    reader: Reader<GetItemStock>,
+    request: HttpRequest,
+) -> Result<Versioned<StockOfItem>, ApiError> {
     let id = path_id(&request, EntityKind::Item)?;
     let stock = item_stock(&reader.pool, reader.tenant_id, id).await.map_err(ApiError::database)?;
     let ItemStock { levels, in_transit } = stock.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;
@@ -141,20 +185,19 @@ pub(crate) async fn of_item(reader: Reader<GetItemStock>, request: HttpRequest) 
     let on_the_way = coming.values().copied().try_fold(Quantity::ZERO, Quantity::checked_add).unwrap_or_default();
     // Every movement of the item raises one level's version, so their sum names this answer.
     let version = levels.iter().map(|level| level.version).sum();
-    let mut response = HttpResponse::Ok();
-    if coming.is_empty() {
-        response.insert_header(etag(version));
-        if has_version(&request, version) {
-            return Ok(response.status(StatusCode::NOT_MODIFIED).finish());
-        }
-    }
-    Ok(response.json(json!({
-        "item_id": id,
-        "qty_on_hand": on_hand,
-        "qty_reserved": reserved,
-        "available": on_hand.checked_sub(reserved).unwrap_or_default(),
-        "qty_in_transit": on_the_way,
-        "in_transit": coming.iter().map(|(location, quantity)| json!({ "to_location_id": location, "quantity": quantity })).collect::<Vec<_>>(),
-        "levels": levels.iter().map(row).collect::<Vec<_>>(),
-    })))
+    let body = StockOfItem {
+        item_id: id,
+        qty_on_hand: on_hand,
+        qty_reserved: reserved,
+        available: on_hand.checked_sub(reserved).unwrap_or_default(),
+        qty_in_transit: on_the_way,
+        in_transit: coming
+            .iter()
+            .map(|(to, quantity)| InTransit { to_location_id: *to, quantity: *quantity })
+            .collect(),
+        levels: levels.iter().map(row).collect(),
+    };
+    // What is on its way changes without a movement of a level.
+    let version = coming.is_empty().then_some(version);
+    Ok(Versioned::new(&request, version, || serde_json::to_string(&body).unwrap_or_default()))
 }

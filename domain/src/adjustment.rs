@@ -8,13 +8,14 @@ use crate::id::{ItemId, LocationId};
 use crate::lines;
 use crate::movement::MovementKind;
 use crate::timestamp::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 const KIND: EntityKind = EntityKind::Adjustment;
 
 /// What was corrected.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AdjustmentDocumentLine {
     /// From 1.
     pub line: i32,
@@ -27,7 +28,7 @@ pub struct AdjustmentDocumentLine {
 }
 
 /// An adjustment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Adjustment {
     /// Its id.
     pub id: Uuid,

@@ -9,7 +9,11 @@ use crate::location::LocationType;
 use crate::money::Money;
 use crate::returns::Disposition;
 use crate::timestamp::Timestamp;
-use crate::validate::{DESCRIPTION_LENGTH_MAX, NAME_LENGTH_MAX, Problem, Problems};
+use crate::validate::{
+    BARCODES_MAX, CODE_PATTERN, DESCRIPTION_LENGTH_MAX, LINES_MAX, METADATA_ENTRIES_MAX, NAME_LENGTH_MAX, Problem,
+    Problems,
+};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -92,6 +96,11 @@ macro_rules! payloads {
                     $($kind => Some($variant::deserialize(body).map(Self::$variant)),)*
                     _ => None,
                 }
+            }
+
+            /// The JSON Schema of the body of a command of this kind; `None` when there is no such kind.
+            pub fn schema_of_kind(kind: &str, schemas: &mut SchemaGenerator) -> Option<Schema> {
+                match kind { $($kind => Some(schemas.subschema_for::<$variant>()),)* _ => None }
             }
 
             /// Everything that is wrong with the shape of the body; empty when it is sound.
@@ -226,7 +235,7 @@ names_location! { CreatePurchaseOrder CreateSalesOrder CreateReturn CreateAdjust
 macro_rules! bodies {
     ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident : $type:ty,)* })*) => {$(
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields)]
         pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
     )*};
@@ -236,7 +245,7 @@ macro_rules! bodies {
 macro_rules! empty_bodies {
     ($($(#[$doc:meta])* $name:ident)*) => {$(
         $(#[$doc])*
-        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields)]
         pub struct $name {}
         impl $name {
@@ -250,18 +259,23 @@ bodies! {
     /// Adds an item to the catalogue.
     CreateItem {
         /// The client's own code for it: unique, never changes.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         sku: String,
         /// What people call it.
+        #[schemars(length(min = 1, max = NAME_LENGTH_MAX))]
         name: Option<String>,
         /// More about it.
+        #[schemars(length(min = 1, max = DESCRIPTION_LENGTH_MAX))]
         description: Option<String>,
         /// Whether it holds stock; `stock` by default.
         #[serde(default, rename = "type")]
         item_type: ItemType,
         /// What a quantity of 1 is; `each` by default.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         unit: Option<String>,
         /// Codes that scanners read; each belongs to one item.
         #[serde(default)]
+        #[schemars(length(max = BARCODES_MAX), inner(regex(pattern = CODE_PATTERN)))]
         barcodes: Vec<String>,
         /// What it costs to buy.
         cost_price: Option<Money>,
@@ -271,18 +285,24 @@ bodies! {
         reorder_point: Option<Quantity>,
         /// The client's own key-value pairs.
         #[serde(default)]
+        #[schemars(extend("maxProperties" = METADATA_ENTRIES_MAX))]
         metadata: BTreeMap<String, String>,
     }
 
     /// Changes an item: what is absent stays, what is named in `clear` is emptied.
     UpdateItem {
         /// See [`CreateItem`].
+        #[schemars(length(min = 1, max = NAME_LENGTH_MAX))]
         name: Option<String>,
         /// See [`CreateItem`].
+        #[schemars(length(min = 1, max = DESCRIPTION_LENGTH_MAX))]
         description: Option<String>,
         /// See [`CreateItem`].
+        #[serde(default)]
+        #[schemars(with = "String", regex(pattern = CODE_PATTERN))]
         unit: Option<String>,
         /// Replaces all barcodes.
+        #[schemars(length(max = BARCODES_MAX), inner(regex(pattern = CODE_PATTERN)))]
         barcodes: Option<Vec<String>>,
         /// See [`CreateItem`].
         cost_price: Option<Money>,
@@ -291,17 +311,21 @@ bodies! {
         /// See [`CreateItem`].
         reorder_point: Option<Quantity>,
         /// Replaces all pairs.
+        #[schemars(extend("maxProperties" = METADATA_ENTRIES_MAX))]
         metadata: Option<BTreeMap<String, String>>,
         /// Fields to empty; over HTTP, a `null`.
         #[serde(default)]
+        #[schemars(skip)]
         clear: Vec<String>,
     }
 
     /// Adds a place that holds stock.
     CreateLocation {
         /// The client's own code for it: unique, never changes.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         code: String,
         /// What people call it.
+        #[schemars(length(min = 1, max = NAME_LENGTH_MAX))]
         name: Option<String>,
         /// What kind of place; `warehouse` by default.
         #[serde(default, rename = "type")]
@@ -314,32 +338,42 @@ bodies! {
     /// Changes a location.
     UpdateLocation {
         /// See [`CreateLocation`].
+        #[schemars(length(min = 1, max = NAME_LENGTH_MAX))]
         name: Option<String>,
         /// See [`CreateLocation`].
+        #[serde(default)]
+        #[schemars(with = "bool")]
         allow_negative_stock: Option<bool>,
         /// Fields to empty; over HTTP, a `null`.
         #[serde(default)]
+        #[schemars(skip)]
         clear: Vec<String>,
     }
 
     /// Adds a party to buy from.
     CreateSupplier {
         /// The client's own code for it: unique, never changes.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         code: String,
         /// What people call it.
+        #[schemars(length(min = 1, max = NAME_LENGTH_MAX))]
         name: Option<String>,
         /// Where orders go.
+        #[schemars(length(min = 1, max = NAME_LENGTH_MAX))]
         email: Option<String>,
     }
 
     /// Changes a supplier.
     UpdateSupplier {
         /// See [`CreateSupplier`].
+        #[schemars(length(min = 1, max = NAME_LENGTH_MAX))]
         name: Option<String>,
         /// See [`CreateSupplier`].
+        #[schemars(length(min = 1, max = NAME_LENGTH_MAX))]
         email: Option<String>,
         /// Fields to empty; over HTTP, a `null`.
         #[serde(default)]
+        #[schemars(skip)]
         clear: Vec<String>,
     }
 
@@ -348,6 +382,7 @@ bodies! {
         /// The item by id …
         item_id: Option<ItemId>,
         /// … or by SKU.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         sku: Option<String>,
         /// How many.
         quantity: Quantity,
@@ -358,26 +393,32 @@ bodies! {
     /// Drafts a purchase order.
     CreatePurchaseOrder {
         /// The client's own number; one is made where it is absent.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         number: Option<String>,
         /// Whom from.
         supplier_id: Option<SupplierId>,
         /// Where the goods will arrive, by id …
         location_id: Option<LocationId>,
         /// … or by code.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         location_code: Option<String>,
         /// What.
+        #[schemars(length(min = 1, max = LINES_MAX))]
         lines: Vec<PurchaseLine>,
         /// How much more than ordered a line may receive, in percent of its quantity; 0 by default.
         #[serde(default)]
+        #[schemars(range(min = 0, max = 1_000))]
         over_receipt_percent: i32,
         /// The client's own key-value pairs.
         #[serde(default)]
+        #[schemars(extend("maxProperties" = METADATA_ENTRIES_MAX))]
         metadata: BTreeMap<String, String>,
     }
 
     /// How much of one line of the document acted upon.
     LineQuantity {
         /// The line's number in the document, from 1.
+        #[schemars(range(min = 1))]
         line: i32,
         /// How much of it.
         quantity: Quantity,
@@ -386,6 +427,7 @@ bodies! {
     /// Takes goods of a purchase order in; without lines, all that is outstanding.
     ReceivePurchaseOrder {
         /// Which lines, how much.
+        #[schemars(length(min = 1, max = LINES_MAX))]
         lines: Option<Vec<LineQuantity>>,
         /// When it happened; now by default.
         occurred_at: Option<Timestamp>,
@@ -396,6 +438,7 @@ bodies! {
         /// The item by id …
         item_id: Option<ItemId>,
         /// … or by SKU.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         sku: Option<String>,
         /// How many.
         quantity: Quantity,
@@ -404,23 +447,29 @@ bodies! {
         /// Where this line ships from, where not from the order's location: by id …
         location_id: Option<LocationId>,
         /// … or by code.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         location_code: Option<String>,
     }
 
     /// Drafts a sales order.
     CreateSalesOrder {
         /// The client's own number; one is made where it is absent.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         number: Option<String>,
         /// The client's name for the buyer.
+        #[schemars(length(min = 1, max = NAME_LENGTH_MAX))]
         customer_reference: Option<String>,
         /// Where the goods ship from, by id …
         location_id: Option<LocationId>,
         /// … or by code.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         location_code: Option<String>,
         /// What.
+        #[schemars(length(min = 1, max = LINES_MAX))]
         lines: Vec<SalesLine>,
         /// The client's own key-value pairs.
         #[serde(default)]
+        #[schemars(extend("maxProperties" = METADATA_ENTRIES_MAX))]
         metadata: BTreeMap<String, String>,
         /// When it happened; now by default.
         occurred_at: Option<Timestamp>,
@@ -435,6 +484,7 @@ bodies! {
     /// Ships allocated goods of a sales order; without lines, all that is allocated.
     ShipSalesOrder {
         /// Which lines, how much.
+        #[schemars(length(min = 1, max = LINES_MAX))]
         lines: Option<Vec<LineQuantity>>,
         /// When it happened; now by default.
         occurred_at: Option<Timestamp>,
@@ -445,6 +495,7 @@ bodies! {
         /// The item by id …
         item_id: Option<ItemId>,
         /// … or by SKU.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         sku: Option<String>,
         /// How many.
         quantity: Quantity,
@@ -453,19 +504,24 @@ bodies! {
     /// Drafts a transfer between two locations.
     CreateTransfer {
         /// The client's own number; one is made where it is absent.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         number: Option<String>,
         /// Where from, by id …
         from_location_id: Option<LocationId>,
         /// … or by code.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         from_location_code: Option<String>,
         /// Where to, by id …
         to_location_id: Option<LocationId>,
         /// … or by code.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         to_location_code: Option<String>,
         /// What.
+        #[schemars(length(min = 1, max = LINES_MAX))]
         lines: Vec<TransferLine>,
         /// The client's own key-value pairs.
         #[serde(default)]
+        #[schemars(extend("maxProperties" = METADATA_ENTRIES_MAX))]
         metadata: BTreeMap<String, String>,
     }
 
@@ -478,6 +534,7 @@ bodies! {
     /// Takes goods of a transfer in; without lines, all that is in transit.
     ReceiveTransfer {
         /// Which lines, how much.
+        #[schemars(length(min = 1, max = LINES_MAX))]
         lines: Option<Vec<LineQuantity>>,
         /// When it happened; now by default.
         occurred_at: Option<Timestamp>,
@@ -486,16 +543,19 @@ bodies! {
     /// Ends a transfer; what is still in transit is lost.
     CloseTransfer {
         /// Why goods are missing.
+        #[schemars(length(min = 1, max = NAME_LENGTH_MAX))]
         reason: Option<String>,
     }
 
     /// What came back.
     ReturnLine {
         /// The line of the sales order that shipped it; required exactly when the return names an order.
+        #[schemars(range(min = 1))]
         order_line: Option<i32>,
         /// The item by id …
         item_id: Option<ItemId>,
         /// … or by SKU; neither where the order's line tells.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         sku: Option<String>,
         /// How many.
         quantity: Quantity,
@@ -506,16 +566,20 @@ bodies! {
     /// Takes returned goods in: of a shipment, or (a blind return) without one.
     CreateReturn {
         /// The client's own number; one is made where it is absent.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         number: Option<String>,
         /// The order that shipped the goods.
         sales_order_id: Option<SalesOrderId>,
         /// Where the goods arrive, by id …
         location_id: Option<LocationId>,
         /// … or by code.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         location_code: Option<String>,
         /// What.
+        #[schemars(length(min = 1, max = LINES_MAX))]
         lines: Vec<ReturnLine>,
         /// Why.
+        #[schemars(length(min = 1, max = NAME_LENGTH_MAX))]
         reason: Option<String>,
         /// When it happened; now by default.
         occurred_at: Option<Timestamp>,
@@ -526,6 +590,7 @@ bodies! {
         /// The item by id …
         item_id: Option<ItemId>,
         /// … or by SKU.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         sku: Option<String>,
         /// How many more (or, negative, fewer) there are.
         quantity: Quantity,
@@ -534,14 +599,18 @@ bodies! {
     /// Corrects stock, with a reason.
     CreateAdjustment {
         /// The client's own number; one is made where it is absent.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         number: Option<String>,
         /// Where, by id …
         location_id: Option<LocationId>,
         /// … or by code.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         location_code: Option<String>,
         /// Why.
+        #[schemars(length(min = 1, max = NAME_LENGTH_MAX))]
         reason: String,
         /// What.
+        #[schemars(length(min = 1, max = LINES_MAX))]
         lines: Vec<AdjustmentLine>,
         /// When it happened; now by default.
         occurred_at: Option<Timestamp>,
@@ -552,6 +621,7 @@ bodies! {
         /// The item by id …
         item_id: Option<ItemId>,
         /// … or by SKU.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         sku: Option<String>,
         /// How many are there.
         quantity_counted: Quantity,
@@ -560,12 +630,15 @@ bodies! {
     /// A physical count: what is there, whatever the books say.
     CreateCount {
         /// The client's own number; one is made where it is absent.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         number: Option<String>,
         /// Where, by id …
         location_id: Option<LocationId>,
         /// … or by code.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         location_code: Option<String>,
         /// What.
+        #[schemars(length(min = 1, max = LINES_MAX))]
         lines: Vec<CountLine>,
         /// When it happened; now by default.
         occurred_at: Option<Timestamp>,
@@ -576,16 +649,19 @@ bodies! {
         /// The item by id …
         item_id: Option<ItemId>,
         /// … or by SKU.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         sku: Option<String>,
         /// Where, by id …
         location_id: Option<LocationId>,
         /// … or by code.
+        #[schemars(regex(pattern = CODE_PATTERN))]
         location_code: Option<String>,
         /// How many.
         quantity: Quantity,
         /// When it lapses; never where absent.
         expires_at: Option<Timestamp>,
         /// What for, in the client's words.
+        #[schemars(length(min = 1, max = NAME_LENGTH_MAX))]
         reference: Option<String>,
     }
 }

@@ -9,13 +9,14 @@ use crate::lines;
 use crate::movement::MovementKind;
 use crate::rejection::Rejection;
 use crate::timestamp::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 const KIND: EntityKind = EntityKind::Count;
 
 /// What was counted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CountDocumentLine {
     /// From 1.
     pub line: i32,
@@ -30,7 +31,7 @@ pub struct CountDocumentLine {
 }
 
 /// A physical count.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Count {
     /// Its id.
     pub id: Uuid,

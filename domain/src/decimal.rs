@@ -2,6 +2,7 @@
 //!
 //! Eighteen digits, six of them after the point, fit an `i64` and Avro's `decimal(18, 6)`.
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 use std::str::FromStr;
@@ -99,9 +100,22 @@ impl de::Visitor<'_> for Visitor {
     }
 }
 
+/// What a decimal is written as, and, taken from a client, may be besides.
+fn schema(schemas: &SchemaGenerator, doc: &str) -> Schema {
+    let pattern = r"^-?[0-9]{1,12}(\.[0-9]{1,6})?$";
+    if schemas.contract().is_serialize() {
+        return json_schema!({ "description": doc, "type": "string", "pattern": pattern, "examples": ["2.5"] });
+    }
+    json_schema!({
+        "description": format!("{doc} A string, or a number below 1,000,000,000 where it has a fraction; six decimals at most."),
+        "type": ["string", "number"], "pattern": pattern, "minimum": -999_999_999_999_i64, "maximum": 999_999_999_999_i64,
+        "examples": ["2.5"],
+    })
+}
+
 macro_rules! decimals {
-    ($($(#[$doc:meta])* $name:ident)*) => {$(
-        $(#[$doc])*
+    ($($name:ident $doc:literal)*) => {$(
+        #[doc = $doc]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
         pub struct $name(i64);
 
@@ -146,6 +160,18 @@ macro_rules! decimals {
             }
         }
 
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(schemas: &mut SchemaGenerator) -> Schema {
+                schema(schemas, $doc)
+            }
+        }
+
         impl std::ops::Neg for $name {
             type Output = Self;
             fn neg(self) -> Self {
@@ -182,10 +208,8 @@ macro_rules! decimals {
 }
 
 decimals! {
-    /// How much of an item, in the item's unit.
-    Quantity
-    /// How much money, in a currency's main unit.
-    Amount
+    Quantity "How much of an item, in the item's unit."
+    Amount "How much money, in a currency's main unit."
 }
 
 #[cfg(test)]

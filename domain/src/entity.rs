@@ -13,6 +13,7 @@ use crate::sales_order::SalesOrder;
 use crate::supplier::Supplier;
 use crate::timestamp::Timestamp;
 use crate::transfer::Transfer;
+use schemars::{Schema, SchemaGenerator};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -92,6 +93,13 @@ macro_rules! entities {
             }
             pub(crate) fn stamp(&mut self, version: i64, created_at: Timestamp, updated_at: Timestamp) {
                 match self { $(Self::$variant(e) => { e.version = version; e.created_at = created_at; e.updated_at = updated_at; })* }
+            }
+        }
+
+        impl EntityKind {
+            /// The JSON Schema of its documents.
+            pub fn schema(self, schemas: &mut SchemaGenerator) -> Schema {
+                match self { $(Self::$variant => schemas.subschema_for::<$variant>(),)* }
             }
         }
 

@@ -37,6 +37,7 @@ pub mod rejection;
 pub mod reservation;
 pub mod returns;
 pub mod sales_order;
+mod schema;
 pub mod state;
 mod status;
 pub mod supplier;

@@ -8,6 +8,7 @@ use crate::item::set;
 use crate::rejection::Rejection;
 use crate::status::status;
 use crate::timestamp::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 status! {
@@ -23,7 +24,7 @@ status! {
 }
 
 /// A location.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Location {
     /// Its id.
     pub id: LocationId,

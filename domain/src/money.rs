@@ -1,6 +1,8 @@
 //! Money: an exact amount and its currency, never one without the other.
 
 use crate::decimal::Amount;
+use crate::schema::plain;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A currency by its three-letter code (ISO 4217).
@@ -29,8 +31,12 @@ impl<'de> Deserialize<'de> for Currency {
     }
 }
 
+plain! {
+    Currency "ISO 4217, such as EUR." { "type": "string", "pattern": "^[A-Z]{3}$", "examples": ["EUR"] }
+}
+
 /// An amount in a currency.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Money {
     /// How much, in the currency's main unit.

@@ -19,8 +19,8 @@ macro_rules! kinds {
         pub enum MovementKind { $($(#[$doc])* $variant,)* }
 
         impl MovementKind {
-            /// Every kind.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
+            /// The stable names of all kinds.
+            pub const NAMES: &[&str] = &[$($name),*];
 
             /// The stable name.
             #[must_use]

@@ -3,6 +3,7 @@
 use crate::entity::EntityKind;
 use crate::id::{CommandId, TenantId};
 use crate::rejection::Rejection;
+use crate::schema::plain;
 use crate::timestamp::Timestamp;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -14,6 +15,10 @@ pub struct Position {
     pub partition: i32,
     /// The offset in it.
     pub offset: i64,
+}
+
+plain! {
+    Position "A partition of the log of commands and an offset in it." { "type": "string", "pattern": "^[0-9]+-[0-9]+$", "examples": ["3-1042"] }
 }
 
 impl std::fmt::Display for Position {

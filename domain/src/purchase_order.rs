@@ -11,6 +11,7 @@ use crate::movement::MovementKind;
 use crate::rejection::Rejection;
 use crate::status::status;
 use crate::timestamp::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -36,7 +37,7 @@ status! {
 }
 
 /// What is bought.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PurchaseOrderLine {
     /// From 1.
     pub line: i32,
@@ -68,7 +69,7 @@ impl PurchaseOrderLine {
 }
 
 /// A purchase order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PurchaseOrder {
     /// Its id.
     pub id: Uuid,

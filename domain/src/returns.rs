@@ -11,6 +11,7 @@ use crate::rejection::Rejection;
 use crate::sales_order::SalesOrder;
 use crate::status::status;
 use crate::timestamp::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -27,7 +28,7 @@ status! {
 }
 
 /// What came back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReturnDocumentLine {
     /// From 1.
     pub line: i32,
@@ -44,7 +45,7 @@ pub struct ReturnDocumentLine {
 }
 
 /// A return.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Return {
     /// Its id.
     pub id: Uuid,

@@ -13,6 +13,7 @@ use crate::movement::MovementKind;
 use crate::rejection::Rejection;
 use crate::status::status;
 use crate::timestamp::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -37,7 +38,7 @@ status! {
 }
 
 /// What is sold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SalesOrderLine {
     /// From 1.
     pub line: i32,
@@ -62,7 +63,7 @@ pub struct SalesOrderLine {
 }
 
 /// A sales order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SalesOrder {
     /// Its id.
     pub id: SalesOrderId,

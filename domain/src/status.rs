@@ -4,7 +4,7 @@
 macro_rules! status {
     ($(#[$doc:meta])* $name:ident { $(#[$first_doc:meta])* $first:ident = $first_text:literal, $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
         pub enum $name { $(#[$first_doc])* #[default] #[serde(rename = $first_text)] $first, $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)* }
 
         impl $name {

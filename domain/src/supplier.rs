@@ -7,10 +7,11 @@ use crate::id::SupplierId;
 use crate::item::set;
 use crate::rejection::Rejection;
 use crate::timestamp::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A supplier.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Supplier {
     /// Its id.
     pub id: SupplierId,

@@ -1,5 +1,6 @@
 //! Points in time, to the microsecond: what Postgres and Avro hold without loss. Read from a clock elsewhere, never here.
 
+use crate::schema::plain;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -29,6 +30,10 @@ impl Timestamp {
     pub fn datetime(self) -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
+}
+
+plain! {
+    Timestamp "RFC 3339, to the microsecond." { "type": "string", "format": "date-time", "examples": ["2026-03-01T09:30:00Z"] }
 }
 
 impl From<OffsetDateTime> for Timestamp {

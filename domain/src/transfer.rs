@@ -13,6 +13,7 @@ use crate::rejection::Rejection;
 use crate::status::status;
 use crate::timestamp::Timestamp;
 use crate::validate::Problem;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -38,7 +39,7 @@ status! {
 }
 
 /// What is moved.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TransferDocumentLine {
     /// From 1.
     pub line: i32,
@@ -57,7 +58,7 @@ pub struct TransferDocumentLine {
 }
 
 /// A transfer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Transfer {
     /// Its id.
     pub id: Uuid,

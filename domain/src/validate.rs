@@ -9,14 +9,18 @@ use std::collections::BTreeMap;
 pub const LINES_MAX: usize = 1_000;
 /// Longest SKU, code or number, in bytes.
 pub const CODE_LENGTH_MAX: usize = 64;
+/// What a code looks like, as a regular expression: see [`Problems::code`].
+pub const CODE_PATTERN: &str = "^[!-~]([ -~]{0,62}[!-~])?$";
 /// Longest one-line text (a name, a reason), in characters.
 pub const NAME_LENGTH_MAX: usize = 255;
 /// Longest description, in characters.
 pub const DESCRIPTION_LENGTH_MAX: usize = 4_000;
-const METADATA_ENTRIES_MAX: usize = 50;
+/// Most pairs of metadata.
+pub const METADATA_ENTRIES_MAX: usize = 50;
 const METADATA_KEY_LENGTH_MAX: usize = 64;
 const METADATA_VALUE_LENGTH_MAX: usize = 500;
-const BARCODES_MAX: usize = 20;
+/// Most barcodes of an item.
+pub const BARCODES_MAX: usize = 20;
 
 /// A field and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

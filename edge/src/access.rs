@@ -4,6 +4,7 @@
 //! handler's type ([`crate::auth::Caller`]), and a route takes only the handler of its endpoint: one that forgot to ask who
 //! calls does not compile.
 
+use crate::error::ErrorCode;
 use actix_web::http::Method;
 use std::fmt;
 
@@ -178,6 +179,8 @@ pub struct EndpointInfo {
     pub command: Option<&'static str>,
     /// What it does, in a line.
     pub summary: &'static str,
+    /// What it may refuse with, besides what all of its shape do.
+    pub refuses: &'static [ErrorCode],
 }
 
 /// An endpoint, as a type.
@@ -194,8 +197,8 @@ pub trait Open: Endpoint {}
 
 macro_rules! endpoints {
     (
-        guarded { $($name:ident $method:ident $path:literal $need:expr, $(does $command:literal,)? $summary:literal;)* }
-        open { $($open_name:ident $open_method:ident $open_path:literal $open_summary:literal;)* }
+        guarded { $($name:ident $method:ident $path:literal $need:expr, $(does $command:literal,)? $summary:literal $(refuses $($code:ident)+)?;)* }
+        open { $($open_name:ident $open_method:ident $open_path:literal $open_summary:literal $(refuses $($open_code:ident)+)?;)* }
     ) => {
         $(
             #[doc = $summary]
@@ -205,6 +208,7 @@ macro_rules! endpoints {
                 const INFO: EndpointInfo = EndpointInfo {
                     name: stringify!($name), method: Method::$method, path: $path, need: $need,
                     command: endpoints!(@command $($command)?), summary: $summary,
+                    refuses: &[$($(ErrorCode::$code,)+)?],
                 };
             }
             impl Guarded for $name {}
@@ -216,7 +220,7 @@ macro_rules! endpoints {
             impl Endpoint for $open_name {
                 const INFO: EndpointInfo = EndpointInfo {
                     name: stringify!($open_name), method: Method::$open_method, path: $open_path, need: Need::Nobody,
-                    command: None, summary: $open_summary,
+                    command: None, summary: $open_summary, refuses: &[$($(ErrorCode::$open_code,)+)?],
                 };
             }
             impl Open for $open_name {}
@@ -300,33 +304,33 @@ endpoints! {
         ListStock GET "/v1/stock" READ_STOCK, "Levels, now or as of a time.";
         ListMovements GET "/v1/movements" READ_STOCK, "Movements, newest first.";
         GetMovement GET "/v1/movements/{sequence}" READ_STOCK, "A movement, by its number in the ledger.";
-        GetMovementProof GET "/v1/movements/{sequence}/proof" READ_LEDGER, "The proof that a movement is in the ledger.";
-        GetCheckpoint GET "/v1/ledger/checkpoint" READ_LEDGER, "The ledger's root and last hash, signed.";
+        GetMovementProof GET "/v1/movements/{sequence}/proof" READ_LEDGER, "The proof that a movement is in the ledger." refuses NotFound;
+        GetCheckpoint GET "/v1/ledger/checkpoint" READ_LEDGER, "The ledger's root and last hash, signed." refuses CheckpointsNotSigned;
         GetLedgerKeys GET "/v1/ledger/keys" READ_LEDGER, "The public keys that checkpoints are signed with.";
         GetVerification GET "/v1/ledger/verification" READ_LEDGER, "Checks a part of the ledger against itself.";
         ListAudit GET "/v1/audit" READ_AUDIT, "Who changed what, newest first.";
         ListApiKeys GET "/v1/api-keys" READ_KEYS, "API keys, without their secrets.";
         GetApiKey GET "/v1/api-keys/{id}" READ_KEYS, "An API key, without its secret.";
         CreateApiKey POST "/v1/api-keys" WRITE_KEYS, "Makes an API key; its secret is shown this once.";
-        RotateApiKey POST "/v1/api-keys/{id}/rotate" WRITE_KEYS, "Makes an API key's successor.";
+        RotateApiKey POST "/v1/api-keys/{id}/rotate" WRITE_KEYS, "Makes an API key's successor." refuses KeyNotActive;
         RevokeApiKey DELETE "/v1/api-keys/{id}" WRITE_KEYS, "Ends an API key.";
         ListMembers GET "/v1/members" READ_MEMBERS, "The people of the tenant.";
-        UpdateMember PATCH "/v1/members/{id}" WRITE_MEMBERS, "Gives a person another role.";
-        RemoveMember DELETE "/v1/members/{id}" WRITE_MEMBERS, "Removes a person from the tenant.";
+        UpdateMember PATCH "/v1/members/{id}" WRITE_MEMBERS, "Gives a person another role." refuses LastAdmin;
+        RemoveMember DELETE "/v1/members/{id}" WRITE_MEMBERS, "Removes a person from the tenant." refuses LastAdmin;
         ListInvitations GET "/v1/invitations" READ_MEMBERS, "Who is invited.";
         CreateInvitation POST "/v1/invitations" WRITE_MEMBERS, "Invites a person; the token is shown this once.";
         RevokeInvitation DELETE "/v1/invitations/{id}" WRITE_MEMBERS, "Takes an invitation back.";
         GetPlan GET "/v1/plan" READ_BILLING, "The tenant's plan and its limits.";
         GetMe GET "/v1/me" Need::Caller, "Who calls, and what it may do.";
         LogOut POST "/v1/auth/logout" Need::Person, "Ends the session.";
-        ChangePassword POST "/v1/auth/password" Need::Person, "Changes the password; every other session ends.";
+        ChangePassword POST "/v1/auth/password" Need::Person, "Changes the password refuses InvalidCredentials TooManyAttempts; every other session ends.";
     }
     open {
-        SignUp POST "/v1/auth/signup" "Makes a tenant, its sandbox and its first admin.";
-        LogIn POST "/v1/auth/login" "Signs a person in.";
-        RefreshSession POST "/v1/auth/refresh" "Gives new tokens for a refresh token, which works once.";
-        AcceptInvitation POST "/v1/auth/invitations/accept" "Joins the tenant that an invitation is from.";
-        ResetPassword POST "/v1/auth/password-reset" "Sets a new password with a token from the operator.";
+        SignUp POST "/v1/auth/signup" "Makes a tenant, its sandbox and its first admin." refuses EmailTaken TooManyAttempts;
+        LogIn POST "/v1/auth/login" "Signs a person in." refuses InvalidCredentials TooManyAttempts Forbidden;
+        RefreshSession POST "/v1/auth/refresh" "Gives new tokens for a refresh token, which works once." refuses InvalidToken;
+        AcceptInvitation POST "/v1/auth/invitations/accept" "Joins the tenant that an invitation is from." refuses InvalidToken InvalidCredentials EmailTaken TooManyAttempts;
+        ResetPassword POST "/v1/auth/password-reset" "Sets a new password with a token from the operator." refuses InvalidToken;
         GetJwks GET "/.well-known/jwks.json" "The public keys that access tokens are signed with (RFC 7517).";
     }
 }

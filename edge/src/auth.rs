@@ -6,6 +6,7 @@ use crate::access::{EndpointInfo, Guarded, Need, Role, Scope, Scopes};
 use crate::api_key::ApiKey;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::{Plan, Subject, limit};
+use crate::openapi::{Describe, Operation};
 use crate::request::{CallerTenant, RequestId};
 use crate::tokens::Tokens;
 use actix_web::http::header::{AUTHORIZATION, USER_AGENT};
@@ -325,6 +326,12 @@ impl<E> Deref for Caller<E> {
 
     fn deref(&self) -> &Identity {
         &self.identity
+    }
+}
+
+impl<E: Guarded> Describe for Caller<E> {
+    fn describe(operation: &mut Operation<'_>) {
+        operation.is_guarded();
     }
 }
 

@@ -1,15 +1,19 @@
 //! Bodies: read within a limit, understood as JSON, refused with every field that is wrong.
 
+use crate::access::ENDPOINTS;
 use crate::error::{ApiError, ErrorCode};
+use crate::openapi::{Describe, Operation};
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use actix_web::{FromRequest, HttpRequest, dev, web};
 use futures::StreamExt as _;
 use futures::future::LocalBoxFuture;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
+use std::marker::PhantomData;
 use time::OffsetDateTime;
-use twh_domain::command::Payload;
+use twh_domain::command::{OPERATIONS_MAX, Payload};
 use twh_domain::timestamp::Timestamp;
 use twh_domain::validate::Problem;
 
@@ -64,6 +68,37 @@ impl FromRequest for JsonBody {
                 Err(ApiError::new(ErrorCode::UnsupportedMediaType, "send Content-Type: application/json"))
             }
         })
+    }
+}
+
+/// A body of a known shape. It is understood when asked for: by then, the caller is known.
+#[derive(Debug)]
+pub struct Body<T> {
+    json: JsonBody,
+    shape: PhantomData<T>,
+}
+
+impl<T: DeserializeOwned> Body<T> {
+    /// Reads it.
+    pub fn read(&self) -> Result<T, ApiError> {
+        parse(&self.json.0)
+    }
+}
+
+impl<T> FromRequest for Body<T> {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut dev::Payload) -> Self::Future {
+        let json = JsonBody::from_request(request, payload);
+        Box::pin(async move { Ok(Self { json: json.await?, shape: PhantomData }) })
+    }
+}
+
+impl<T: JsonSchema> Describe for Body<T> {
+    fn describe(operation: &mut Operation<'_>) {
+        let schema = operation.inputs().subschema_for::<T>();
+        operation.takes(&schema);
     }
 }
 
@@ -261,15 +296,17 @@ fn once<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>
 }
 
 /// One command of `commands:batch`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchEntry {
-    /// The kind of command.
+    /// The kind of command: the resource and the action.
     #[serde(rename = "type")]
+    #[schemars(schema_with = "kinds")]
     pub kind: String,
-    /// What it acts upon; absent where it makes something new.
+    /// What it acts upon; left out where it makes something new.
     pub id: Option<uuid::Uuid>,
     /// Its key, where the batch is not one command.
+    #[schemars(length(min = 1, max = 255))]
     pub idempotency_key: Option<String>,
     /// The version that the client saw.
     pub if_match: Option<String>,
@@ -278,14 +315,21 @@ pub struct BatchEntry {
     pub body: Map<String, Value>,
 }
 
+/// The kinds of commands that clients send.
+fn kinds(_: &mut SchemaGenerator) -> Schema {
+    let kinds: Vec<_> = ENDPOINTS.iter().filter_map(|endpoint| endpoint.command).collect();
+    json_schema!({ "type": "string", "enum": kinds })
+}
+
 /// The body of `commands:batch`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchBody {
     /// All or nothing.
     #[serde(default)]
     pub atomic: bool,
     /// What to do, in order.
+    #[schemars(length(min = 1, max = OPERATIONS_MAX))]
     pub commands: Vec<BatchEntry>,
 }
 

@@ -1,17 +1,23 @@
 //! Errors as clients see them: one table of codes, each with its status, what it means and what to do.
 
+use crate::openapi::code_schema;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 use std::fmt;
 use twh_domain::outcome::Refusal;
 use twh_sinks::postgres::queries::is_away;
 
+/// Where the pages of the codes stand.
+pub(crate) const ERROR_PAGES: &str = "/docs/errors";
+
 macro_rules! codes {
     ($($variant:ident $status:literal $name:literal $meaning:literal $remedy:literal)*) => {
         /// Every code that an answer can carry.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[allow(missing_docs, reason = "each is documented by its row of the table")]
         pub enum ErrorCode { $($variant,)* }
 
@@ -82,6 +88,12 @@ impl ErrorCode {
         StatusCode::from_u16(self.number()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
+    /// The path of its page of the documentation.
+    #[must_use]
+    pub fn page(self) -> String {
+        format!("{ERROR_PAGES}/{}", self.name())
+    }
+
     /// The code with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
@@ -99,6 +111,24 @@ impl ErrorCode {
             _ => Self::Internal,
         }
     }
+}
+
+/// The body of every error.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+pub struct ErrorBody {
+    /// Stable: what to branch on.
+    #[schemars(schema_with = "code_schema")]
+    code: &'static str,
+    /// For people; may change.
+    message: String,
+    /// What was wrong, and where.
+    #[schemars(with = "Vec<Map<String, Value>>")]
+    details: Value,
+    /// Finds the request in our logs.
+    request_id: String,
+    /// The page that says what the code means and what to do, on the same host.
+    docs: String,
 }
 
 /// An error answer.
@@ -170,7 +200,14 @@ impl ApiError {
     /// The body of the answer.
     #[must_use]
     pub fn body(&self, request_id: &str) -> Value {
-        json!({ "code": self.code.name(), "message": self.message, "details": self.details, "request_id": request_id })
+        let body = ErrorBody {
+            code: self.code.name(),
+            message: self.message.clone(),
+            details: self.details.clone(),
+            request_id: request_id.to_owned(),
+            docs: self.code.page(),
+        };
+        serde_json::to_value(body).unwrap_or_default()
     }
 
     /// The answer.

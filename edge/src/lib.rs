@@ -13,6 +13,7 @@
 )]
 
 pub mod access;
+pub mod answer;
 pub mod api_key;
 pub mod auth;
 pub mod body;
@@ -20,6 +21,7 @@ pub mod cursor;
 pub mod error;
 pub mod headers;
 pub mod limits;
+pub mod openapi;
 pub mod ops;
 pub mod query;
 pub mod request;

@@ -1,9 +1,10 @@
 //! Routes from several crates on the same paths: each contributes its methods, one resource a path answers them all, and any
 //! other method is told which there are.
 
-use crate::access::{Guarded, Open};
+use crate::access::{EndpointInfo, Guarded, Open};
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorCode};
+use crate::openapi::{Describe, Operation, describe};
 use actix_web::http::Method;
 use actix_web::{FromRequest, Handler, Responder, Route, web};
 use std::collections::BTreeMap;
@@ -31,12 +32,14 @@ guarded_by!(A);
 guarded_by!(A B);
 guarded_by!(A B C);
 guarded_by!(A B C D);
+guarded_by!(A B C D F);
 
 /// A table of routes.
 #[derive(Default)]
 pub struct Routes {
     // Sorted, so that a literal segment stands before a parameter in the same place ('{' sorts after letters).
     by_path: BTreeMap<&'static str, Vec<(Method, Route)>>,
+    described: Vec<(EndpointInfo, fn(&mut Operation<'_>))>,
 }
 
 impl Routes {
@@ -52,10 +55,10 @@ impl Routes {
     where
         E: Guarded,
         F: Handler<A>,
-        A: GuardedBy<E> + FromRequest + 'static,
-        F::Output: Responder + 'static,
+        A: GuardedBy<E> + FromRequest + Describe + 'static,
+        F::Output: Responder + Describe + 'static,
     {
-        self.route(E::INFO.method, E::INFO.path, handler)
+        self.describes(E::INFO, describe::<A, F::Output>).route(E::INFO.method, E::INFO.path, handler)
     }
 
     /// Adds an endpoint that anyone may call.
@@ -64,10 +67,20 @@ impl Routes {
     where
         E: Open,
         F: Handler<A>,
-        A: FromRequest + 'static,
-        F::Output: Responder + 'static,
+        A: FromRequest + Describe + 'static,
+        F::Output: Responder + Describe + 'static,
     {
-        self.route(E::INFO.method, E::INFO.path, handler)
+        self.describes(E::INFO, describe::<A, F::Output>).route(E::INFO.method, E::INFO.path, handler)
+    }
+
+    fn describes(mut self, endpoint: EndpointInfo, describe: fn(&mut Operation<'_>)) -> Self {
+        self.described.push((endpoint, describe));
+        self
+    }
+
+    /// Its endpoints, each with what describes it.
+    pub(crate) fn described(&self) -> impl Iterator<Item = &(EndpointInfo, fn(&mut Operation<'_>))> {
+        self.described.iter()
     }
 
     /// Adds a route; to a `GET` the `HEAD` that belongs to it (RFC 9110, section 9.1): the same answer without its body.
@@ -92,13 +105,16 @@ impl Routes {
         for (path, routes) in other.by_path {
             self.by_path.entry(path).or_default().extend(routes);
         }
+        self.described.extend(other.described);
         self
     }
 
     /// Serves the table.
     pub fn configure(self, config: &mut web::ServiceConfig) {
         for (path, routes) in self.by_path {
-            let allowed = routes.iter().map(|(method, _)| method.as_str()).collect::<Vec<_>>().join(", ");
+            let mut methods: Vec<_> = routes.iter().map(|(method, _)| method.as_str()).collect();
+            methods.sort_unstable();
+            let allowed = methods.join(", ");
             let refuse = move || {
                 let error = ApiError::new(ErrorCode::MethodNotAllowed, format!("this path takes {allowed}"))
                     .allow(allowed.clone());

@@ -2,10 +2,12 @@
 
 use crate::answer::{error_entry, outcome_entry, pending_body, pending_location};
 use crate::compose::{Asked, command};
+use crate::describe::BatchSent;
 use crate::gateway::{Gateway, UnderWay};
 use crate::rehearsal;
 use crate::routes::{needs_if_match, submit};
 use actix_web::{HttpRequest, HttpResponse, web};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -13,18 +15,19 @@ use twh_domain::command::OPERATIONS_MAX;
 use twh_domain::id::CommandId;
 use twh_edge::access::{BatchCommands, need_of_command};
 use twh_edge::auth::{Caller, Identity};
-use twh_edge::body::{BatchBody, BatchEntry, JsonBody, parse, payload_from_value};
+use twh_edge::body::{BatchBody, BatchEntry, Body, payload_from_value};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::headers::{
     Prefer, check_idempotency_key, idempotency_key, if_match_missing, parse_if_match, traceparent,
 };
 use twh_edge::limits::{cost_of_batch, raise};
-use twh_edge::query;
+use twh_edge::query::Query;
 use twh_edge::request::RequestId;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct BatchQuery {
+pub(crate) struct BatchQuery {
+    /// Says what would come of it, and does none of it.
     #[serde(default)]
     dry_run: bool,
 }
@@ -33,10 +36,11 @@ pub(crate) async fn handle(
     caller: Caller<BatchCommands>,
     request: HttpRequest,
     gateway: web::Data<Gateway>,
-    body: JsonBody,
-) -> Result<HttpResponse, ApiError> {
-    let query: BatchQuery = query::parse(&request)?;
-    let batch: BatchBody = parse(&body.0)?;
+    query: Query<BatchQuery>,
+    body: Body<BatchBody>,
+) -> Result<BatchSent, ApiError> {
+    let query = query.read()?;
+    let batch = body.read()?;
     if batch.commands.is_empty() || batch.commands.len() > OPERATIONS_MAX {
         let problem = json!([{ "field": "commands", "problem": format!("must hold 1 to {OPERATIONS_MAX} commands") }]);
         return Err(ApiError::new(ErrorCode::ValidationFailed, "the batch is empty or too long").details(problem));
@@ -44,13 +48,15 @@ pub(crate) async fn handle(
     raise(&request, cost_of_batch(batch.commands.len())).await?;
     if query.dry_run {
         let key = request.headers().contains_key("idempotency-key").then(|| idempotency_key(&request)).transpose()?;
-        return rehearsal::handle(&caller, gateway.pool(), &RequestId::of(&request), key, batch).await;
+        let request_id = RequestId::of(&request);
+        return rehearsal::handle(&caller, gateway.pool(), &request_id, key, batch).await.map(BatchSent::from);
     }
-    if batch.atomic {
+    let answered = if batch.atomic {
         atomic(&request, &caller, &gateway, batch).await
     } else {
         each(&request, &caller, &gateway, batch).await
-    }
+    };
+    answered.map(BatchSent::from)
 }
 
 /// What an entry asks for, checked as its endpoint would.

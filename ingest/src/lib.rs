@@ -16,6 +16,7 @@
 mod answer;
 mod batch;
 mod compose;
+mod describe;
 mod fingerprint;
 mod gateway;
 mod rehearsal;

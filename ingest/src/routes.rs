@@ -3,11 +3,12 @@
 use crate::answer::{answer, pending};
 use crate::batch;
 use crate::compose::{Asked, command};
+use crate::describe::{CommandBody, Sent};
 use crate::gateway::Gateway;
 use actix_web::{HttpRequest, HttpResponse, web};
 use twh_edge::access::{self, Guarded};
 use twh_edge::auth::{Caller, Identity};
-use twh_edge::body::{JsonBody, parse_payload};
+use twh_edge::body::parse_payload;
 use twh_edge::error::ApiError;
 use twh_edge::headers::{Prefer, idempotency_key, if_match, if_match_missing, traceparent};
 use twh_edge::request::RequestId;
@@ -49,8 +50,8 @@ pub fn routes() -> Routes {
 /// An endpoint that sends the kind of command which the table says.
 fn sends<E: Guarded>(routes: Routes, endpoint: E) -> Routes {
     let kind = E::INFO.command.unwrap_or_default();
-    let handler = move |caller: Caller<E>, request: HttpRequest, gateway: web::Data<Gateway>, body: JsonBody| async move {
-        handle(kind, &request, &caller, &gateway, &body.0).await
+    let handler = move |caller: Caller<E>, request: HttpRequest, gateway: web::Data<Gateway>, body: CommandBody<E>| async move {
+        handle(kind, &request, &caller, &gateway, &body.json.0).await.map(Sent::<E>::from)
     };
     routes.on(endpoint, handler)
 }

@@ -17,9 +17,12 @@ async fn shared(policies: &str) -> Limiter {
     let patient = Duration::from_secs(5);
     let counters = Counters::new(&redis_url(), Deadlines { call: patient, connect: patient }).unwrap();
     let limiter = Limiter::new(Some(counters), Policies::parse(policies).unwrap(), QUIET);
-    while !limiter.is_shared() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let connected = async {
+        while !limiter.is_shared() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(2 * patient, connected).await.expect("Redis answers: ./dev up starts it");
     limiter
 }
 

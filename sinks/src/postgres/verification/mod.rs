@@ -11,6 +11,7 @@ mod rows;
 use super::PgPool;
 use super::tree::KEPT_EVERY;
 use rows::{Newest, Place, Stored, Unreadable};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ const RESERVED_PAGE: i64 = 50_000;
 const FIRST_PLACE: Place = (Uuid::nil(), Uuid::nil());
 
 /// What is checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
     /// Movements follow one another without a gap, each hash from the one before.
@@ -49,7 +50,7 @@ pub enum Check {
 }
 
 /// The first row of a check that is not as it must be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     /// Whose ledger.
     pub tenant_id: TenantId,
@@ -62,7 +63,7 @@ pub struct Finding {
 }
 
 /// How many rows were looked at.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Counts {
     /// Movements whose place and hash were checked.
     pub movements: i64,

@@ -1,0 +1,177 @@
+//! What commands are sent with and answered with, as types that tell the API's description of themselves.
+
+use crate::routes::needs_if_match;
+use actix_web::body::BoxBody;
+use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder, dev};
+use futures::future::LocalBoxFuture;
+use schemars::JsonSchema;
+use serde_json::{Map, Value, json};
+use std::marker::PhantomData;
+use twh_domain::decimal::Quantity;
+use twh_domain::entity::EntityKind;
+use twh_domain::id::{CommandId, ItemId, LocationId};
+use twh_domain::outcome::Position;
+use twh_edge::access::Endpoint;
+use twh_edge::body::JsonBody;
+use twh_edge::openapi::{Describe, Operation};
+
+/// The body of an endpoint's command.
+pub(crate) struct CommandBody<E> {
+    pub(crate) json: JsonBody,
+    endpoint: PhantomData<E>,
+}
+
+impl<E: Endpoint> FromRequest for CommandBody<E> {
+    type Error = <JsonBody as FromRequest>::Error;
+    type Future = LocalBoxFuture<'static, Result<Self, Self::Error>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut dev::Payload) -> Self::Future {
+        let json = JsonBody::from_request(request, payload);
+        Box::pin(async move { Ok(Self { json: json.await?, endpoint: PhantomData }) })
+    }
+}
+
+impl<E: Endpoint> Describe for CommandBody<E> {
+    fn describe(operation: &mut Operation<'_>) {
+        operation.sends_command(needs_if_match(E::INFO.command.unwrap_or_default()));
+    }
+}
+
+/// The answer to an endpoint's command: the document, or that it is not decided yet.
+pub(crate) struct Sent<E> {
+    response: HttpResponse,
+    endpoint: PhantomData<E>,
+}
+
+impl<E> From<HttpResponse> for Sent<E> {
+    fn from(response: HttpResponse) -> Self {
+        Self { response, endpoint: PhantomData }
+    }
+}
+
+impl<E> Responder for Sent<E> {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        self.response
+    }
+}
+
+/// A command that is durable and not decided yet.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "the shape of what is written by hand")]
+struct PendingCommand {
+    command_id: CommandId,
+    #[schemars(extend("enum" = ["pending"]))]
+    status: String,
+    position: Position,
+}
+
+const OF_COMMANDS: [&str; 3] = ["X-TWH-Position", "X-TWH-Command-Id", "Idempotent-Replayed"];
+const PENDING: &str = "It is durable and will be decided; Location says where to ask.";
+
+impl<E: Endpoint> Describe for Sent<E> {
+    fn describe(operation: &mut Operation<'_>) {
+        let (document, action) = E::INFO.command.unwrap_or_default().split_once('.').unwrap_or_default();
+        let schema = EntityKind::from_name(document).map(|kind| json!(kind.schema(operation.outputs())));
+        let [position, command, replayed] = OF_COMMANDS;
+        if action == "create" {
+            operation.answers(201, "Created.", schema.as_ref(), &["ETag", "Location", position, command, replayed]);
+        } else {
+            operation.answers(200, "Done.", schema.as_ref(), &["ETag", position, command, replayed]);
+        }
+        let pending = json!(operation.output::<PendingCommand>());
+        operation.answers(202, PENDING, Some(&pending), &["Location", position, command]);
+    }
+}
+
+/// The answer to a batch.
+pub(crate) struct BatchSent(HttpResponse);
+
+impl From<HttpResponse> for BatchSent {
+    fn from(response: HttpResponse) -> Self {
+        Self(response)
+    }
+}
+
+impl Responder for BatchSent {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        self.0
+    }
+}
+
+/// What became of one command of a batch.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "the shape of what is written by hand")]
+struct BatchResult {
+    /// As its endpoint would have answered.
+    status: u16,
+    /// The document, the error, or that it is not decided yet.
+    body: Map<String, Value>,
+    #[schemars(with = "String")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etag: Option<String>,
+    #[schemars(with = "String")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    location: Option<String>,
+    #[schemars(with = "CommandId")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command_id: Option<CommandId>,
+    #[schemars(with = "Position")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<Position>,
+    #[schemars(with = "bool")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replayed: Option<bool>,
+}
+
+/// A quantity before and after.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "the shape of what is written by hand")]
+struct BeforeAndAfter {
+    before: Option<Quantity>,
+    after: Option<Quantity>,
+}
+
+/// What a batch would change of a level.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "the shape of what is written by hand")]
+struct StockChange {
+    item_id: ItemId,
+    location_id: LocationId,
+    qty_on_hand: BeforeAndAfter,
+    qty_reserved: BeforeAndAfter,
+    available: BeforeAndAfter,
+}
+
+/// What became of a batch; of a rehearsal, what would become of it.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "the shape of what is written by hand")]
+struct BatchResults {
+    results: Vec<BatchResult>,
+    /// `true` of a rehearsal.
+    #[schemars(with = "bool")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dry_run: Option<bool>,
+    /// Of a rehearsal: the levels that would change.
+    #[schemars(with = "Vec<StockChange>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stock_changes: Option<Vec<StockChange>>,
+}
+
+impl Describe for BatchSent {
+    fn describe(operation: &mut Operation<'_>) {
+        operation.sends_commands();
+        let key = json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" });
+        operation.takes_header("Idempotency-Key", false, &key, "Of an atomic batch, which is one command.");
+        let schema = json!(operation.output::<BatchResults>());
+        let [position, command, replayed] = OF_COMMANDS;
+        operation.answers(200, "What became of each.", Some(&schema), &[position, command, replayed]);
+        let pending = json!(operation.output::<PendingCommand>());
+        operation.answers(202, PENDING, Some(&pending), &["Location", position, command]);
+        // An atomic batch is refused as its commands are.
+        operation.refuses_as_commands();
+    }
+}
