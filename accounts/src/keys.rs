@@ -1,21 +1,25 @@
 //! API keys: made, narrowed, rotated with a grace, revoked.
 
 use crate::fields::Problems;
+use crate::shapes::{self, PageQuery};
 use crate::{Accounts, provision, secret};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, web};
 use ipnet::IpNet;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::net::IpAddr;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{CreateApiKey, GetApiKey, ListApiKeys, RevokeApiKey, Role, RotateApiKey, Scope, Scopes};
+use twh_edge::answer::{Answer, Done, Page};
 use twh_edge::api_key::Environment;
 use twh_edge::auth::{API_KEY_PURPOSE, Caller, Identity, now};
-use twh_edge::body::{JsonBody, parse};
+use twh_edge::body::Body;
 use twh_edge::error::{ApiError, ErrorCode};
-use twh_edge::{cursor, query};
+use twh_edge::cursor;
+use twh_edge::query::Query;
 use twh_sinks::postgres::accounts::audit::{Change, record};
 use twh_sinks::postgres::accounts::keys::{self, Key};
 use uuid::Uuid;
@@ -26,63 +30,74 @@ const NETWORKS_MAX: usize = 100;
 const GRACE_SECONDS_MAX: i64 = 86_400;
 
 /// A key as it is answered, and as it stands in the account of changes: never its secret.
-pub(crate) fn shown(key: &Key) -> Value {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ApiKey")]
+pub(crate) struct ShownKey {
+    id: Uuid,
+    name: String,
+    /// The first characters of the key, so that people can tell keys apart.
+    hint: String,
+    #[schemars(schema_with = "shapes::role")]
+    role: String,
+    #[schemars(schema_with = "shapes::scopes")]
+    scopes: Vec<String>,
+    /// The networks that it may be used from; `null` for everywhere.
+    ip_allowed: Option<Vec<String>>,
+    #[schemars(extend("enum" = ["active", "expired", "revoked"]))]
+    status: &'static str,
+    /// Who made it: a person or another key, by id.
+    created_by: String,
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    /// To half a minute.
+    last_used_at: Option<Timestamp>,
+    revoked_at: Option<Timestamp>,
+    /// The key that took its place.
+    rotated_to: Option<Uuid>,
+}
+
+/// A key that was just made: the only answer with its secret.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct NewApiKey {
+    #[serde(flatten)]
+    shown: ShownKey,
+    /// The secret; it is kept as a hash and cannot be shown again.
+    key: String,
+}
+
+pub(crate) fn shown(key: &Key) -> ShownKey {
     let role = Role::from_name(&key.role);
     let scopes = key.scopes.clone().unwrap_or_else(|| {
         role.map(|role| Scopes::of_role(role).names().into_iter().map(str::to_owned).collect()).unwrap_or_default()
     });
     let over = key.expires_at.is_some_and(|end| end <= now());
-    json!({
-        "id": key.id,
-        "name": key.name,
-        "hint": key.hint,
-        "role": key.role,
-        "scopes": scopes,
-        "ip_allowed": key.ip_allowed,
-        "status": if key.revoked_at.is_some() { "revoked" } else if over { "expired" } else { "active" },
-        "created_by": key.created_by,
-        "created_at": key.created_at,
-        "expires_at": key.expires_at,
-        "last_used_at": key.last_used_at,
-        "revoked_at": key.revoked_at,
-        "rotated_to": key.rotated_to,
-    })
-}
-
-fn with_secret(key: &Key, secret: &str) -> Value {
-    let mut shown = shown(key);
-    if let Some(fields) = shown.as_object_mut() {
-        fields.insert("key".to_owned(), json!(secret));
+    ShownKey {
+        id: key.id,
+        name: key.name.clone(),
+        hint: key.hint.clone(),
+        role: key.role.clone(),
+        scopes,
+        ip_allowed: key.ip_allowed.clone(),
+        status: if key.revoked_at.is_some() {
+            "revoked"
+        } else if over {
+            "expired"
+        } else {
+            "active"
+        },
+        created_by: key.created_by.clone(),
+        created_at: key.created_at,
+        expires_at: key.expires_at,
+        last_used_at: key.last_used_at,
+        revoked_at: key.revoked_at,
+        rotated_to: key.rotated_to,
     }
-    shown
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PageQuery {
-    limit: Option<i64>,
-    cursor: Option<String>,
-}
-
-/// A page that is asked for: where it begins, and how long it is.
-pub(crate) fn page_of(request: &HttpRequest) -> Result<(Option<Uuid>, i64), ApiError> {
-    let asked: PageQuery = query::parse(request)?;
-    Ok((asked.cursor.as_deref().map(cursor::decode::<Uuid>).transpose()?, query::limit(asked.limit)?))
-}
-
-/// A page of what was found, which is one more than asked for where there is another.
-pub(crate) fn page<T>(
-    mut found: Vec<T>,
-    limit: i64,
-    id: impl Fn(&T) -> Uuid,
-    shown: impl Fn(&T) -> Value,
-) -> HttpResponse {
-    let more = found.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-    if more {
-        found.pop();
-    }
-    let next = if more { found.last().map(|last| cursor::encode(&id(last))) } else { None };
-    HttpResponse::Ok().json(json!({ "data": found.iter().map(shown).collect::<Vec<_>>(), "next_cursor": next }))
+/// The answer to who made a key.
+fn made(key: &Key, secret: &str) -> Answer<NewApiKey, 201> {
+    Answer::of(&NewApiKey { shown: shown(key), key: secret.to_owned() })
+        .header(("location", format!("/v1/api-keys/{}", key.id)))
 }
 
 /// The id in a path; what is no id names nothing.
@@ -93,31 +108,42 @@ pub(crate) fn path_id(request: &HttpRequest, noun: &str) -> Result<Uuid, ApiErro
 
 pub(crate) async fn list(
     caller: Caller<ListApiKeys>,
-    request: HttpRequest,
     accounts: web::Data<Accounts>,
-) -> Result<HttpResponse, ApiError> {
-    let (after, limit) = page_of(&request)?;
+    query: Query<PageQuery>,
+) -> Result<Answer<Page<ShownKey>>, ApiError> {
+    let (after, limit) = query.read()?.place()?;
     let found = keys::list(&accounts.pool, caller.tenant_id, after, limit + 1).await.map_err(ApiError::database)?;
-    Ok(page(found, limit, |key| key.id, shown))
+    Ok(Answer::of(&Page::of(found, limit, |key| cursor::encode(&key.id), shown)))
 }
 
 pub(crate) async fn one(
     caller: Caller<GetApiKey>,
     request: HttpRequest,
     accounts: web::Data<Accounts>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Answer<ShownKey>, ApiError> {
     let id = path_id(&request, "API key")?;
     let found = keys::find(&accounts.pool, caller.tenant_id, id).await.map_err(ApiError::database)?;
-    Ok(HttpResponse::Ok().json(shown(&found.ok_or_else(|| ApiError::not_found("API key"))?)))
+    Ok(Answer::of(&shown(&found.ok_or_else(|| ApiError::not_found("API key"))?)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct NewKey {
+#[schemars(rename = "ApiKeyToMake")]
+pub(crate) struct NewKey {
+    /// What people call it.
+    #[schemars(schema_with = "shapes::name")]
     name: String,
+    #[schemars(schema_with = "shapes::role")]
     role: String,
+    /// Fewer than the role has; all of them where it is left out.
+    #[schemars(schema_with = "shapes::some_scopes")]
+    #[serde(default)]
     scopes: Option<Vec<String>>,
+    /// Addresses and networks that it may be used from; everywhere where it is left out.
+    #[schemars(length(min = 1, max = NETWORKS_MAX))]
     ip_allowed: Option<Vec<String>>,
+    /// When it ends; never where it is left out.
+    #[schemars(with = "Option<Timestamp>")]
     expires_at: Option<String>,
 }
 
@@ -207,9 +233,9 @@ pub(crate) async fn create(
     caller: Caller<CreateApiKey>,
     request: HttpRequest,
     accounts: web::Data<Accounts>,
-    body: JsonBody,
-) -> Result<HttpResponse, ApiError> {
-    let wanted = parse::<NewKey>(&body.0)?.checked(&caller)?;
+    body: Body<NewKey>,
+) -> Result<Answer<NewApiKey, 201>, ApiError> {
+    let wanted = body.read()?.checked(&caller)?;
     let deed = caller.deed(&request);
     let (mut key, text) =
         provision::new_key(&deed, environment(&caller)?, &wanted.name, wanted.role).map_err(secret)?;
@@ -219,12 +245,11 @@ pub(crate) async fn create(
     let hash = accounts.secrets.hash(API_KEY_PURPOSE, text.reveal()).map_err(secret)?;
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     keys::insert(&mut tx, &key, &hash).await.map_err(ApiError::database)?;
-    let new = Some(shown(&key));
+    let new = shapes::value(&shown(&key));
     let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
     record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;
-    let location = format!("/v1/api-keys/{}", key.id);
-    Ok(HttpResponse::Created().insert_header(("location", location)).json(with_secret(&key, text.reveal())))
+    Ok(made(&key, text.reveal()))
 }
 
 fn environment(caller: &Identity) -> Result<Environment, ApiError> {
@@ -232,9 +257,11 @@ fn environment(caller: &Identity) -> Result<Environment, ApiError> {
         .ok_or_else(|| ApiError::internal("the tenant's environment is not known"))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Rotation {
+pub(crate) struct Rotation {
+    /// How long the old key stays good, in seconds; not at all by default.
+    #[schemars(range(min = 0, max = GRACE_SECONDS_MAX))]
     grace_seconds: Option<i64>,
 }
 
@@ -246,10 +273,10 @@ pub(crate) async fn rotate(
     caller: Caller<RotateApiKey>,
     request: HttpRequest,
     accounts: web::Data<Accounts>,
-    body: JsonBody,
-) -> Result<HttpResponse, ApiError> {
+    body: Body<Rotation>,
+) -> Result<Answer<NewApiKey, 201>, ApiError> {
     let id = path_id(&request, "API key")?;
-    let grace = parse::<Rotation>(&body.0)?.grace_seconds.unwrap_or(0);
+    let grace = body.read()?.grace_seconds.unwrap_or(0);
     if !(0..=GRACE_SECONDS_MAX).contains(&grace) {
         let mut problems = Problems::default();
         problems.add("grace_seconds", format!("must be 0 to {GRACE_SECONDS_MAX}: how long the old key stays good"));
@@ -282,21 +309,19 @@ pub(crate) async fn rotate(
     keys::insert(&mut tx, &key, &hash).await.map_err(ApiError::database)?;
     let until = Timestamp::from_micros(deed.at.micros() + grace * 1_000_000);
     keys::rotate(&mut tx, id, until, key.id).await.map_err(ApiError::database)?;
-    let (was, new) = (Some(shown(&old)), Some(json!({ "successor": shown(&key), "good_until": until })));
+    let (was, new) = (shapes::value(&shown(&old)), Some(json!({ "successor": shown(&key), "good_until": until })));
     let change = Change { action: "api_key.rotate", entity_kind: "api_key", entity: id, old: was, new };
     record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;
     accounts.authenticator.forget();
-    Ok(HttpResponse::Created()
-        .insert_header(("location", format!("/v1/api-keys/{}", key.id)))
-        .json(with_secret(&key, text.reveal())))
+    Ok(made(&key, text.reveal()))
 }
 
 pub(crate) async fn revoke(
     caller: Caller<RevokeApiKey>,
     request: HttpRequest,
     accounts: web::Data<Accounts>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Done, ApiError> {
     let id = path_id(&request, "API key")?;
     let deed = caller.deed(&request);
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
@@ -305,12 +330,12 @@ pub(crate) async fn revoke(
     // What is revoked already is as it should be: a retry is no mistake.
     if old.revoked_at.is_none() {
         keys::revoke(&mut tx, id, deed.at).await.map_err(ApiError::database)?;
-        let new = Some(shown(&Key { revoked_at: Some(deed.at), ..old.clone() }));
-        let change =
-            Change { action: "api_key.revoke", entity_kind: "api_key", entity: id, old: Some(shown(&old)), new };
+        let new = shapes::value(&shown(&Key { revoked_at: Some(deed.at), ..old.clone() }));
+        let old = shapes::value(&shown(&old));
+        let change = Change { action: "api_key.revoke", entity_kind: "api_key", entity: id, old, new };
         record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     }
     tx.commit().await.map_err(ApiError::database)?;
     accounts.authenticator.forget();
-    Ok(HttpResponse::NoContent().finish())
+    Ok(Done)
 }

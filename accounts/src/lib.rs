@@ -21,6 +21,7 @@ mod members;
 mod password;
 pub mod provision;
 mod sessions;
+mod shapes;
 mod signup;
 mod token;
 

@@ -1,18 +1,24 @@
 //! The people of a tenant, who is invited, and what a caller is.
 
 use crate::fields::Problems;
-use crate::keys::{page, page_of, path_id};
+use crate::keys::path_id;
+use crate::shapes::{self, PageQuery, Person, SessionTokens, ShownTenant};
 use crate::token::{self, Purpose};
 use crate::{Accounts, secret, sessions};
-use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use actix_web::{HttpRequest, web};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{
     CreateInvitation, GetMe, GetPlan, ListInvitations, ListMembers, RemoveMember, RevokeInvitation, Role, UpdateMember,
 };
+use twh_edge::answer::{Answer, Done, Page};
 use twh_edge::auth::{Caller, Client, Credential, now};
-use twh_edge::body::{JsonBody, parse};
+use twh_edge::body::Body;
+use twh_edge::cursor;
+use twh_edge::query::Query;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::request::RequestId;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
@@ -23,43 +29,92 @@ use uuid::Uuid;
 /// How long an invitation can be accepted, in microseconds: a week.
 const INVITATION_MICROS: i64 = 7 * 86_400 * 1_000_000;
 
-pub(crate) async fn me(caller: Caller<GetMe>, accounts: web::Data<Accounts>) -> Result<HttpResponse, ApiError> {
+/// Who calls, and what it may do.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Me {
+    caller: MeCaller,
+    tenant: Option<ShownTenant>,
+    #[schemars(schema_with = "shapes::role")]
+    role: &'static str,
+    #[schemars(schema_with = "shapes::scopes")]
+    scopes: Vec<&'static str>,
+}
+
+/// A key or a person.
+#[derive(Serialize, JsonSchema)]
+struct MeCaller {
+    #[schemars(extend("enum" = ["api_key", "user"]))]
+    r#type: &'static str,
+    id: Uuid,
+}
+
+pub(crate) async fn me(caller: Caller<GetMe>, accounts: web::Data<Accounts>) -> Result<Answer<Me>, ApiError> {
     let tenant = tenants::find(&accounts.pool, caller.tenant_id).await.map_err(ApiError::database)?;
-    let (kind, id) = match caller.credential {
+    let (r#type, id) = match caller.credential {
         Credential::ApiKey { key_id } => ("api_key", key_id),
         Credential::Session { user_id, .. } => ("user", user_id),
     };
-    Ok(HttpResponse::Ok().json(json!({
-        "caller": { "type": kind, "id": id },
-        "tenant": tenant.map(|tenant| json!({ "id": tenant.id, "name": tenant.name, "plan": tenant.plan, "environment": tenant.environment })),
-        "role": caller.role.name(),
-        "scopes": caller.scopes.names(),
-    })))
+    Ok(Answer::of(&Me {
+        caller: MeCaller { r#type, id },
+        tenant: tenant.as_ref().map(ShownTenant::from),
+        role: caller.role.name(),
+        scopes: caller.scopes.names(),
+    }))
 }
 
-pub(crate) async fn plan(caller: Caller<GetPlan>) -> HttpResponse {
-    HttpResponse::Ok()
-        .json(json!({ "tenant_id": caller.tenant_id, "plan": caller.plan.name(), "environment": caller.environment }))
+/// A tenant's plan.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct TenantPlan {
+    tenant_id: TenantId,
+    plan: &'static str,
+    environment: String,
 }
 
-fn shown(member: &Member) -> Value {
-    json!({ "id": member.user_id, "email": member.email, "name": member.name, "role": member.role, "since": member.since })
+pub(crate) async fn plan(caller: Caller<GetPlan>) -> Answer<TenantPlan> {
+    let environment = caller.environment.clone();
+    Answer::of(&TenantPlan { tenant_id: caller.tenant_id, plan: caller.plan.name(), environment })
+}
+
+/// A person of the tenant.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Member")]
+pub(crate) struct ShownMember {
+    id: Uuid,
+    email: String,
+    name: String,
+    #[schemars(schema_with = "shapes::role")]
+    role: String,
+    since: Timestamp,
+}
+
+fn shown(member: &Member) -> ShownMember {
+    let Member { user_id, email, name, role, since } = member.clone();
+    ShownMember { id: user_id, email, name, role, since }
 }
 
 pub(crate) async fn list(
     caller: Caller<ListMembers>,
-    request: HttpRequest,
     accounts: web::Data<Accounts>,
-) -> Result<HttpResponse, ApiError> {
-    let (after, limit) = page_of(&request)?;
+    query: Query<PageQuery>,
+) -> Result<Answer<Page<ShownMember>>, ApiError> {
+    let (after, limit) = query.read()?.place()?;
     let found =
         people::members(&accounts.pool, caller.tenant_id, after, limit + 1).await.map_err(ApiError::database)?;
-    Ok(page(found, limit, |member| member.user_id, shown))
+    Ok(Answer::of(&Page::of(found, limit, |member| cursor::encode(&member.user_id), shown)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct NewRole {
+pub(crate) struct NewRole {
+    #[schemars(schema_with = "shapes::role")]
+    role: String,
+}
+
+/// A person's role.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct MemberRole {
+    id: Uuid,
+    #[schemars(schema_with = "shapes::role")]
     role: String,
 }
 
@@ -74,23 +129,25 @@ pub(crate) async fn update(
     caller: Caller<UpdateMember>,
     request: HttpRequest,
     accounts: web::Data<Accounts>,
-    body: JsonBody,
-) -> Result<HttpResponse, ApiError> {
+    body: Body<NewRole>,
+) -> Result<Answer<MemberRole>, ApiError> {
     let user = path_id(&request, "member")?;
-    let asked: NewRole = parse(&body.0)?;
+    let asked = body.read()?;
     let mut problems = Problems::default();
     check_role(&mut problems, &asked.role);
     problems.none()?;
-    change_member(&accounts, &caller.deed(&request), user, Some(&asked.role)).await
+    change_member(&accounts, &caller.deed(&request), user, Some(&asked.role)).await?;
+    Ok(Answer::of(&MemberRole { id: user, role: asked.role }))
 }
 
 pub(crate) async fn remove(
     caller: Caller<RemoveMember>,
     request: HttpRequest,
     accounts: web::Data<Accounts>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Done, ApiError> {
     let user = path_id(&request, "member")?;
-    change_member(&accounts, &caller.deed(&request), user, None).await
+    change_member(&accounts, &caller.deed(&request), user, None).await?;
+    Ok(Done)
 }
 
 /// Gives a member another role, or none; never the last admin.
@@ -99,7 +156,7 @@ async fn change_member(
     deed: &Deed,
     user: Uuid,
     role: Option<&str>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<(), ApiError> {
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     let found = people::role_for_change(&mut tx, deed.tenant, user).await.map_err(ApiError::database)?;
     let (old, admins) = found.ok_or_else(|| ApiError::not_found("member"))?;
@@ -125,45 +182,70 @@ async fn change_member(
     record(&mut tx, deed, change).await.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;
     accounts.authenticator.forget();
-    Ok(match role {
-        Some(role) => HttpResponse::Ok().json(json!({ "id": user, "role": role })),
-        None => HttpResponse::NoContent().finish(),
-    })
+    Ok(())
 }
 
-fn invitation_shown(invitation: &Invitation) -> Value {
+/// An invitation, without its token.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Invitation")]
+pub(crate) struct ShownInvitation {
+    id: Uuid,
+    email: String,
+    #[schemars(schema_with = "shapes::role")]
+    role: String,
+    #[schemars(extend("enum" = ["open", "accepted", "revoked", "expired"]))]
+    status: &'static str,
+    invited_by: Uuid,
+    created_at: Timestamp,
+    expires_at: Timestamp,
+    accepted_at: Option<Timestamp>,
+}
+
+/// An invitation that was just made: the only answer with its token.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct NewlyInvited {
+    #[serde(flatten)]
+    shown: ShownInvitation,
+    /// For the one who is invited.
+    token: String,
+}
+
+fn invitation_shown(invitation: &Invitation) -> ShownInvitation {
     let status = match invitation {
         Invitation { accepted_at: Some(_), .. } => "accepted",
         Invitation { revoked_at: Some(_), .. } => "revoked",
         Invitation { expires_at, .. } if *expires_at <= now() => "expired",
         _ => "open",
     };
-    json!({
-        "id": invitation.id,
-        "email": invitation.email,
-        "role": invitation.role,
-        "status": status,
-        "invited_by": invitation.invited_by,
-        "created_at": invitation.created_at,
-        "expires_at": invitation.expires_at,
-        "accepted_at": invitation.accepted_at,
-    })
+    ShownInvitation {
+        id: invitation.id,
+        email: invitation.email.clone(),
+        role: invitation.role.clone(),
+        status,
+        invited_by: invitation.invited_by,
+        created_at: invitation.created_at,
+        expires_at: invitation.expires_at,
+        accepted_at: invitation.accepted_at,
+    }
 }
 
 pub(crate) async fn invitations(
     caller: Caller<ListInvitations>,
-    request: HttpRequest,
     accounts: web::Data<Accounts>,
-) -> Result<HttpResponse, ApiError> {
-    let (after, limit) = page_of(&request)?;
-    let found = people::invitations(&accounts.pool, caller.tenant_id, after, limit + 1).await;
-    Ok(page(found.map_err(ApiError::database)?, limit, |invitation| invitation.id, invitation_shown))
+    query: Query<PageQuery>,
+) -> Result<Answer<Page<ShownInvitation>>, ApiError> {
+    let (after, limit) = query.read()?.place()?;
+    let found =
+        people::invitations(&accounts.pool, caller.tenant_id, after, limit + 1).await.map_err(ApiError::database)?;
+    Ok(Answer::of(&Page::of(found, limit, |invitation| cursor::encode(&invitation.id), invitation_shown)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct NewInvitation {
+pub(crate) struct NewInvitation {
+    #[schemars(schema_with = "shapes::email")]
     email: String,
+    #[schemars(schema_with = "shapes::role")]
     role: String,
 }
 
@@ -171,9 +253,9 @@ pub(crate) async fn invite(
     caller: Caller<CreateInvitation>,
     request: HttpRequest,
     accounts: web::Data<Accounts>,
-    body: JsonBody,
-) -> Result<HttpResponse, ApiError> {
-    let asked: NewInvitation = parse(&body.0)?;
+    body: Body<NewInvitation>,
+) -> Result<Answer<NewlyInvited, 201>, ApiError> {
+    let asked = body.read()?;
     let mut problems = Problems::default();
     problems.email("email", &asked.email);
     check_role(&mut problems, &asked.role);
@@ -194,54 +276,62 @@ pub(crate) async fn invite(
         accepted_at: None,
         revoked_at: None,
     };
-    let mut shown = invitation_shown(&invitation);
+    let shown = invitation_shown(&invitation);
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     people::invite(&mut tx, &invitation, &hash).await.map_err(ApiError::database)?;
-    let new = Some(shown.clone());
+    let new = shapes::value(&shown);
     let change =
         Change { action: "invitation.create", entity_kind: "invitation", entity: invitation.id, old: None, new };
     record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;
-    if let Some(fields) = shown.as_object_mut() {
-        fields.insert("token".to_owned(), json!(token));
-    }
-    Ok(HttpResponse::Created().json(shown))
+    Ok(Answer::of(&NewlyInvited { shown, token }))
 }
 
 pub(crate) async fn revoke_invitation(
     caller: Caller<RevokeInvitation>,
     request: HttpRequest,
     accounts: web::Data<Accounts>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Done, ApiError> {
     let id = path_id(&request, "open invitation")?;
     let deed = caller.deed(&request);
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     let revoked =
         people::revoke_invitation(&mut tx, caller.tenant_id, id, deed.at).await.map_err(ApiError::database)?;
     let revoked = revoked.ok_or_else(|| ApiError::not_found("open invitation"))?;
-    let new = Some(invitation_shown(&revoked));
+    let new = shapes::value(&invitation_shown(&revoked));
     let change = Change { action: "invitation.revoke", entity_kind: "invitation", entity: id, old: None, new };
     record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;
-    Ok(HttpResponse::NoContent().finish())
+    Ok(Done)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Acceptance {
+pub(crate) struct Acceptance {
     token: String,
     /// For who has no account yet.
     name: Option<String>,
+    /// Of the account that the address has, or of the one that is made.
     password: String,
+}
+
+/// Who has joined a tenant.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Joined {
+    user: Person,
+    tenant_id: TenantId,
+    #[schemars(schema_with = "shapes::role")]
+    role: String,
+    tokens: SessionTokens,
 }
 
 /// Who holds the token joins: with a new account, or with the one that the address has, whose password must be given.
 pub(crate) async fn accept(
     request: HttpRequest,
     accounts: web::Data<Accounts>,
-    body: JsonBody,
-) -> Result<HttpResponse, ApiError> {
-    let asked: Acceptance = parse(&body.0)?;
+    body: Body<Acceptance>,
+) -> Result<Answer<Joined, 201>, ApiError> {
+    let asked = body.read()?;
     let client = Client::of(&request);
     let hashes = token::hashes(&accounts.secrets, Purpose::Invitation, &asked.token);
     let at = now();
@@ -290,10 +380,10 @@ pub(crate) async fn accept(
     record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     let opened = sessions::open(&accounts, &mut tx, user.id, invitation.tenant, &client).await?;
     tx.commit().await.map_err(ApiError::database)?;
-    Ok(HttpResponse::Created().json(json!({
-        "user": { "id": user.id, "email": user.email, "name": user.name },
-        "tenant_id": invitation.tenant,
-        "role": invitation.role,
-        "tokens": opened.tokens,
-    })))
+    Ok(Answer::of(&Joined {
+        user: Person::from(&user),
+        tenant_id: invitation.tenant,
+        role: invitation.role,
+        tokens: opened.tokens,
+    }))
 }

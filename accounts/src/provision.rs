@@ -65,7 +65,7 @@ pub async fn tenant(pool: &PgPool, secrets: &Secrets, name: &str, plan: &str) ->
     let new = Some(serde_json::json!({ "name": name, "plan": plan, "environment": tenant.environment }));
     let change = Change { action: "tenant.create", entity_kind: "tenant", entity: tenant.id.0, old: None, new };
     record(&mut tx, &deed, change).await?;
-    let new = Some(crate::keys::shown(&key));
+    let new = crate::shapes::value(&crate::keys::shown(&key));
     let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
     record(&mut tx, &deed, change).await?;
     tx.commit().await?;

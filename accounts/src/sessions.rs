@@ -1,22 +1,25 @@
 //! Sessions: signing in and out, refresh tokens that work once, passwords.
 
 use crate::fields::Problems;
+use crate::shapes::{self, Person, SessionTokens, TenantOfPerson};
 use crate::token::{self, Purpose};
 use crate::{Accounts, secret};
-use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Deserialize;
+use actix_web::{HttpRequest, web};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{ChangePassword, LogOut};
+use twh_edge::answer::{Answer, Done};
 use twh_edge::auth::{Caller, Client, Credential, now};
-use twh_edge::body::{JsonBody, parse};
+use twh_edge::body::Body;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::request::RequestId;
 use twh_edge::tokens::ACCESS_TOKEN_SECONDS;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
-use twh_sinks::postgres::accounts::people::{self, Membership};
+use twh_sinks::postgres::accounts::people::{self, Membership, User};
 use twh_sinks::postgres::accounts::sessions::{self, Refreshed, Session};
 use uuid::Uuid;
 
@@ -31,7 +34,7 @@ fn after(at: Timestamp, seconds: i64) -> Timestamp {
 
 /// A session that was begun, and the tokens for it.
 pub(crate) struct Opened {
-    pub(crate) tokens: Value,
+    pub(crate) tokens: SessionTokens,
 }
 
 /// Begins a session, within a transaction.
@@ -61,40 +64,45 @@ async fn tokens(
     connection: &mut PgConnection,
     session: &Session,
     at: Timestamp,
-) -> Result<Value, ApiError> {
+) -> Result<SessionTokens, ApiError> {
     let (refresh, hash) = token::new(&accounts.secrets, Purpose::Refresh).map_err(secret)?;
     let until = after(at, REFRESH_SECONDS).min(session.expires_at);
     sessions::insert_refresh(connection, session.id, &hash, at, until).await.map_err(ApiError::database)?;
     let access = accounts.tokens.issue(session.user, session.id, session.tenant.0).map_err(secret)?;
-    Ok(json!({
-        "access_token": access,
-        "token_type": "Bearer",
-        "expires_in": ACCESS_TOKEN_SECONDS,
-        "refresh_token": refresh,
-        "refresh_expires_at": until,
-    }))
+    Ok(SessionTokens {
+        access_token: access,
+        token_type: "Bearer",
+        expires_in: ACCESS_TOKEN_SECONDS,
+        refresh_token: refresh,
+        refresh_expires_at: until,
+    })
 }
 
-fn shown(memberships: &[Membership]) -> Vec<Value> {
-    let one =
-        |m: &Membership| json!({ "id": m.tenant, "name": m.tenant_name, "environment": m.environment, "role": m.role });
-    memberships.iter().map(one).collect()
+/// Who has signed in, and where it belongs.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct SignedIn {
+    user: Person,
+    /// The tenant that the tokens are for; `X-Tenant-ID` chooses another.
+    tenant_id: TenantId,
+    tenants: Vec<TenantOfPerson>,
+    tokens: SessionTokens,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Credentials {
+pub(crate) struct Credentials {
     email: String,
     password: String,
+    /// In which of the person's tenants; the first where it is left out.
     tenant_id: Option<Uuid>,
 }
 
 pub(crate) async fn log_in(
     request: HttpRequest,
     accounts: web::Data<Accounts>,
-    body: JsonBody,
-) -> Result<HttpResponse, ApiError> {
-    let asked: Credentials = parse(&body.0)?;
+    body: Body<Credentials>,
+) -> Result<Answer<SignedIn>, ApiError> {
+    let asked = body.read()?;
     let client = Client::of(&request);
     accounts.attempts.may_try(&asked.email, client.ip)?;
     let wrong = || ApiError::new(ErrorCode::InvalidCredentials, "the address and the password do not belong together");
@@ -125,26 +133,38 @@ pub(crate) async fn log_in(
     let change = Change { action: "session.begin", entity_kind: "user", entity: user.id, old: None, new };
     record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;
-    Ok(HttpResponse::Ok().json(json!({
-        "user": { "id": user.id, "email": user.email, "name": user.name },
-        "tenant_id": chosen.tenant,
-        "tenants": shown(&memberships),
-        "tokens": opened.tokens,
-    })))
+    Ok(Answer::of(&signed_in(&user, chosen.tenant, &memberships, opened)))
 }
 
-#[derive(Deserialize)]
+/// The answer to who has signed in.
+pub(crate) fn signed_in(user: &User, tenant: TenantId, memberships: &[Membership], opened: Opened) -> SignedIn {
+    SignedIn {
+        user: Person::from(user),
+        tenant_id: tenant,
+        tenants: memberships.iter().map(TenantOfPerson::from).collect(),
+        tokens: opened.tokens,
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct RefreshToken {
+pub(crate) struct RefreshToken {
     refresh_token: String,
+}
+
+/// New tokens.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Refreshed")]
+pub(crate) struct NewTokens {
+    tokens: SessionTokens,
 }
 
 pub(crate) async fn refresh(
     request: HttpRequest,
     accounts: web::Data<Accounts>,
-    body: JsonBody,
-) -> Result<HttpResponse, ApiError> {
-    let asked: RefreshToken = parse(&body.0)?;
+    body: Body<RefreshToken>,
+) -> Result<Answer<NewTokens>, ApiError> {
+    let asked = body.read()?;
     let hashes = token::hashes(&accounts.secrets, Purpose::Refresh, &asked.refresh_token);
     let at = now();
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
@@ -154,7 +174,7 @@ pub(crate) async fn refresh(
         Refreshed::Good(session) => {
             let tokens = tokens(&accounts, &mut tx, &session, at).await?;
             tx.commit().await.map_err(ApiError::database)?;
-            Ok(HttpResponse::Ok().json(json!({ "tokens": tokens })))
+            Ok(Answer::of(&NewTokens { tokens }))
         }
         Refreshed::Reused(session) => {
             let actor = Client::of(&request).actor("user", session.user.to_string());
@@ -175,7 +195,7 @@ pub(crate) async fn log_out(
     caller: Caller<LogOut>,
     request: HttpRequest,
     accounts: web::Data<Accounts>,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Done, ApiError> {
     // The endpoint is a person's.
     if let Credential::Session { session_id, user_id } = caller.credential {
         let deed = caller.deed(&request);
@@ -188,13 +208,14 @@ pub(crate) async fn log_out(
         tx.commit().await.map_err(ApiError::database)?;
         accounts.authenticator.forget();
     }
-    Ok(HttpResponse::NoContent().finish())
+    Ok(Done)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct PasswordChange {
+pub(crate) struct PasswordChange {
     current_password: String,
+    #[schemars(schema_with = "shapes::new_password")]
     new_password: String,
 }
 
@@ -202,9 +223,9 @@ pub(crate) async fn change_password(
     caller: Caller<ChangePassword>,
     request: HttpRequest,
     accounts: web::Data<Accounts>,
-    body: JsonBody,
-) -> Result<HttpResponse, ApiError> {
-    let asked: PasswordChange = parse(&body.0)?;
+    body: Body<PasswordChange>,
+) -> Result<Done, ApiError> {
+    let asked = body.read()?;
     let mut problems = Problems::default();
     problems.password("new_password", &asked.new_password);
     problems.none()?;
@@ -228,13 +249,13 @@ async fn set_password(
     user: Uuid,
     but: Option<Uuid>,
     password: String,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Done, ApiError> {
     let hash = accounts.passwords.hash(password).await?;
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     store_password(&mut tx, &deed, user, but, &hash).await.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;
     accounts.authenticator.forget();
-    Ok(HttpResponse::NoContent().finish())
+    Ok(Done)
 }
 
 async fn store_password(
@@ -250,19 +271,20 @@ async fn store_password(
     record(connection, deed, change).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Reset {
+pub(crate) struct Reset {
     token: String,
+    #[schemars(schema_with = "shapes::new_password")]
     password: String,
 }
 
 pub(crate) async fn reset_password(
     request: HttpRequest,
     accounts: web::Data<Accounts>,
-    body: JsonBody,
-) -> Result<HttpResponse, ApiError> {
-    let asked: Reset = parse(&body.0)?;
+    body: Body<Reset>,
+) -> Result<Done, ApiError> {
+    let asked = body.read()?;
     let mut problems = Problems::default();
     problems.password("password", &asked.password);
     problems.none()?;
@@ -285,9 +307,15 @@ pub(crate) async fn reset_password(
     }
     tx.commit().await.map_err(ApiError::database)?;
     accounts.authenticator.forget();
-    Ok(HttpResponse::NoContent().finish())
+    Ok(Done)
 }
 
-pub(crate) async fn jwks(accounts: web::Data<Accounts>) -> HttpResponse {
-    HttpResponse::Ok().insert_header(("cache-control", "public, max-age=300")).json(accounts.tokens.jwks())
+/// The public keys of access tokens, as a JSON Web Key Set (RFC 7517).
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Jwks {
+    keys: Vec<serde_json::Map<String, Value>>,
+}
+
+pub(crate) async fn jwks(accounts: web::Data<Accounts>) -> Answer<Jwks> {
+    Answer::written(accounts.tokens.jwks().to_string()).header(("cache-control", "public, max-age=300"))
 }

@@ -1,16 +1,19 @@
 //! Sign-up: a tenant, a sandbox beside it, its first admin, and a key to the sandbox, all or nothing.
 
 use crate::fields::Problems;
-use crate::sessions::{self, Opened};
+use crate::sessions;
+use crate::shapes::{self, Person, SessionTokens, ShownTenant};
 use crate::{Accounts, provision, secret};
-use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Deserialize;
+use actix_web::{HttpRequest, web};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use twh_domain::id::TenantId;
 use twh_edge::access::Role;
+use twh_edge::answer::Answer;
 use twh_edge::api_key::Environment;
 use twh_edge::auth::{API_KEY_PURPOSE, Client, now};
-use twh_edge::body::{JsonBody, parse};
+use twh_edge::body::Body;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::request::RequestId;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
@@ -22,21 +25,45 @@ use uuid::Uuid;
 /// The plan of a tenant that signs itself up.
 const FIRST_PLAN: &str = "free";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct NewAccount {
+pub(crate) struct NewAccount {
+    /// What the tenant is called.
+    #[schemars(schema_with = "shapes::name")]
     organization: String,
+    /// What its first admin is called.
+    #[schemars(schema_with = "shapes::name")]
     name: String,
+    #[schemars(schema_with = "shapes::email")]
     email: String,
+    #[schemars(schema_with = "shapes::new_password")]
     password: String,
+}
+
+/// A new tenant, its sandbox, and its first admin, who is signed in.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct SignedUp {
+    user: Person,
+    tenant: ShownTenant,
+    sandbox: Sandbox,
+    tokens: SessionTokens,
+}
+
+/// The tenant to try things out in.
+#[derive(Serialize, JsonSchema)]
+struct Sandbox {
+    #[serde(flatten)]
+    tenant: ShownTenant,
+    /// Its first API key, shown this once.
+    api_key: String,
 }
 
 pub(crate) async fn sign_up(
     request: HttpRequest,
     accounts: web::Data<Accounts>,
-    body: JsonBody,
-) -> Result<HttpResponse, ApiError> {
-    let asked: NewAccount = parse(&body.0)?;
+    body: Body<NewAccount>,
+) -> Result<Answer<SignedUp, 201>, ApiError> {
+    let asked = body.read()?;
     let mut problems = Problems::default();
     problems.name("organization", &asked.organization);
     problems.name("name", &asked.name);
@@ -90,16 +117,15 @@ pub(crate) async fn sign_up(
         }
     }
     keys::insert(&mut tx, &key, &hash).await.map_err(ApiError::database)?;
-    let new = Some(crate::keys::shown(&key));
+    let new = shapes::value(&crate::keys::shown(&key));
     let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
     record(&mut tx, &deed(sandbox.id), change).await.map_err(ApiError::database)?;
     let opened = sessions::open(&accounts, &mut tx, user.id, live.id, &client).await?;
     tx.commit().await.map_err(ApiError::database)?;
-    let Opened { tokens, .. } = opened;
-    Ok(HttpResponse::Created().json(json!({
-        "user": { "id": user.id, "email": user.email, "name": user.name },
-        "tenant": { "id": live.id, "name": live.name, "plan": live.plan, "environment": live.environment },
-        "sandbox": { "id": sandbox.id, "name": sandbox.name, "plan": sandbox.plan, "environment": sandbox.environment, "api_key": text.reveal() },
-        "tokens": tokens,
-    })))
+    Ok(Answer::of(&SignedUp {
+        user: Person::from(&user),
+        tenant: ShownTenant::from(&live),
+        sandbox: Sandbox { tenant: ShownTenant::from(&sandbox), api_key: text.reveal().to_owned() },
+        tokens: opened.tokens,
+    }))
 }

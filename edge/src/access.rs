@@ -323,7 +323,7 @@ endpoints! {
         GetPlan GET "/v1/plan" READ_BILLING, "The tenant's plan and its limits.";
         GetMe GET "/v1/me" Need::Caller, "Who calls, and what it may do.";
         LogOut POST "/v1/auth/logout" Need::Person, "Ends the session.";
-        ChangePassword POST "/v1/auth/password" Need::Person, "Changes the password refuses InvalidCredentials TooManyAttempts; every other session ends.";
+        ChangePassword POST "/v1/auth/password" Need::Person, "Changes the password; every other session ends." refuses InvalidCredentials TooManyAttempts;
     }
     open {
         SignUp POST "/v1/auth/signup" "Makes a tenant, its sandbox and its first admin." refuses EmailTaken TooManyAttempts;

@@ -24,6 +24,7 @@ pub mod limits;
 pub mod openapi;
 pub mod ops;
 pub mod query;
+pub mod reference;
 pub mod request;
 pub mod routes;
 pub mod tokens;

@@ -15,6 +15,7 @@ mod bench;
 mod config;
 mod demo;
 mod key_files;
+mod openapi;
 mod progress;
 mod replay;
 mod roles;
@@ -101,6 +102,8 @@ enum Command {
     },
     /// Prints the reference of the configuration.
     Config,
+    /// Prints the description of the API (OpenAPI 3.1).
+    Openapi,
 }
 
 #[derive(Debug, Subcommand)]
@@ -156,6 +159,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Config => print(&Config::reference()),
+        Command::Openapi => print(&openapi::document().to_pretty()),
         Command::Topics { markdown: true } => print(&catalogue::to_markdown()),
         Command::Generate(arguments) => demo::generate(&arguments),
         Command::LedgerKey { out } => key_files::ledger_key(&out),
@@ -209,6 +213,7 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
         Command::Verify(arguments) => verify::run(&config, arguments).await,
         Command::Replay(arguments) => replay::run(&config, arguments).await,
         Command::Config
+        | Command::Openapi
         | Command::Generate(_)
         | Command::LedgerKey { .. }
         | Command::Secrets { command: SecretsCommand::New { .. } } => Ok(ExitCode::SUCCESS),

@@ -1,6 +1,7 @@
 //! Runs roles in one process: prepares what they stand on, starts each, and stops them in order when told to.
 
 use crate::config::Config;
+use crate::openapi;
 use crate::roles::Role;
 use actix_web::{App, HttpServer, middleware, web};
 use anyhow::Context as _;
@@ -17,6 +18,7 @@ use twh_edge::auth::Authenticator;
 use twh_edge::body::BodyLimit;
 use twh_edge::limits::Limiter;
 use twh_edge::ops::{self, Check, Checks};
+use twh_edge::reference::Reference;
 use twh_edge::routes::{Routes, not_found};
 use twh_edge::tokens::Tokens;
 use twh_ingest::{Gateway, Replies, Waker};
@@ -272,6 +274,7 @@ async fn serve_http(
     let reads = web::Data::new(twh_api::Reads { pool: parts.pool.clone(), wait: config.read_wait, signer });
     let body_limit = BodyLimit(config.body_bytes_max);
     let limiter = limiter(config, gateway.clone())?;
+    let reference = Reference::new(&openapi::document());
     let factory = move || {
         let mut routes = Routes::new();
         if gateway.is_some() {
@@ -298,6 +301,7 @@ async fn serve_http(
         };
         app.wrap(middleware::from_fn(twh_edge::request::around))
             .configure(|config| ops::configure(&checks, config))
+            .configure(|config| reference.configure(config))
             .configure(|config| routes.configure(config))
             .default_service(web::to(not_found))
     };
