@@ -7,6 +7,7 @@ use crate::{Accounts, secret, sessions};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sqlx::{Postgres, Transaction};
 use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{
     CreateInvitation, GetMe, GetPlan, ListInvitations, ListMembers, RemoveMember, RevokeInvitation, Role, UpdateMember,
@@ -17,7 +18,7 @@ use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::request::RequestId;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
 use twh_sinks::postgres::accounts::people::{self, Invitation, Member, User};
-use twh_sinks::postgres::accounts::tenants;
+use twh_sinks::postgres::accounts::{sign_on, tenants};
 use uuid::Uuid;
 
 /// How long an invitation can be accepted, in microseconds: a week.
@@ -102,9 +103,9 @@ async fn change_member(
 ) -> Result<HttpResponse, ApiError> {
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     let found = people::role_for_change(&mut tx, deed.tenant, user).await.map_err(ApiError::database)?;
-    let (old, admins) = found.ok_or_else(|| ApiError::not_found("member"))?;
+    let Some((old, other_admins)) = found else { return take_back(accounts, tx, deed, user, role).await };
     let admin = Role::Admin.name();
-    if old == admin && role != Some(admin) && admins < 2 {
+    if old == admin && role != Some(admin) && other_admins == 0 {
         return Err(ApiError::new(
             ErrorCode::LastAdmin,
             "the tenant would have no admin; make somebody else one first",
@@ -129,6 +130,25 @@ async fn change_member(
         Some(role) => HttpResponse::Ok().json(json!({ "id": user, "role": role })),
         None => HttpResponse::NoContent().finish(),
     })
+}
+
+/// Gives a role to a person whom an identity provider of the tenant vouches for and who was removed.
+async fn take_back(
+    accounts: &Accounts,
+    mut tx: Transaction<'_, Postgres>,
+    deed: &Deed,
+    user: Uuid,
+    role: Option<&str>,
+) -> Result<HttpResponse, ApiError> {
+    let comes_by_it = sign_on::comes_by_provider(&mut tx, deed.tenant, user).await.map_err(ApiError::database)?;
+    let role = role.filter(|_| comes_by_it).ok_or_else(|| ApiError::not_found("member"))?;
+    people::join(&mut tx, user, deed.tenant, role, deed.at).await.map_err(ApiError::database)?;
+    let new = Some(json!({ "user_id": user, "role": role }));
+    let change = Change { action: "member.join", entity_kind: "member", entity: user, old: None, new };
+    record(&mut tx, deed, change).await.map_err(ApiError::database)?;
+    tx.commit().await.map_err(ApiError::database)?;
+    accounts.authenticator.forget();
+    Ok(HttpResponse::Ok().json(json!({ "id": user, "role": role })))
 }
 
 fn invitation_shown(invitation: &Invitation) -> Value {

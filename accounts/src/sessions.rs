@@ -125,12 +125,24 @@ pub(crate) async fn log_in(
     let change = Change { action: "session.begin", entity_kind: "user", entity: user.id, old: None, new };
     record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;
-    Ok(HttpResponse::Ok().json(json!({
-        "user": { "id": user.id, "email": user.email, "name": user.name },
-        "tenant_id": chosen.tenant,
-        "tenants": shown(&memberships),
+    Ok(HttpResponse::Ok().json(signed_in(user.id, &user.email, &user.name, chosen.tenant, &memberships, opened)))
+}
+
+/// The answer to who has signed in.
+pub(crate) fn signed_in(
+    user: Uuid,
+    email: &str,
+    name: &str,
+    tenant: TenantId,
+    memberships: &[Membership],
+    opened: Opened,
+) -> Value {
+    json!({
+        "user": { "id": user, "email": email, "name": name },
+        "tenant_id": tenant,
+        "tenants": shown(memberships),
         "tokens": opened.tokens,
-    })))
+    })
 }
 
 #[derive(Deserialize)]

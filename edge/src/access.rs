@@ -316,6 +316,11 @@ endpoints! {
         ListInvitations GET "/v1/invitations" READ_MEMBERS, "Who is invited.";
         CreateInvitation POST "/v1/invitations" WRITE_MEMBERS, "Invites a person; the token is shown this once.";
         RevokeInvitation DELETE "/v1/invitations/{id}" WRITE_MEMBERS, "Takes an invitation back.";
+        ListIdentityProviders GET "/v1/identity-providers" READ_MEMBERS, "Identity providers, without their secrets.";
+        GetIdentityProvider GET "/v1/identity-providers/{id}" READ_MEMBERS, "An identity provider, without its secret.";
+        CreateIdentityProvider POST "/v1/identity-providers" WRITE_MEMBERS, "Lets people sign on with an identity provider.";
+        UpdateIdentityProvider PATCH "/v1/identity-providers/{id}" WRITE_MEMBERS, "Changes an identity provider; disabled, its people's sessions end.";
+        DeleteIdentityProvider DELETE "/v1/identity-providers/{id}" WRITE_MEMBERS, "Removes an identity provider and its people.";
         GetPlan GET "/v1/plan" READ_BILLING, "The tenant's plan and its limits.";
         GetMe GET "/v1/me" Need::Caller, "Who calls, and what it may do.";
         LogOut POST "/v1/auth/logout" Need::Person, "Ends the session.";
@@ -325,6 +330,8 @@ endpoints! {
         SignUp POST "/v1/auth/signup" "Makes a tenant, its sandbox and its first admin.";
         LogIn POST "/v1/auth/login" "Signs a person in.";
         RefreshSession POST "/v1/auth/refresh" "Gives new tokens for a refresh token, which works once.";
+        StartSignOn GET "/v1/auth/sso/{id}/start" "Sends the browser to an identity provider.";
+        FinishSignOn GET "/v1/auth/sso/callback" "Signs on whom the identity provider sends back.";
         AcceptInvitation POST "/v1/auth/invitations/accept" "Joins the tenant that an invitation is from.";
         ResetPassword POST "/v1/auth/password-reset" "Sets a new password with a token from the operator.";
         GetJwks GET "/.well-known/jwks.json" "The public keys that access tokens are signed with (RFC 7517).";

@@ -1,0 +1,319 @@
+//! The identity providers of a tenant: set up, changed, disabled, removed by its admins.
+
+use super::{OIDC, SignOn, secret_purpose};
+use crate::fields::Problems;
+use crate::keys::{page, page_of, path_id};
+use crate::{Accounts, secret};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+use std::collections::BTreeMap;
+use twh_domain::id::TenantId;
+use twh_edge::access::{
+    CreateIdentityProvider, DeleteIdentityProvider, GetIdentityProvider, ListIdentityProviders, Role,
+    UpdateIdentityProvider,
+};
+use twh_edge::auth::Caller;
+use twh_edge::body::{JsonBody, parse};
+use twh_edge::error::{ApiError, ErrorCode};
+use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
+use twh_sinks::postgres::accounts::people;
+use twh_sinks::postgres::accounts::sign_on::{self, Provider};
+use uuid::Uuid;
+
+/// Providers of a tenant.
+const PROVIDERS_MAX: i64 = 20;
+const CLIENT_ID_LENGTH_MAX: usize = 255;
+const SECRET_LENGTH_MAX: usize = 1_024;
+const CLAIM_LENGTH_MAX: usize = 100;
+const GROUP_LENGTH_MAX: usize = 255;
+/// Groups with a role.
+const GROUPS_MAX: usize = 500;
+const GROUPS_CLAIM: &str = "groups";
+
+/// A provider as it stands in the account of changes: never its secret.
+fn kept(provider: &Provider) -> Value {
+    json!({
+        "id": provider.id,
+        "name": provider.name,
+        "kind": provider.kind,
+        "issuer": provider.issuer,
+        "client_id": provider.client_id,
+        "secret_changed_at": provider.secret_changed_at,
+        "groups_claim": provider.groups_claim,
+        "role_by_group": provider.role_by_group,
+        "default_role": provider.default_role,
+        "enabled": provider.enabled,
+        "created_at": provider.created_at,
+        "updated_at": provider.updated_at,
+    })
+}
+
+/// A provider as it is answered: with what its own configuration needs.
+fn shown(provider: &Provider, sign_on: &SignOn) -> Value {
+    let mut shown = kept(provider);
+    if let Some(fields) = shown.as_object_mut() {
+        let start = sign_on.public_url.at(&format!("/v1/auth/sso/{}/start", provider.id));
+        fields.insert("start_url".to_owned(), json!(start));
+        fields.insert("redirect_uri".to_owned(), json!(sign_on.redirect_uri()));
+    }
+    shown
+}
+
+pub(crate) async fn list(
+    caller: Caller<ListIdentityProviders>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+) -> Result<HttpResponse, ApiError> {
+    let (after, limit) = page_of(&request)?;
+    let found = sign_on::providers(&accounts.pool, caller.tenant_id, after, limit + 1).await;
+    let shown = |provider: &Provider| shown(provider, &accounts.sign_on);
+    Ok(page(found.map_err(ApiError::database)?, limit, |provider| provider.id, shown))
+}
+
+pub(crate) async fn one(
+    caller: Caller<GetIdentityProvider>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+) -> Result<HttpResponse, ApiError> {
+    let id = path_id(&request, "identity provider")?;
+    let found = sign_on::find_provider(&accounts.pool, caller.tenant_id, id).await.map_err(ApiError::database)?;
+    let found = found.ok_or_else(|| ApiError::not_found("identity provider"))?;
+    Ok(HttpResponse::Ok().json(shown(&found, &accounts.sign_on)))
+}
+
+/// What is to be set; what is left out stays as it is.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    name: Option<String>,
+    kind: Option<String>,
+    issuer: Option<String>,
+    client_id: Option<String>,
+    client_secret: Option<String>,
+    groups_claim: Option<String>,
+    role_by_group: Option<BTreeMap<String, String>>,
+    #[serde(default, deserialize_with = "given")]
+    default_role: Option<Option<String>>,
+    enabled: Option<bool>,
+}
+
+/// Tells null from what is left out.
+fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(value).map(Some)
+}
+
+fn check_text(problems: &mut Problems, field: &str, value: &str, length_max: usize) {
+    if !(1..=length_max).contains(&value.len()) || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        problems.add(field, format!("must have 1 to {length_max} visible ASCII characters"));
+    }
+}
+
+fn check_role(problems: &mut Problems, field: &str, role: &str) {
+    if Role::from_name(role).is_none() {
+        let names: Vec<_> = Role::ALL.iter().map(|role| role.name()).collect();
+        problems.add(field, format!("must be one of {}", names.join(", ")));
+    }
+}
+
+impl Asked {
+    /// What is wrong with what is given.
+    fn check(&self, problems: &mut Problems) {
+        if let Some(name) = &self.name {
+            problems.name("name", name);
+        }
+        if let Some(client_id) = &self.client_id {
+            check_text(problems, "client_id", client_id, CLIENT_ID_LENGTH_MAX);
+        }
+        if let Some(secret) = &self.client_secret {
+            check_text(problems, "client_secret", secret, SECRET_LENGTH_MAX);
+        }
+        if let Some(claim) = &self.groups_claim {
+            check_text(problems, "groups_claim", claim, CLAIM_LENGTH_MAX);
+        }
+        if let Some(Some(role)) = &self.default_role {
+            check_role(problems, "default_role", role);
+        }
+        let Some(roles) = &self.role_by_group else { return };
+        if roles.len() > GROUPS_MAX {
+            problems.add("role_by_group", format!("may name {GROUPS_MAX} groups at most"));
+        }
+        for (group, role) in roles.iter().take(GROUPS_MAX) {
+            if !(1..=GROUP_LENGTH_MAX).contains(&group.len()) || group.contains('\0') {
+                problems.add("role_by_group", format!("a group's name has 1 to {GROUP_LENGTH_MAX} bytes"));
+            } else {
+                check_role(problems, &format!("role_by_group.{group}"), role);
+            }
+        }
+    }
+
+    /// A new provider.
+    fn create(self, accounts: &Accounts, deed: &Deed) -> Result<Provider, ApiError> {
+        let mut problems = Problems::default();
+        self.check(&mut problems);
+        let required = [
+            ("name", &self.name),
+            ("kind", &self.kind),
+            ("issuer", &self.issuer),
+            ("client_id", &self.client_id),
+            ("client_secret", &self.client_secret),
+        ];
+        for (field, _) in required.into_iter().filter(|(_, value)| value.is_none()) {
+            problems.add(field, "is missing");
+        }
+        if self.kind.as_deref().is_some_and(|kind| kind != OIDC) {
+            problems.add("kind", "must be oidc");
+        }
+        if let Some(issuer) = &self.issuer {
+            match accounts.sign_on.outbound.check(issuer) {
+                // Its identifier, compared as it is written (Discovery 1.0, section 3).
+                Ok(url) if url.query().is_some() => problems.add("issuer", "must have no query"),
+                Ok(_) => {}
+                Err(error) => problems.add("issuer", error.to_string()),
+            }
+        }
+        problems.none()?;
+        let blank = Provider {
+            id: Uuid::now_v7(),
+            tenant: deed.tenant,
+            name: String::new(),
+            kind: self.kind.clone().unwrap_or_default(),
+            issuer: self.issuer.clone().unwrap_or_default(),
+            client_id: String::new(),
+            sealed_secret: None,
+            secret_changed_at: None,
+            sso_url: None,
+            certificates: None,
+            groups_claim: GROUPS_CLAIM.to_owned(),
+            role_by_group: BTreeMap::new(),
+            default_role: None,
+            enabled: true,
+            created_at: deed.at,
+            updated_at: deed.at,
+        };
+        self.set(blank, accounts, deed)
+    }
+
+    /// A provider that is changed.
+    fn change(self, old: &Provider, accounts: &Accounts, deed: &Deed) -> Result<Provider, ApiError> {
+        let mut problems = Problems::default();
+        self.check(&mut problems);
+        for (field, asked, is) in [("kind", &self.kind, &old.kind), ("issuer", &self.issuer, &old.issuer)] {
+            // Another issuer's subjects are other people.
+            if asked.as_ref().is_some_and(|asked| asked != is) {
+                problems.add(field, "cannot be changed; make another identity provider");
+            }
+        }
+        problems.none()?;
+        self.set(old.clone(), accounts, deed)
+    }
+
+    fn set(self, mut provider: Provider, accounts: &Accounts, deed: &Deed) -> Result<Provider, ApiError> {
+        provider.updated_at = deed.at;
+        provider.name = self.name.map_or(provider.name, |name| name.trim().to_owned());
+        provider.client_id = self.client_id.unwrap_or(provider.client_id);
+        provider.groups_claim = self.groups_claim.unwrap_or(provider.groups_claim);
+        provider.role_by_group = self.role_by_group.unwrap_or(provider.role_by_group);
+        provider.default_role = self.default_role.unwrap_or(provider.default_role);
+        provider.enabled = self.enabled.unwrap_or(provider.enabled);
+        if let Some(text) = self.client_secret {
+            let sealed = accounts.secrets.seal(&secret_purpose(provider.id), text.as_bytes()).map_err(secret)?;
+            provider.sealed_secret = Some(sealed);
+            provider.secret_changed_at = Some(deed.at);
+        }
+        Ok(provider)
+    }
+}
+
+pub(crate) async fn create(
+    caller: Caller<CreateIdentityProvider>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let asked: Asked = parse(&body.0)?;
+    let deed = caller.deed(&request);
+    let provider = asked.create(&accounts, &deed)?;
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    sign_on::put_provider(&mut tx, &provider).await.map_err(ApiError::database)?;
+    if sign_on::provider_count(&mut tx, deed.tenant).await.map_err(ApiError::database)? > PROVIDERS_MAX {
+        let message = format!("a tenant has {PROVIDERS_MAX} identity providers at most");
+        return Err(ApiError::new(ErrorCode::ValidationFailed, message));
+    }
+    let new = Some(kept(&provider));
+    let (action, entity) = ("identity_provider.create", provider.id);
+    let change = Change { action, entity_kind: "identity_provider", entity, old: None, new };
+    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+    tx.commit().await.map_err(ApiError::database)?;
+    Ok(HttpResponse::Created().json(shown(&provider, &accounts.sign_on)))
+}
+
+pub(crate) async fn update(
+    caller: Caller<UpdateIdentityProvider>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let id = path_id(&request, "identity provider")?;
+    let asked: Asked = parse(&body.0)?;
+    let deed = caller.deed(&request);
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    let old = locked(&mut tx, deed.tenant, id).await?;
+    let new = asked.change(&old, &accounts, &deed)?;
+    if old.enabled && !new.enabled {
+        keep_an_admin(&mut tx, deed.tenant, id).await?;
+        sign_on::end_sessions(&mut tx, id, "identity_provider_disabled", deed.at).await.map_err(ApiError::database)?;
+    }
+    sign_on::put_provider(&mut tx, &new).await.map_err(ApiError::database)?;
+    let (action, entity_kind) = ("identity_provider.update", "identity_provider");
+    let change = Change { action, entity_kind, entity: id, old: Some(kept(&old)), new: Some(kept(&new)) };
+    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+    tx.commit().await.map_err(ApiError::database)?;
+    accounts.authenticator.forget();
+    Ok(HttpResponse::Ok().json(shown(&new, &accounts.sign_on)))
+}
+
+/// Removes a provider, and with it the people who come by it: nobody else could let them in.
+pub(crate) async fn delete(
+    caller: Caller<DeleteIdentityProvider>,
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+) -> Result<HttpResponse, ApiError> {
+    let id = path_id(&request, "identity provider")?;
+    let deed = caller.deed(&request);
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    let old = locked(&mut tx, deed.tenant, id).await?;
+    keep_an_admin(&mut tx, deed.tenant, id).await?;
+    sign_on::end_sessions(&mut tx, id, "identity_provider_deleted", deed.at).await.map_err(ApiError::database)?;
+    for (user, role) in sign_on::members_by(&mut tx, deed.tenant, id).await.map_err(ApiError::database)? {
+        people::remove(&mut tx, deed.tenant, user).await.map_err(ApiError::database)?;
+        let old = Some(json!({ "role": role, "identity_provider_id": id }));
+        let change = Change { action: "member.remove", entity_kind: "member", entity: user, old, new: None };
+        record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+    }
+    sign_on::delete_provider(&mut tx, id, deed.at).await.map_err(ApiError::database)?;
+    let (action, entity_kind) = ("identity_provider.delete", "identity_provider");
+    let change = Change { action, entity_kind, entity: id, old: Some(kept(&old)), new: None };
+    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+    tx.commit().await.map_err(ApiError::database)?;
+    accounts.authenticator.forget();
+    Ok(HttpResponse::NoContent().finish())
+}
+
+async fn locked(connection: &mut PgConnection, tenant: TenantId, id: Uuid) -> Result<Provider, ApiError> {
+    let found = sign_on::lock_provider(connection, tenant, id).await.map_err(ApiError::database)?;
+    found.ok_or_else(|| ApiError::not_found("identity provider"))
+}
+
+/// Refuses what would leave a tenant without an admin who can sign in.
+async fn keep_an_admin(connection: &mut PgConnection, tenant: TenantId, provider: Uuid) -> Result<(), ApiError> {
+    let comes_by_it = sign_on::members_by(connection, tenant, provider).await.map_err(ApiError::database)?;
+    if !comes_by_it.iter().any(|(_, role)| role == Role::Admin.name())
+        || sign_on::has_admin_without(connection, tenant, provider).await.map_err(ApiError::database)?
+    {
+        return Ok(());
+    }
+    let message = "all admins come by this identity provider; make somebody else one first";
+    Err(ApiError::new(ErrorCode::LastAdmin, message))
+}
