@@ -6,9 +6,9 @@
 //! not followed, environment proxies are not used, and no connection is kept for another request.
 
 use ipnet::IpNet;
+pub use reqwest::Method;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
-pub use reqwest::Method;
 use reqwest::{Client, RequestBuilder, Response};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -50,7 +50,7 @@ pub fn python() -> Result<PathBuf> {
 
 /// The folder of npm packages that the tests of sign-on run against: what `tests/sso/package-lock.json` lists.
 pub fn npm_packages() -> Result<PathBuf> {
-    let own = || root().join(".twh/sso/node_modules");
+    let own = || root().join(".twh/npm/node_modules");
     let modules = std::env::var_os("TWH_TEST_NPM_PACKAGES").map_or_else(own, PathBuf::from);
     if modules.exists() { Ok(modules) } else { bail!("{} is missing: ./dev test makes it", modules.display()) }
 }

@@ -319,8 +319,7 @@ async fn callers(parts: &Parts) -> anyhow::Result<(web::Data<Authenticator>, web
     let secrets = secrets(&parts.config)?;
     let tokens = Arc::new(Tokens::load(parts.pool.clone(), secrets.clone()).await?);
     let authenticator = web::Data::new(Authenticator::new(parts.pool.clone(), secrets.clone(), Arc::clone(&tokens)));
-    let accounts =
-        Accounts::new(parts.pool.clone(), secrets, tokens, authenticator.clone(), sign_on(&parts.config)?)?;
+    let accounts = Accounts::new(parts.pool.clone(), secrets, tokens, authenticator.clone(), sign_on(&parts.config)?)?;
     Ok((authenticator, web::Data::new(accounts)))
 }
 

@@ -256,7 +256,8 @@ mod tests {
         let secure = "__Host-twh-sign-on=v; Path=/; Max-Age=600; HttpOnly; SameSite=Lax; Secure";
         assert_eq!(cookie("https://twh.example/"), secure);
         assert_eq!(cookie("http://127.0.0.1:8080"), "twh-sign-on=v; Path=/; Max-Age=600; HttpOnly; SameSite=Lax");
-        for wrong in ["twh.example", "ftp://twh.example", "https://u@twh.example", "https://twh.example/?a", "https://"] {
+        for wrong in ["twh.example", "ftp://twh.example", "https://u@twh.example", "https://twh.example/?a", "https://"]
+        {
             assert!(PublicUrl::parse(wrong).is_err(), "{wrong}");
         }
     }

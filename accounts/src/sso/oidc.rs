@@ -201,9 +201,7 @@ fn vouched(claims: &Map<String, Value>, groups_claim: &str) -> Result<Vouched, A
     }
     let groups = match claims.get(groups_claim) {
         Some(Value::String(one)) => vec![one.clone()],
-        Some(Value::Array(many)) => {
-            many.iter().filter_map(Value::as_str).take(GROUPS_MAX).map(str::to_owned).collect()
-        }
+        Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).take(GROUPS_MAX).map(str::to_owned).collect(),
         _ => vec![],
     };
     Ok(Vouched { subject, email: text("email"), name: text("name").or_else(|| text("preferred_username")), groups })
@@ -325,7 +323,9 @@ impl Oidc {
         let answer = self.outbound.send(request, DOCUMENT_BYTES_MAX).await.map_err(outbound)?;
         match answer.status {
             200 => serde_json::from_slice(&answer.body).map_err(|_| failed("there is no ID token in its answer")),
-            400 => Err(failed("the identity provider does not take the code: it was used, has expired, or is another's")),
+            400 => {
+                Err(failed("the identity provider does not take the code: it was used, has expired, or is another's"))
+            }
             401 => Err(away("it does not know us by the client_id and client_secret that are set up")),
             status => Err(away(format!("its token endpoint answers with the status {status}"))),
         }
@@ -359,7 +359,8 @@ impl Oidc {
         validation.set_issuer(&[expected.issuer]);
         validation.set_audience(&[expected.client_id]);
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-        let decoded = decode::<Map<String, Value>>(token, &key, &validation).map_err(|error| failed(problem(&error)))?;
+        let decoded =
+            decode::<Map<String, Value>>(token, &key, &validation).map_err(|error| failed(problem(&error)))?;
         expected.hold(&decoded.claims)?;
         Ok(decoded.claims)
     }
@@ -483,7 +484,10 @@ fn problem(error: &jsonwebtoken::errors::Error) -> &'static str {
 fn away(message: impl Into<String>) -> ApiError {
     let message = message.into();
     tracing::info!(problem = message, "an identity provider does not answer as one");
-    ApiError::new(ErrorCode::IdentityProviderUnavailable, format!("the identity provider does not answer as one: {message}"))
+    ApiError::new(
+        ErrorCode::IdentityProviderUnavailable,
+        format!("the identity provider does not answer as one: {message}"),
+    )
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]

@@ -67,7 +67,8 @@ pub(super) async fn sign_on(
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     // People of one provider sign on one after the other; and it is neither disabled nor changed meanwhile.
     let locked = sign_on::lock_provider(&mut tx, provider.tenant, provider.id).await.map_err(ApiError::database)?;
-    let provider = locked.filter(|provider| provider.enabled).ok_or_else(|| denied("the identity provider is disabled"))?;
+    let provider =
+        locked.filter(|provider| provider.enabled).ok_or_else(|| denied("the identity provider is disabled"))?;
     let known = sign_on::known(&mut tx, &provider, &vouched.subject).await.map_err(ApiError::database)?;
     let user = known.as_ref().map_or_else(Uuid::now_v7, |known| known.user);
     let deed = Deed {

@@ -57,7 +57,9 @@ fn what_only_this_network_is_meant_to_reach_is_not_global() {
     ] {
         assert!(!is_global(ip(special)), "{special}");
     }
-    for global in ["8.8.8.8", "1.1.1.1", "172.32.0.1", "100.128.0.1", "192.0.1.1", "2606:4700::1111", "64:ff9b::808:808"] {
+    for global in
+        ["8.8.8.8", "1.1.1.1", "172.32.0.1", "100.128.0.1", "192.0.1.1", "2606:4700::1111", "64:ff9b::808:808"]
+    {
         assert!(is_global(ip(global)), "{global}");
     }
 }

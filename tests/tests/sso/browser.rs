@@ -43,7 +43,11 @@ impl Browser {
             let (pair, attributes) = header.to_str().unwrap().split_once(';').unwrap_or_default();
             let (name, value) = pair.split_once('=').unwrap();
             let gone = value.is_empty() || attributes.contains("Max-Age=0") || attributes.contains("1970");
-            if gone { jar.remove(name) } else { jar.insert(name.to_owned(), value.to_owned()) };
+            if gone {
+                jar.remove(name)
+            } else {
+                jar.insert(name.to_owned(), value.to_owned())
+            };
         }
         let text = response.text().await.unwrap();
         let body = serde_json::from_str(&text).unwrap_or_default();
@@ -85,7 +89,7 @@ impl Browser {
     }
 
     /// Signs in at the provider; says whereto it is sent back, and does not go there.
-    pub(crate) async fn is_sent_back(mut self, start: &str, login: &str) -> (String, Self) {
+    pub(crate) async fn comes_back(mut self, start: &str, login: &str) -> (String, Self) {
         (self.walks(start, Some(login)).await, self)
     }
 

@@ -54,7 +54,8 @@ impl Certified {
         let (begun, url) = (Instant::now(), format!("{}/.well-known/openid-configuration", self.issuer));
         while !reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success()) {
             let ended = self.process.try_wait().unwrap();
-            assert!(ended.is_none() && begun.elapsed() < START_PATIENCE, "the provider does not start: {ended:?}");
+            let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            assert!(ended.is_none() && begun.elapsed() < START_PATIENCE, "the provider does not start: {}", log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -66,6 +67,7 @@ fn launch(folder: &std::path::Path) -> Child {
         .arg(folder.join("settings.json"))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
+        .stderr(std::fs::File::create(folder.join("log")).unwrap())
         .kill_on_drop(true)
         .spawn()
         .unwrap()

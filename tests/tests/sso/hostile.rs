@@ -18,8 +18,8 @@ struct Said {
     userinfo: Value,
     jwks: Value,
     key_fetches: usize,
-    /// Endpoints of other issuers of the same server, by the issuer's path.
-    endpoints: BTreeMap<String, (String, String)>,
+    /// What other issuers on the same server say otherwise: the name is the issuer's path.
+    otherwise: BTreeMap<String, Value>,
 }
 
 type Shared = web::Data<Mutex<Said>>;
@@ -81,9 +81,9 @@ impl Hostile {
         self.said.lock().unwrap().key_fetches
     }
 
-    /// Another issuer, one of whose endpoints is elsewhere.
-    pub(crate) fn with_endpoint(&self, name: &str, url: &str) -> String {
-        self.said.lock().unwrap().endpoints.insert(name.to_owned(), (name.to_owned(), url.to_owned()));
+    /// Another issuer, which says one thing otherwise.
+    pub(crate) fn with(&self, name: &str, value: &Value) -> String {
+        self.said.lock().unwrap().otherwise.insert(name.to_owned(), value.clone());
         format!("{}/{name}", self.issuer)
     }
 }
@@ -105,8 +105,9 @@ async fn metadata(request: HttpRequest, said: Shared) -> HttpResponse {
         _ => {}
     }
     // Under another path too it says that it is itself: that is a lie.
-    let known = said.lock().unwrap().endpoints.get(path.trim_start_matches('/')).cloned();
-    let issuer = if known.is_some() { format!("{host}{path}") } else { host.clone() };
+    let name = path.trim_start_matches('/');
+    let otherwise = said.lock().unwrap().otherwise.get(name).cloned();
+    let issuer = if otherwise.is_some() { format!("{host}{path}") } else { host.clone() };
     let mut document = json!({
         "issuer": issuer,
         "authorization_endpoint": format!("{host}/authorize"),
@@ -114,15 +115,17 @@ async fn metadata(request: HttpRequest, said: Shared) -> HttpResponse {
         "jwks_uri": format!("{host}/jwks"),
         "userinfo_endpoint": format!("{host}/me"),
     });
-    if let Some((name, url)) = known {
-        document[name] = json!(url);
+    if let Some(value) = otherwise {
+        document[name] = value;
     }
     HttpResponse::Ok().json(document)
 }
 
 async fn token(said: Shared) -> HttpResponse {
     match &said.lock().unwrap().id_token {
-        Some(token) => HttpResponse::Ok().json(json!({ "access_token": "a", "token_type": "Bearer", "id_token": token })),
+        Some(token) => {
+            HttpResponse::Ok().json(json!({ "access_token": "a", "token_type": "Bearer", "id_token": token }))
+        }
         None => HttpResponse::BadRequest().json(json!({ "error": "invalid_grant" })),
     }
 }

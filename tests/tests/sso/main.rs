@@ -109,11 +109,12 @@ async fn people_come_by_a_certified_provider_with_the_role_of_their_groups() {
     assert_eq!(third.status, 200, "{}", third.body);
     // Sent back to another browser than the one that began: nobody is signed in by somebody else's link.
     let mut victim = Browser::new();
-    let (link, _) = Browser::new().is_sent_back(&start, "grace").await;
+    let (link, _) = Browser::new().comes_back(&start, "grace").await;
     let forced = victim.get(&link).await;
     assert_eq!(code(&forced), (401, "SIGN_ON_NOT_OPEN"), "{}", forced.body);
     // A code of one sign-on in another: PKCE and the nonce are not the same.
-    let (mine, theirs) = (Browser::new().is_sent_back(&start, "grace").await, Browser::new().is_sent_back(&start, "grace").await);
+    let (mine, theirs) =
+        (Browser::new().comes_back(&start, "grace").await, Browser::new().comes_back(&start, "grace").await);
     let mut browser = mine.1;
     let mixed = browser.get(&mine.0.replace(&parameter(&mine.0, "code"), &parameter(&theirs.0, "code"))).await;
     assert_eq!(code(&mixed), (401, "SIGN_ON_FAILED"), "{}", mixed.body);
@@ -210,7 +211,11 @@ async fn an_id_token_that_is_not_wholly_right_lets_nobody_in() {
         let answer = with_token(&hostile, &start, |nonce| {
             let mut claims = good(nonce);
             for (name, value) in change.as_object().unwrap() {
-                if value.is_null() { claims.as_object_mut().unwrap().remove(name); } else { claims[name] = value.clone(); }
+                if value.is_null() {
+                    claims.as_object_mut().unwrap().remove(name);
+                } else {
+                    claims[name] = value.clone();
+                }
             }
             signer.signs(&claims)
         })
@@ -232,7 +237,10 @@ async fn an_id_token_that_is_not_wholly_right_lets_nobody_in() {
     for (what, token) in [
         ("alg none", Box::new(|nonce: &str| Signer::none(&good(nonce))) as Box<dyn Fn(&str) -> String>),
         ("HS256 with the public key", Box::new(|nonce: &str| signer.signs_hs256(&good(nonce)))),
-        ("HS256 with the client secret", Box::new(|nonce: &str| Signer::signs_with(CLIENT_SECRET.as_bytes(), &good(nonce)))),
+        (
+            "HS256 with the client secret",
+            Box::new(|nonce: &str| Signer::signs_with(CLIENT_SECRET.as_bytes(), &good(nonce))),
+        ),
         ("a key in the header", Box::new(|nonce: &str| stranger.signs_with_own_key_in_header(&good(nonce)))),
         ("a stranger under a known name", Box::new(|nonce: &str| stranger.signs(&good(nonce)))),
         ("an unknown extension", Box::new(|nonce: &str| signer.signs_critically(&good(nonce)))),
@@ -277,10 +285,16 @@ async fn an_answer_that_belongs_elsewhere_is_refused() {
     assert_eq!(parameter(&there, "code_challenge").len(), 43);
     let mixed = browser.get(&back(&there, "&code=c&iss=https%3A%2F%2Fanother.example")).await;
     assert_eq!(code(&mixed), (401, "SIGN_ON_FAILED"), "{}", mixed.body);
-    // A provider that says that it names itself must.
     let (mut browser, there) = begin().await;
     let named = browser.get(&back(&there, &format!("&error=access_denied&iss={}", hostile.issuer))).await;
     assert_eq!(code(&named), (403, "SIGN_ON_DENIED"), "{}", named.body);
+    // A provider that says that it names itself must.
+    let names_itself = hostile.with("authorization_response_iss_parameter_supported", &json!(true));
+    let made = provider(&admin, &names_itself, json!({})).await;
+    let mut browser = Browser::new();
+    let there = browser.get(text(&made.body, "/start_url")).await.header("location").to_owned();
+    let silent = browser.get(&back(&there, "&code=c")).await;
+    assert!(code(&silent) == (401, "SIGN_ON_FAILED") && silent.body.to_string().contains("9207"), "{}", silent.body);
     // A state that nobody gave out, none, two; another browser's cookie; a value instead of ours.
     let callback = format!("{}/v1/auth/sso/callback", world.url);
     let unknown = Browser::new().get(&format!("{callback}?code=c&state=x")).await;
@@ -337,7 +351,8 @@ async fn an_asserted_address_takes_over_nobody() {
     let other = with_token(&hostile, &start, |nonce| asserted(nonce, "y", "victim@example.com")).await;
     assert_ne!(text(&other.body, "/user/id"), text(&came.body, "/user/id"));
     let second = provider(&victim_session, &hostile.issuer, json!({})).await;
-    let elsewhere = with_token(&hostile, text(&second.body, "/start_url"), |nonce| asserted(nonce, "x", "x@example.com")).await;
+    let elsewhere =
+        with_token(&hostile, text(&second.body, "/start_url"), |nonce| asserted(nonce, "x", "x@example.com")).await;
     assert_eq!(text(&elsewhere.body, "/tenant_id"), text(&victim, "/tenant/id"), "{}", elsewhere.body);
     assert_ne!(text(&elsewhere.body, "/user/id"), text(&came.body, "/user/id"));
     // Who comes by a provider keeps nobody from an account of their own with the same address.
@@ -378,7 +393,10 @@ async fn who_was_removed_or_has_no_provider_any_more_is_out() {
     let stays = come("owner", json!(["builders"])).await;
     assert_eq!(text(&stays.body, "/tenants/0/role"), "admin", "{}", stays.body);
     // Nor can all admins be locked out with their provider.
-    let provider = format!("/v1/identity-providers/{}", text(&ask(&owner, "GET", "/v1/identity-providers", None).await.body, "/data/0/id"));
+    let provider = format!(
+        "/v1/identity-providers/{}",
+        text(&ask(&owner, "GET", "/v1/identity-providers", None).await.body, "/data/0/id")
+    );
     let off = Some(json!({ "enabled": false }));
     assert_eq!(code(&ask(&owner, "PATCH", &provider, off.clone()).await), (409, "LAST_ADMIN"));
     assert_eq!(code(&ask(&owner, "DELETE", &provider, None).await), (409, "LAST_ADMIN"));
@@ -411,7 +429,8 @@ async fn who_was_removed_or_has_no_provider_any_more_is_out() {
 
 #[tokio::test]
 async fn a_provider_is_checked_before_it_is_kept_and_leads_into_no_private_network() {
-    let world = World::start_with(&[("TWH_RATE_LIMITS", "off"), ("TWH_PUBLIC_URL", "https://twh.example/")]).await.unwrap();
+    let world =
+        World::start_with(&[("TWH_RATE_LIMITS", "off"), ("TWH_PUBLIC_URL", "https://twh.example/")]).await.unwrap();
     let anyone = world.tenant().await.unwrap();
     let (_, admin) = sign_up(&anyone, "admin@example.com").await;
     let wrong = json!({
@@ -420,8 +439,17 @@ async fn a_provider_is_checked_before_it_is_kept_and_leads_into_no_private_netwo
     });
     let answer = ask(&admin, "POST", "/v1/identity-providers", Some(wrong)).await;
     let fields: Vec<_> = answer.body["details"].as_array().unwrap().iter().map(|one| text(one, "/field")).collect();
-    let expected =
-        ["name", "client_id", "groups_claim", "default_role", "role_by_group", "role_by_group.a", "issuer", "client_secret", "kind"];
+    let expected = [
+        "name",
+        "client_id",
+        "groups_claim",
+        "default_role",
+        "role_by_group",
+        "role_by_group.a",
+        "issuer",
+        "client_secret",
+        "kind",
+    ];
     assert_eq!((answer.status.as_u16(), fields), (422, expected.to_vec()), "{}", answer.body);
     for issuer in [
         "http://idp.example.com",
@@ -434,7 +462,11 @@ async fn a_provider_is_checked_before_it_is_kept_and_leads_into_no_private_netwo
         "file:///etc/passwd",
     ] {
         let answer = provider(&admin, issuer, json!({})).await;
-        assert!(answer.status == 422 && text(&answer.body, "/details/0/field") == "issuer", "{issuer}: {}", answer.body);
+        assert!(
+            answer.status == 422 && text(&answer.body, "/details/0/field") == "issuer",
+            "{issuer}: {}",
+            answer.body
+        );
     }
     // A name is looked up when it is called: what it leads to is refused there.
     let inward = provider(&admin, "https://localhost:1", json!({})).await;
@@ -469,7 +501,7 @@ async fn a_provider_is_checked_before_it_is_kept_and_leads_into_no_private_netwo
 async fn what_discovery_names_leads_into_no_private_network_either() {
     let (_world, admin, hostile, _) = with_hostile().await;
     for endpoint in ["jwks_uri", "token_endpoint", "userinfo_endpoint", "authorization_endpoint"] {
-        let issuer = hostile.with_endpoint(endpoint, "http://169.254.169.254/latest/meta-data");
+        let issuer = hostile.with(endpoint, &json!("http://169.254.169.254/latest/meta-data"));
         let made = provider(&admin, &issuer, json!({})).await;
         let answer = Browser::new().get(text(&made.body, "/start_url")).await;
         assert_eq!(code(&answer), (502, "IDENTITY_PROVIDER_UNAVAILABLE"), "{endpoint}: {}", answer.body);
@@ -477,7 +509,9 @@ async fn what_discovery_names_leads_into_no_private_network_either() {
     // Nor does a redirect, and nothing is read without end or waited for without end.
     for document in ["redirect", "endless"] {
         let made = provider(&admin, &format!("{}/{document}", hostile.issuer), json!({})).await;
-        let asked = tokio::time::timeout(Duration::from_secs(30), async { Browser::new().get(text(&made.body, "/start_url")).await });
+        let asked = tokio::time::timeout(Duration::from_secs(30), async {
+            Browser::new().get(text(&made.body, "/start_url")).await
+        });
         let answer = asked.await.expect("it waits for ever");
         assert_eq!(code(&answer), (502, "IDENTITY_PROVIDER_UNAVAILABLE"), "{document}: {}", answer.body);
     }

@@ -110,7 +110,8 @@ pub async fn insert_user(connection: &mut PgConnection, user: &User, at: Timesta
 /// The person with an address who signs in with a password; what a tenant's identity provider says of an address counts nowhere
 /// else.
 pub async fn find_by_email(pool: &PgPool, email: &str) -> Result<Option<User>, sqlx::Error> {
-    let sql = "select user_id, email, name, password_hash from users where email_key = $1 and password_hash is not null";
+    let sql =
+        "select user_id, email, name, password_hash from users where email_key = $1 and password_hash is not null";
     let row = sqlx::query(sql).bind(email_key(email)).fetch_optional(pool).await?;
     row.as_ref().map(user).transpose()
 }

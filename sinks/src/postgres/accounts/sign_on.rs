@@ -73,7 +73,8 @@ pub struct Known {
     pub role: Option<String>,
 }
 
-const PROVIDER: &str = "provider_id, tenant_id, name, kind, issuer, client_id, sealed_secret, secret_changed_at, sso_url,
+const PROVIDER: &str =
+    "provider_id, tenant_id, name, kind, issuer, client_id, sealed_secret, secret_changed_at, sso_url,
     certificates, groups_claim, role_by_group::text, default_role, enabled, created_at, updated_at";
 
 fn time(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Error> {
@@ -260,7 +261,11 @@ pub async fn has_admin_without(
 }
 
 /// True for a person who comes by a provider that a tenant has.
-pub async fn comes_by_provider(connection: &mut PgConnection, tenant: TenantId, user: Uuid) -> Result<bool, sqlx::Error> {
+pub async fn comes_by_provider(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    user: Uuid,
+) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "select exists (select from identities i join identity_providers p using (provider_id)
              where i.user_id = $2 and p.tenant_id = $1 and p.deleted_at is null)",
