@@ -31,9 +31,10 @@ use sso::SignOn;
 use std::sync::Arc;
 use twh_edge::access::{
     AcceptInvitation, ChangePassword, CreateApiKey, CreateIdentityProvider, CreateInvitation, DeleteIdentityProvider,
-    FinishSignOn, GetApiKey, GetIdentityProvider, GetJwks, GetMe, GetPlan, ListApiKeys, ListIdentityProviders,
-    ListInvitations, ListMembers, LogIn, LogOut, RefreshSession, RemoveMember, ResetPassword, RevokeApiKey,
-    RevokeInvitation, RotateApiKey, SignUp, StartSignOn, UpdateIdentityProvider, UpdateMember,
+    FinishSamlSignOn, FinishSignOn, GetApiKey, GetIdentityProvider, GetJwks, GetMe, GetPlan, GetSamlMetadata,
+    ListApiKeys, ListIdentityProviders, ListInvitations, ListMembers, LogIn, LogOut, RefreshSession, RemoveMember,
+    ResetPassword, RevokeApiKey, RevokeInvitation, RotateApiKey, SignUp, StartSignOn, UpdateIdentityProvider,
+    UpdateMember,
 };
 use twh_edge::auth::Authenticator;
 use twh_edge::error::ApiError;
@@ -89,6 +90,8 @@ pub fn routes() -> Routes {
         .on(RevokeInvitation, members::revoke_invitation)
         .open(StartSignOn, sso::start)
         .open(FinishSignOn, sso::callback)
+        .open(FinishSamlSignOn, sso::acs)
+        .open(GetSamlMetadata, sso::metadata)
         .on(ListIdentityProviders, sso::list)
         .on(GetIdentityProvider, sso::one)
         .on(CreateIdentityProvider, sso::create)

@@ -332,6 +332,8 @@ endpoints! {
         RefreshSession POST "/v1/auth/refresh" "Gives new tokens for a refresh token, which works once.";
         StartSignOn GET "/v1/auth/sso/{id}/start" "Sends the browser to an identity provider.";
         FinishSignOn GET "/v1/auth/sso/callback" "Signs on whom the identity provider sends back.";
+        FinishSamlSignOn POST "/v1/auth/sso/saml/acs" "Signs on whom an identity provider sends back by SAML, where the server is built with it.";
+        GetSamlMetadata GET "/v1/auth/sso/{id}/metadata" "What an identity provider of SAML is to know of us.";
         AcceptInvitation POST "/v1/auth/invitations/accept" "Joins the tenant that an invitation is from.";
         ResetPassword POST "/v1/auth/password-reset" "Sets a new password with a token from the operator.";
         GetJwks GET "/.well-known/jwks.json" "The public keys that access tokens are signed with (RFC 7517).";

@@ -190,7 +190,7 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
             let (pool, secrets) = (serve::pool(&config)?, serve::secrets(&config)?);
             let keys = tokens::reseal(&pool, &secrets).await?;
             let providers = sso::reseal(&pool, &secrets).await?;
-            print(&format!("{keys} signing keys and {providers} secrets of identity providers were sealed anew\n"))
+            print(&format!("{keys} signing keys and {providers} client secrets were sealed anew\n"))
         }
         Command::Secrets { command: SecretsCommand::RotateSigningKey } => {
             let kid = tokens::rotate(&serve::pool(&config)?, &serve::secrets(&config)?).await?;

@@ -7,6 +7,8 @@ mod attempt;
 mod oidc;
 mod person;
 mod providers;
+#[cfg(feature = "saml")]
+mod saml;
 
 use crate::Accounts;
 use crate::keys::path_id;
@@ -28,6 +30,7 @@ pub(crate) use providers::{create, delete, list, one, update};
 
 const CALLBACK_PATH: &str = "/v1/auth/sso/callback";
 const OIDC: &str = "oidc";
+const SAML: &str = "saml";
 /// Longest value that a provider sends through the browser.
 const PARAMETER_LENGTH_MAX: usize = 4_096;
 
@@ -80,9 +83,11 @@ impl SignOn {
         if self.public_url.secure { "__Host-twh-sign-on" } else { "twh-sign-on" }
     }
 
-    fn cookie(&self, value: &str, seconds: i64) -> String {
+    /// What SAML brings back comes as a POST from the provider's page: only a cookie of all sites comes along, over TLS.
+    fn cookie(&self, value: &str, seconds: i64, by_post: bool) -> String {
         let secure = if self.public_url.secure { "; Secure" } else { "" };
-        format!("{}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}", self.cookie_name())
+        let site = if self.public_url.secure && by_post { "None" } else { "Lax" };
+        format!("{}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite={site}{secure}", self.cookie_name())
     }
 }
 
@@ -125,15 +130,30 @@ pub enum ResealError {
     },
 }
 
+/// A sign-on that was begun.
+struct Begun {
+    /// Where the browser goes.
+    url: String,
+    /// What its cookie holds.
+    browser: String,
+}
+
 /// Sends the browser to the provider.
 pub(crate) async fn start(request: HttpRequest, accounts: web::Data<Accounts>) -> Result<HttpResponse, ApiError> {
     let id = path_id(&request, "identity provider")?;
     let found = sign_on::usable_provider(&accounts.pool, id).await.map_err(ApiError::database)?;
     let provider = found.ok_or_else(|| ApiError::not_found("identity provider"))?;
-    let begun = oidc::begin(&accounts, &provider, &Client::of(&request)).await?;
+    let client = Client::of(&request);
+    let begun = match provider.kind.as_str() {
+        OIDC => oidc::begin(&accounts, &provider, &client).await?,
+        #[cfg(feature = "saml")]
+        SAML => saml::begin(&accounts, &provider, &client).await?,
+        _ => return Err(ApiError::not_found("identity provider")),
+    };
+    let cookie = accounts.sign_on.cookie(&begun.browser, attempt::SECONDS, provider.kind == SAML);
     Ok(HttpResponse::Found()
         .insert_header((LOCATION, begun.url))
-        .insert_header((SET_COOKIE, accounts.sign_on.cookie(&begun.browser, attempt::SECONDS)))
+        .insert_header((SET_COOKIE, cookie))
         .insert_header((CACHE_CONTROL, "no-store"))
         .insert_header((REFERRER_POLICY, "no-referrer"))
         .finish())
@@ -175,6 +195,9 @@ pub(crate) async fn callback(request: HttpRequest, accounts: web::Data<Accounts>
     let state = returned.state.as_deref().ok_or_else(|| query::invalid("state", "is missing"))?;
     let ended = attempt::end(&accounts, state, cookie(&request, accounts.sign_on.cookie_name())).await?;
     let provider = usable(&accounts, ended.provider).await?;
+    if provider.kind != OIDC {
+        return Err(failed("the sign-on was begun with SAML"));
+    }
     if let Some(iss) = &returned.iss
         && *iss != provider.issuer
     {
@@ -187,10 +210,25 @@ pub(crate) async fn callback(request: HttpRequest, accounts: web::Data<Accounts>
     let vouched = oidc::redeem(&accounts, &provider, &ended, code, returned.iss.is_some()).await?;
     let signed_in = person::sign_on(&request, &accounts, &provider, &vouched).await?;
     Ok(HttpResponse::Ok()
-        .insert_header((SET_COOKIE, accounts.sign_on.cookie("", 0)))
+        .insert_header((SET_COOKIE, accounts.sign_on.cookie("", 0, false)))
         .insert_header((CACHE_CONTROL, "no-store"))
         .insert_header((REFERRER_POLICY, "no-referrer"))
         .json(signed_in))
+}
+
+#[cfg(feature = "saml")]
+pub(crate) use saml::{acs, metadata};
+
+/// Without SAML nothing comes by it.
+#[cfg(not(feature = "saml"))]
+pub(crate) async fn acs() -> Result<HttpResponse, ApiError> {
+    Err(ApiError::not_found("identity provider"))
+}
+
+/// Without SAML no provider asks for it.
+#[cfg(not(feature = "saml"))]
+pub(crate) async fn metadata() -> Result<HttpResponse, ApiError> {
+    Err(ApiError::not_found("identity provider"))
 }
 
 async fn usable(accounts: &Accounts, provider: Uuid) -> Result<Provider, ApiError> {
@@ -252,10 +290,12 @@ mod tests {
     #[test]
     fn the_cookie_is_bound_to_the_host_where_there_is_tls() {
         let outbound = Outbound::new(vec![]).unwrap();
-        let cookie = |url| SignOn::new(PublicUrl::parse(url).unwrap(), outbound.clone()).cookie("v", 600);
+        let sign_on = |url| SignOn::new(PublicUrl::parse(url).unwrap(), outbound.clone());
+        let cookie = |url| sign_on(url).cookie("v", 600, false);
         let secure = "__Host-twh-sign-on=v; Path=/; Max-Age=600; HttpOnly; SameSite=Lax; Secure";
         assert_eq!(cookie("https://twh.example/"), secure);
         assert_eq!(cookie("http://127.0.0.1:8080"), "twh-sign-on=v; Path=/; Max-Age=600; HttpOnly; SameSite=Lax");
+        assert!(sign_on("https://twh.example").cookie("v", 600, true).ends_with("SameSite=None; Secure"));
         for wrong in ["twh.example", "ftp://twh.example", "https://u@twh.example", "https://twh.example/?a", "https://"]
         {
             assert!(PublicUrl::parse(wrong).is_err(), "{wrong}");

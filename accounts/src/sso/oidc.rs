@@ -5,7 +5,7 @@
 
 use super::attempt::{self, Ended};
 use super::person::Vouched;
-use super::{failed, secret_purpose};
+use super::{Begun, failed, secret_purpose};
 use crate::{Accounts, secret};
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
@@ -76,7 +76,13 @@ struct Metadata {
     authorization_response_iss_parameter_supported: bool,
 }
 
-/// Keys that are published, and when they were fetched because one was missing.
+/// A JSON Web Key Set (RFC 7517, section 5).
+#[derive(Deserialize)]
+struct KeySet {
+    keys: Vec<Value>,
+}
+
+/// Keys that are published, and when they were fetched.
 #[derive(Debug)]
 struct Keys {
     keys: Vec<Jwk>,
@@ -89,7 +95,10 @@ struct Published {
     metadata: Metadata,
     fetched: Instant,
     keys: tokio::sync::Mutex<Option<Keys>>,
+    /// When they were fetched because one was missing.
     refetched: Mutex<Option<Instant>>,
+    /// When and why they could not be fetched: those who wait for them do not all ask again.
+    failed: Mutex<Option<(Instant, String)>>,
 }
 
 type Fetched = Result<Arc<Published>, (Instant, String)>;
@@ -100,14 +109,6 @@ pub(super) struct Oidc {
     outbound: Outbound,
     /// By provider and issuer.
     published: Cache<(Uuid, String), Fetched>,
-}
-
-/// A sign-on that was begun.
-pub(super) struct Begun {
-    /// Where the browser goes.
-    pub(super) url: String,
-    /// What its cookie holds.
-    pub(super) browser: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -255,7 +256,7 @@ impl Oidc {
             self.outbound.check(url).map_err(|error| format!("an endpoint: {error}"))?;
         }
         let (fetched, keys) = (Instant::now(), tokio::sync::Mutex::default());
-        Ok(Published { metadata, fetched, keys, refetched: Mutex::default() })
+        Ok(Published { metadata, fetched, keys, refetched: Mutex::default(), failed: Mutex::default() })
     }
 
     async fn document<T: DeserializeOwned>(&self, url: &str) -> Result<T, String> {
@@ -277,12 +278,16 @@ impl Oidc {
                 return Ok(found);
             }
         }
-        #[derive(Deserialize)]
-        struct KeySet {
-            keys: Vec<Value>,
+        if let Some((at, error)) = published.keys_failed()
+            && at.elapsed() < REMEMBER_FAILURE
+        {
+            return Err(away(error));
         }
-        let set: KeySet =
-            self.document(&published.metadata.jwks_uri).await.map_err(|error| away(format!("its keys: {error}")))?;
+        let set: KeySet = self.document(&published.metadata.jwks_uri).await.map_err(|error| {
+            let error = format!("its keys: {error}");
+            published.note_keys_failed(&error);
+            away(error)
+        })?;
         // A key of a kind that we do not know is no reason to refuse the others.
         let keys = set.keys.into_iter().take(KEYS_MAX).filter_map(|key| serde_json::from_value(key).ok()).collect();
         let keys = Keys { keys, fetched: Instant::now() };
@@ -396,6 +401,14 @@ fn is_stale(fetched: &Fetched) -> bool {
 }
 
 impl Published {
+    fn keys_failed(&self) -> Option<(Instant, String)> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_keys_failed(&self, error: &str) {
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error.to_owned()));
+    }
+
     fn may_refetch(&self) -> bool {
         let mut refetched = self.refetched.lock().unwrap_or_else(PoisonError::into_inner);
         let due = refetched.is_none_or(|at| at.elapsed() >= REFETCH_INTERVAL);

@@ -1,6 +1,6 @@
 //! The identity providers of a tenant: set up, changed, disabled, removed by its admins.
 
-use super::{OIDC, SignOn, secret_purpose};
+use super::{OIDC, SAML, SignOn, secret_purpose};
 use crate::fields::Problems;
 use crate::keys::{page, page_of, path_id};
 use crate::{Accounts, secret};
@@ -25,12 +25,16 @@ use uuid::Uuid;
 /// Providers of a tenant.
 const PROVIDERS_MAX: i64 = 20;
 const CLIENT_ID_LENGTH_MAX: usize = 255;
+const ISSUER_LENGTH_MAX: usize = 1_024;
 const SECRET_LENGTH_MAX: usize = 1_024;
 const CLAIM_LENGTH_MAX: usize = 100;
 const GROUP_LENGTH_MAX: usize = 255;
 /// Groups with a role.
 const GROUPS_MAX: usize = 500;
 const GROUPS_CLAIM: &str = "groups";
+const CERTIFICATES_MAX: usize = 5;
+const CERTIFICATE_LENGTH_MAX: usize = 16_384;
+const KINDS: &[&str] = if cfg!(feature = "saml") { &[OIDC, SAML] } else { &[OIDC] };
 
 /// A provider as it stands in the account of changes: never its secret.
 fn kept(provider: &Provider) -> Value {
@@ -41,6 +45,8 @@ fn kept(provider: &Provider) -> Value {
         "issuer": provider.issuer,
         "client_id": provider.client_id,
         "secret_changed_at": provider.secret_changed_at,
+        "sso_url": provider.sso_url,
+        "certificates": provider.certificates,
         "groups_claim": provider.groups_claim,
         "role_by_group": provider.role_by_group,
         "default_role": provider.default_role,
@@ -56,9 +62,40 @@ fn shown(provider: &Provider, sign_on: &SignOn) -> Value {
     if let Some(fields) = shown.as_object_mut() {
         let start = sign_on.public_url.at(&format!("/v1/auth/sso/{}/start", provider.id));
         fields.insert("start_url".to_owned(), json!(start));
-        fields.insert("redirect_uri".to_owned(), json!(sign_on.redirect_uri()));
+        fields.insert("redirect_uri".to_owned(), json!(redirect_uri(provider, sign_on)));
     }
     shown
+}
+
+#[cfg(feature = "saml")]
+fn redirect_uri(provider: &Provider, sign_on: &SignOn) -> String {
+    if provider.kind == SAML { sign_on.public_url.at(super::saml::ACS_PATH) } else { sign_on.redirect_uri() }
+}
+
+#[cfg(not(feature = "saml"))]
+fn redirect_uri(_: &Provider, sign_on: &SignOn) -> String {
+    sign_on.redirect_uri()
+}
+
+#[cfg(feature = "saml")]
+fn is_certificate(pem: &str) -> bool {
+    super::saml::is_certificate(pem)
+}
+
+#[cfg(not(feature = "saml"))]
+const fn is_certificate(_: &str) -> bool {
+    false
+}
+
+/// The id that a new provider of SAML knows us by, where it is not given.
+#[cfg(feature = "saml")]
+fn entity_id(sign_on: &SignOn, provider: Uuid) -> String {
+    super::saml::entity_id(&sign_on.public_url, provider)
+}
+
+#[cfg(not(feature = "saml"))]
+const fn entity_id(_: &SignOn, _: Uuid) -> String {
+    String::new()
 }
 
 pub(crate) async fn list(
@@ -92,6 +129,8 @@ struct Asked {
     issuer: Option<String>,
     client_id: Option<String>,
     client_secret: Option<String>,
+    sso_url: Option<String>,
+    certificates: Option<Vec<String>>,
     groups_claim: Option<String>,
     role_by_group: Option<BTreeMap<String, String>>,
     #[serde(default, deserialize_with = "given")]
@@ -152,35 +191,43 @@ impl Asked {
     fn create(self, accounts: &Accounts, deed: &Deed) -> Result<Provider, ApiError> {
         let mut problems = Problems::default();
         self.check(&mut problems);
-        let required = [
-            ("name", &self.name),
-            ("kind", &self.kind),
-            ("issuer", &self.issuer),
-            ("client_id", &self.client_id),
-            ("client_secret", &self.client_secret),
+        let saml = self.kind.as_deref() == Some(SAML);
+        let missing = [
+            ("name", self.name.is_none()),
+            ("kind", self.kind.is_none()),
+            ("issuer", self.issuer.is_none()),
+            ("client_id", self.client_id.is_none() && !saml),
+            ("client_secret", self.client_secret.is_none() && !saml),
+            ("sso_url", self.sso_url.is_none() && saml),
+            ("certificates", self.certificates.is_none() && saml),
         ];
-        for (field, _) in required.into_iter().filter(|(_, value)| value.is_none()) {
+        for (field, _) in missing.into_iter().filter(|(_, missing)| *missing) {
             problems.add(field, "is missing");
         }
-        if self.kind.as_deref().is_some_and(|kind| kind != OIDC) {
-            problems.add("kind", "must be oidc");
+        if self.kind.as_deref().is_some_and(|kind| !KINDS.contains(&kind)) {
+            problems.add("kind", format!("must be one of {}", KINDS.join(", ")));
         }
-        if let Some(issuer) = &self.issuer {
-            match accounts.sign_on.outbound.check(issuer) {
+        self.check_of_kind(saml, accounts, &mut problems);
+        match &self.issuer {
+            // A name only, which is called by nobody.
+            Some(issuer) if saml => check_text(&mut problems, "issuer", issuer, ISSUER_LENGTH_MAX),
+            Some(issuer) => match accounts.sign_on.outbound.check(issuer) {
                 // Its identifier, compared as it is written (Discovery 1.0, section 3).
                 Ok(url) if url.query().is_some() => problems.add("issuer", "must have no query"),
                 Ok(_) => {}
                 Err(error) => problems.add("issuer", error.to_string()),
-            }
+            },
+            None => {}
         }
         problems.none()?;
+        let id = Uuid::now_v7();
         let blank = Provider {
-            id: Uuid::now_v7(),
+            id,
             tenant: deed.tenant,
             name: String::new(),
             kind: self.kind.clone().unwrap_or_default(),
             issuer: self.issuer.clone().unwrap_or_default(),
-            client_id: String::new(),
+            client_id: if saml { entity_id(&accounts.sign_on, id) } else { String::new() },
             sealed_secret: None,
             secret_changed_at: None,
             sso_url: None,
@@ -195,6 +242,29 @@ impl Asked {
         self.set(blank, accounts, deed)
     }
 
+    /// What one kind of provider has and the other has not.
+    fn check_of_kind(&self, saml: bool, accounts: &Accounts, problems: &mut Problems) {
+        if saml && self.client_secret.is_some() {
+            problems.add("client_secret", "is not of SAML");
+        }
+        if !saml && self.sso_url.is_some() {
+            problems.add("sso_url", "is of SAML");
+        }
+        if !saml && self.certificates.is_some() {
+            problems.add("certificates", "is of SAML");
+        }
+        if let Some(Err(error)) = self.sso_url.as_ref().filter(|_| saml).map(|url| accounts.sign_on.outbound.check(url))
+        {
+            problems.add("sso_url", error.to_string());
+        }
+        let sound = |pem: &String| pem.len() <= CERTIFICATE_LENGTH_MAX && is_certificate(pem);
+        if let Some(list) = self.certificates.as_ref().filter(|_| saml)
+            && (!(1..=CERTIFICATES_MAX).contains(&list.len()) || !list.iter().all(sound))
+        {
+            problems.add("certificates", format!("must be 1 to {CERTIFICATES_MAX} X.509 certificates in PEM"));
+        }
+    }
+
     /// A provider that is changed.
     fn change(self, old: &Provider, accounts: &Accounts, deed: &Deed) -> Result<Provider, ApiError> {
         let mut problems = Problems::default();
@@ -205,6 +275,7 @@ impl Asked {
                 problems.add(field, "cannot be changed; make another identity provider");
             }
         }
+        self.check_of_kind(old.kind == SAML, accounts, &mut problems);
         problems.none()?;
         self.set(old.clone(), accounts, deed)
     }
@@ -213,6 +284,8 @@ impl Asked {
         provider.updated_at = deed.at;
         provider.name = self.name.map_or(provider.name, |name| name.trim().to_owned());
         provider.client_id = self.client_id.unwrap_or(provider.client_id);
+        provider.sso_url = self.sso_url.or(provider.sso_url);
+        provider.certificates = self.certificates.or(provider.certificates);
         provider.groups_claim = self.groups_claim.unwrap_or(provider.groups_claim);
         provider.role_by_group = self.role_by_group.unwrap_or(provider.role_by_group);
         provider.default_role = self.default_role.unwrap_or(provider.default_role);

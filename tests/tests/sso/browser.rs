@@ -59,6 +59,23 @@ impl Browser {
         self.open(Method::GET, &Url::parse(url).unwrap(), None).await.answer
     }
 
+    /// Opens an address; says what it shows.
+    #[cfg(feature = "saml")]
+    pub(crate) async fn page(&mut self, url: &str) -> String {
+        let page = self.open(Method::GET, &Url::parse(url).unwrap(), None).await;
+        assert!(page.answer.status.is_success(), "{}: {}", page.url, page.text);
+        page.text
+    }
+
+    /// Submits a form.
+    #[cfg(feature = "saml")]
+    pub(crate) async fn post(&mut self, url: &str, fields: &[(&str, String)]) -> Answer {
+        let mut form = Url::parse("form:").unwrap();
+        form.query_pairs_mut().extend_pairs(fields);
+        let form = form.query().unwrap_or_default().to_owned();
+        self.open(Method::POST, &Url::parse(url).unwrap(), Some(form)).await.answer
+    }
+
     /// Goes on from page to page, as `login` who agrees to everything, until it is sent back to where it began; says whereto.
     async fn walks(&mut self, start: &str, login: Option<&str>) -> String {
         let home = Url::parse(start).unwrap().authority().to_owned();

@@ -1,7 +1,7 @@
-//! A certified identity provider, `oidc-provider`, in a process of its own.
+//! Identity providers in processes of their own: scripts of `tests/sso/`, on packages that npm installed.
 
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
@@ -10,60 +10,52 @@ use uuid::Uuid;
 
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) struct Certified {
-    pub(crate) issuer: String,
-    folder: PathBuf,
-    process: Child,
+/// A script that serves on a port of its own, with a folder of its own.
+pub(crate) struct Process {
+    pub(crate) url: String,
+    pub(crate) folder: PathBuf,
+    script: &'static str,
+    child: Child,
 }
 
-impl Certified {
-    /// Starts one that knows one client, and nobody yet.
-    pub(crate) async fn start((client_id, client_secret): (&str, &str), redirect_uri: &str) -> Self {
+impl Process {
+    /// Starts one with these settings beside those that all have.
+    pub(crate) async fn start(script: &'static str, settings: impl FnOnce(&Path) -> Value) -> Self {
         let address = free_address().unwrap();
         let folder = std::env::temp_dir().join(format!("twh_sso_{}", Uuid::new_v4().simple()));
         std::fs::create_dir(&folder).unwrap();
-        let settings = json!({
+        let mut all = json!({
             "modules": std::fs::canonicalize(npm_packages().unwrap()).unwrap(),
             "port": address.rsplit(':').next().unwrap().parse::<u16>().unwrap(),
-            "client_id": client_id,
-            "client_secret": client_secret,
-            "redirect_uri": redirect_uri,
-            "people": folder.join("people.json"),
         });
-        std::fs::write(folder.join("settings.json"), settings.to_string()).unwrap();
-        std::fs::write(folder.join("people.json"), "{}").unwrap();
-        let process = launch(&folder);
-        let mut certified = Self { issuer: format!("http://{address}"), folder, process };
-        certified.becomes_ready().await;
-        certified
+        all.as_object_mut().unwrap().extend(settings(&folder).as_object().unwrap().clone());
+        std::fs::write(folder.join("settings.json"), all.to_string()).unwrap();
+        let child = launch(script, &folder);
+        let mut process = Self { url: format!("http://{address}"), folder, script, child };
+        process.becomes_ready().await;
+        process
     }
 
-    /// Starts it anew, with other keys.
-    pub(crate) async fn restart(&mut self) {
-        self.process.kill().await.unwrap();
-        self.process = launch(&self.folder);
+    async fn restart(&mut self) {
+        self.child.kill().await.unwrap();
+        self.child = launch(self.script, &self.folder);
         self.becomes_ready().await;
     }
 
-    /// The people that it knows from now on.
-    pub(crate) fn people(&self, people: &Value) {
-        std::fs::write(self.folder.join("people.json"), people.to_string()).unwrap();
-    }
-
     async fn becomes_ready(&mut self) {
-        let (begun, url) = (Instant::now(), format!("{}/.well-known/openid-configuration", self.issuer));
+        let (begun, url) = (Instant::now(), format!("{}/.well-known/openid-configuration", self.url));
         while !reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success()) {
-            let ended = self.process.try_wait().unwrap();
+            let ended = self.child.try_wait().unwrap();
             let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-            assert!(ended.is_none() && begun.elapsed() < START_PATIENCE, "the provider does not start: {}", log());
+            assert!(ended.is_none() && begun.elapsed() < START_PATIENCE, "{} does not start: {}", self.script, log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
 
-fn launch(folder: &std::path::Path) -> Child {
+fn launch(script: &str, folder: &Path) -> Child {
     Command::new("node")
-        .arg(root().join("tests/sso/provider.mjs"))
+        .arg(root().join("tests/sso").join(script))
         .arg(folder.join("settings.json"))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -73,9 +65,42 @@ fn launch(folder: &std::path::Path) -> Child {
         .unwrap()
 }
 
-impl Drop for Certified {
+impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.process.start_kill();
+        let _ = self.child.start_kill();
         let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// `oidc-provider`, which is certified for OpenID Connect.
+pub(crate) struct Certified {
+    pub(crate) issuer: String,
+    process: Process,
+}
+
+impl Certified {
+    /// Starts one that knows one client, and nobody yet.
+    pub(crate) async fn start((client_id, client_secret): (&str, &str), redirect_uri: &str) -> Self {
+        let process = Process::start("provider.mjs", |folder| {
+            std::fs::write(folder.join("people.json"), "{}").unwrap();
+            json!({
+                "client_id": client_id,
+                "client_secret": client_secret,
+                "redirect_uri": redirect_uri,
+                "people": folder.join("people.json"),
+            })
+        })
+        .await;
+        Self { issuer: process.url.clone(), process }
+    }
+
+    /// Starts it anew, with other keys.
+    pub(crate) async fn restart(&mut self) {
+        self.process.restart().await;
+    }
+
+    /// The people that it knows from now on.
+    pub(crate) fn people(&self, people: &Value) {
+        std::fs::write(self.process.folder.join("people.json"), people.to_string()).unwrap();
     }
 }
