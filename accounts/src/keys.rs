@@ -17,8 +17,8 @@ use twh_edge::answer::{Answer, Done, Page};
 use twh_edge::api_key::Environment;
 use twh_edge::auth::{API_KEY_PURPOSE, Caller, Identity, now};
 use twh_edge::body::Body;
-use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::cursor;
+use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::query::Query;
 use twh_sinks::postgres::accounts::audit::{Change, record};
 use twh_sinks::postgres::accounts::keys::{self, Key};
@@ -37,9 +37,9 @@ pub(crate) struct ShownKey {
     name: String,
     /// The first characters of the key, so that people can tell keys apart.
     hint: String,
-    #[schemars(schema_with = "shapes::role")]
+    #[schemars(with = "Role")]
     role: String,
-    #[schemars(schema_with = "shapes::scopes")]
+    #[schemars(with = "Vec<Scope>")]
     scopes: Vec<String>,
     /// The networks that it may be used from; `null` for everywhere.
     ip_allowed: Option<Vec<String>>,
@@ -133,11 +133,10 @@ pub(crate) struct NewKey {
     /// What people call it.
     #[schemars(schema_with = "shapes::name")]
     name: String,
-    #[schemars(schema_with = "shapes::role")]
+    #[schemars(with = "Role")]
     role: String,
     /// Fewer than the role has; all of them where it is left out.
-    #[schemars(schema_with = "shapes::some_scopes")]
-    #[serde(default)]
+    #[schemars(with = "Option<Vec<Scope>>", length(min = 1))]
     scopes: Option<Vec<String>>,
     /// Addresses and networks that it may be used from; everywhere where it is left out.
     #[schemars(length(min = 1, max = NETWORKS_MAX))]

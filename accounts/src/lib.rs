@@ -23,15 +23,19 @@ pub mod provision;
 mod sessions;
 mod shapes;
 mod signup;
+pub mod sso;
 mod token;
 
 use attempts::Attempts;
 use password::Passwords;
+use sso::SignOn;
 use std::sync::Arc;
 use twh_edge::access::{
-    AcceptInvitation, ChangePassword, CreateApiKey, CreateInvitation, GetApiKey, GetJwks, GetMe, GetPlan, ListApiKeys,
-    ListInvitations, ListMembers, LogIn, LogOut, RefreshSession, RemoveMember, ResetPassword, RevokeApiKey,
-    RevokeInvitation, RotateApiKey, SignUp, UpdateMember,
+    AcceptInvitation, ChangePassword, CreateApiKey, CreateIdentityProvider, CreateInvitation, DeleteIdentityProvider,
+    FinishSamlSignOn, FinishSignOn, GetApiKey, GetIdentityProvider, GetJwks, GetMe, GetPlan, GetSamlMetadata,
+    ListApiKeys, ListIdentityProviders, ListInvitations, ListMembers, LogIn, LogOut, RefreshSession, RemoveMember,
+    ResetPassword, RevokeApiKey, RevokeInvitation, RotateApiKey, SignUp, StartSignOn, UpdateIdentityProvider,
+    UpdateMember,
 };
 use twh_edge::auth::Authenticator;
 use twh_edge::error::ApiError;
@@ -48,6 +52,7 @@ pub struct Accounts {
     authenticator: actix_web::web::Data<Authenticator>,
     passwords: Passwords,
     attempts: Attempts,
+    sign_on: SignOn,
 }
 
 impl Accounts {
@@ -57,8 +62,10 @@ impl Accounts {
         secrets: Secrets,
         tokens: Arc<Tokens>,
         authenticator: actix_web::web::Data<Authenticator>,
+        sign_on: SignOn,
     ) -> Result<Self, password::PasswordError> {
-        Ok(Self { pool, secrets, tokens, authenticator, passwords: Passwords::new()?, attempts: Attempts::default() })
+        let (passwords, attempts) = (Passwords::new()?, Attempts::default());
+        Ok(Self { pool, secrets, tokens, authenticator, passwords, attempts, sign_on })
     }
 }
 
@@ -82,6 +89,15 @@ pub fn routes() -> Routes {
         .on(ListInvitations, members::invitations)
         .on(CreateInvitation, members::invite)
         .on(RevokeInvitation, members::revoke_invitation)
+        .open(StartSignOn, sso::start)
+        .open(FinishSignOn, sso::callback)
+        .open(FinishSamlSignOn, sso::acs)
+        .open(GetSamlMetadata, sso::metadata)
+        .on(ListIdentityProviders, sso::list)
+        .on(GetIdentityProvider, sso::one)
+        .on(CreateIdentityProvider, sso::create)
+        .on(UpdateIdentityProvider, sso::update)
+        .on(DeleteIdentityProvider, sso::delete)
         .on(ListApiKeys, keys::list)
         .on(GetApiKey, keys::one)
         .on(CreateApiKey, keys::create)

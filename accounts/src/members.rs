@@ -9,21 +9,23 @@ use actix_web::{HttpRequest, web};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sqlx::{Postgres, Transaction};
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{
-    CreateInvitation, GetMe, GetPlan, ListInvitations, ListMembers, RemoveMember, RevokeInvitation, Role, UpdateMember,
+    CreateInvitation, GetMe, GetPlan, ListInvitations, ListMembers, RemoveMember, RevokeInvitation, Role, Scope,
+    UpdateMember,
 };
 use twh_edge::answer::{Answer, Done, Page};
 use twh_edge::auth::{Caller, Client, Credential, now};
 use twh_edge::body::Body;
 use twh_edge::cursor;
-use twh_edge::query::Query;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::query::Query;
 use twh_edge::request::RequestId;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
 use twh_sinks::postgres::accounts::people::{self, Invitation, Member, User};
-use twh_sinks::postgres::accounts::tenants;
+use twh_sinks::postgres::accounts::{sign_on, tenants};
 use uuid::Uuid;
 
 /// How long an invitation can be accepted, in microseconds: a week.
@@ -34,9 +36,9 @@ const INVITATION_MICROS: i64 = 7 * 86_400 * 1_000_000;
 pub(crate) struct Me {
     caller: MeCaller,
     tenant: Option<ShownTenant>,
-    #[schemars(schema_with = "shapes::role")]
+    #[schemars(with = "Role")]
     role: &'static str,
-    #[schemars(schema_with = "shapes::scopes")]
+    #[schemars(with = "Vec<Scope>")]
     scopes: Vec<&'static str>,
 }
 
@@ -82,7 +84,7 @@ pub(crate) struct ShownMember {
     id: Uuid,
     email: String,
     name: String,
-    #[schemars(schema_with = "shapes::role")]
+    #[schemars(with = "Role")]
     role: String,
     since: Timestamp,
 }
@@ -106,15 +108,16 @@ pub(crate) async fn list(
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewRole {
-    #[schemars(schema_with = "shapes::role")]
+    #[schemars(with = "Role")]
     role: String,
 }
 
 /// A person's role.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "RoleOfMember")]
 pub(crate) struct MemberRole {
     id: Uuid,
-    #[schemars(schema_with = "shapes::role")]
+    #[schemars(with = "Role")]
     role: String,
 }
 
@@ -151,17 +154,12 @@ pub(crate) async fn remove(
 }
 
 /// Gives a member another role, or none; never the last admin.
-async fn change_member(
-    accounts: &Accounts,
-    deed: &Deed,
-    user: Uuid,
-    role: Option<&str>,
-) -> Result<(), ApiError> {
+async fn change_member(accounts: &Accounts, deed: &Deed, user: Uuid, role: Option<&str>) -> Result<(), ApiError> {
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     let found = people::role_for_change(&mut tx, deed.tenant, user).await.map_err(ApiError::database)?;
-    let (old, admins) = found.ok_or_else(|| ApiError::not_found("member"))?;
+    let Some((old, other_admins)) = found else { return take_back(accounts, tx, deed, user, role).await };
     let admin = Role::Admin.name();
-    if old == admin && role != Some(admin) && admins < 2 {
+    if old == admin && role != Some(admin) && other_admins == 0 {
         return Err(ApiError::new(
             ErrorCode::LastAdmin,
             "the tenant would have no admin; make somebody else one first",
@@ -185,13 +183,32 @@ async fn change_member(
     Ok(())
 }
 
+/// Gives a role to a person whom an identity provider of the tenant vouches for and who was removed.
+async fn take_back(
+    accounts: &Accounts,
+    mut tx: Transaction<'_, Postgres>,
+    deed: &Deed,
+    user: Uuid,
+    role: Option<&str>,
+) -> Result<(), ApiError> {
+    let comes_by_it = sign_on::comes_by_provider(&mut tx, deed.tenant, user).await.map_err(ApiError::database)?;
+    let role = role.filter(|_| comes_by_it).ok_or_else(|| ApiError::not_found("member"))?;
+    people::join(&mut tx, user, deed.tenant, role, deed.at).await.map_err(ApiError::database)?;
+    let new = Some(json!({ "user_id": user, "role": role }));
+    let change = Change { action: "member.join", entity_kind: "member", entity: user, old: None, new };
+    record(&mut tx, deed, change).await.map_err(ApiError::database)?;
+    tx.commit().await.map_err(ApiError::database)?;
+    accounts.authenticator.forget();
+    Ok(())
+}
+
 /// An invitation, without its token.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Invitation")]
 pub(crate) struct ShownInvitation {
     id: Uuid,
     email: String,
-    #[schemars(schema_with = "shapes::role")]
+    #[schemars(with = "Role")]
     role: String,
     #[schemars(extend("enum" = ["open", "accepted", "revoked", "expired"]))]
     status: &'static str,
@@ -245,7 +262,7 @@ pub(crate) async fn invitations(
 pub(crate) struct NewInvitation {
     #[schemars(schema_with = "shapes::email")]
     email: String,
-    #[schemars(schema_with = "shapes::role")]
+    #[schemars(with = "Role")]
     role: String,
 }
 
@@ -320,7 +337,7 @@ pub(crate) struct Acceptance {
 pub(crate) struct Joined {
     user: Person,
     tenant_id: TenantId,
-    #[schemars(schema_with = "shapes::role")]
+    #[schemars(with = "Role")]
     role: String,
     tokens: SessionTokens,
 }

@@ -19,7 +19,7 @@ use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::request::RequestId;
 use twh_edge::tokens::ACCESS_TOKEN_SECONDS;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
-use twh_sinks::postgres::accounts::people::{self, Membership, User};
+use twh_sinks::postgres::accounts::people::{self, Membership};
 use twh_sinks::postgres::accounts::sessions::{self, Refreshed, Session};
 use uuid::Uuid;
 
@@ -133,13 +133,13 @@ pub(crate) async fn log_in(
     let change = Change { action: "session.begin", entity_kind: "user", entity: user.id, old: None, new };
     record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;
-    Ok(Answer::of(&signed_in(&user, chosen.tenant, &memberships, opened)))
+    Ok(Answer::of(&signed_in(Person::from(&user), chosen.tenant, &memberships, opened)))
 }
 
 /// The answer to who has signed in.
-pub(crate) fn signed_in(user: &User, tenant: TenantId, memberships: &[Membership], opened: Opened) -> SignedIn {
+pub(crate) fn signed_in(user: Person, tenant: TenantId, memberships: &[Membership], opened: Opened) -> SignedIn {
     SignedIn {
-        user: Person::from(user),
+        user,
         tenant_id: tenant,
         tenants: memberships.iter().map(TenantOfPerson::from).collect(),
         tokens: opened.tokens,

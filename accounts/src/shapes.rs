@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
-use twh_edge::access::{Role, Scope};
+use twh_edge::access::Role;
 use twh_edge::cursor;
 use twh_edge::error::ApiError;
 use twh_edge::query::{self, LIMIT_MAX};
@@ -35,9 +35,9 @@ impl PageQuery {
 /// A person.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Person {
-    id: Uuid,
-    email: String,
-    name: String,
+    pub(crate) id: Uuid,
+    pub(crate) email: String,
+    pub(crate) name: String,
 }
 
 impl From<&User> for Person {
@@ -75,7 +75,7 @@ pub(crate) struct TenantOfPerson {
     name: String,
     #[schemars(schema_with = "environment")]
     environment: String,
-    #[schemars(schema_with = "role")]
+    #[schemars(with = "Role")]
     role: String,
 }
 
@@ -107,26 +107,6 @@ pub(crate) struct SessionTokens {
 /// A value as it stands in the account of changes.
 pub(crate) fn value<T: Serialize>(of: &T) -> Option<Value> {
     serde_json::to_value(of).ok()
-}
-
-/// The name of a role.
-pub(crate) fn role(_: &mut SchemaGenerator) -> Schema {
-    let names: Vec<_> = Role::ALL.iter().map(|role| role.name()).collect();
-    json_schema!({ "type": "string", "enum": names })
-}
-
-/// Names of scopes.
-pub(crate) fn scopes(_: &mut SchemaGenerator) -> Schema {
-    let names: Vec<_> = Scope::ALL.iter().map(|scope| scope.name()).collect();
-    json_schema!({ "type": "array", "items": { "type": "string", "enum": names } })
-}
-
-/// Names of scopes, one at least; or nothing.
-pub(crate) fn some_scopes(schemas: &mut SchemaGenerator) -> Schema {
-    let mut schema = scopes(schemas);
-    schema.insert("type".to_owned(), serde_json::json!(["array", "null"]));
-    schema.insert("minItems".to_owned(), 1.into());
-    schema
 }
 
 fn environment(_: &mut SchemaGenerator) -> Schema {

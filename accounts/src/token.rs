@@ -10,6 +10,10 @@ pub(crate) enum Purpose {
     Refresh,
     Invitation,
     PasswordReset,
+    /// What an identity provider gives back.
+    SignOnState,
+    /// The cookie of the browser in which a sign-on was begun.
+    SignOnBrowser,
 }
 
 impl Purpose {
@@ -18,6 +22,8 @@ impl Purpose {
             Self::Refresh => "refresh_token",
             Self::Invitation => "invitation",
             Self::PasswordReset => "password_reset",
+            Self::SignOnState => "sign_on_state",
+            Self::SignOnBrowser => "sign_on_browser",
         }
     }
 }

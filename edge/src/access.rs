@@ -6,6 +6,7 @@
 
 use crate::error::ErrorCode;
 use actix_web::http::Method;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::fmt;
 
 macro_rules! names {
@@ -27,6 +28,15 @@ macro_rules! names {
             /// The one with this name.
             #[must_use]
             pub fn from_name(name: &str) -> Option<Self> { Self::ALL.iter().copied().find(|one| one.name() == name) }
+        }
+
+        impl JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> { stringify!($type).into() }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                let lines: Vec<_> = Self::ALL.iter().map(|one| format!("`{}`: {}", one.name(), one.meaning())).collect();
+                let names: Vec<_> = Self::ALL.iter().map(|one| one.name()).collect();
+                json_schema!({ "type": "string", "enum": names, "description": lines.join("\n\n") })
+            }
         }
 
         impl fmt::Display for $type {
@@ -320,6 +330,11 @@ endpoints! {
         ListInvitations GET "/v1/invitations" READ_MEMBERS, "Who is invited.";
         CreateInvitation POST "/v1/invitations" WRITE_MEMBERS, "Invites a person; the token is shown this once.";
         RevokeInvitation DELETE "/v1/invitations/{id}" WRITE_MEMBERS, "Takes an invitation back.";
+        ListIdentityProviders GET "/v1/identity-providers" READ_MEMBERS, "Identity providers, without their secrets.";
+        GetIdentityProvider GET "/v1/identity-providers/{id}" READ_MEMBERS, "An identity provider, without its secret.";
+        CreateIdentityProvider POST "/v1/identity-providers" WRITE_MEMBERS, "Lets people sign on with an identity provider.";
+        UpdateIdentityProvider PATCH "/v1/identity-providers/{id}" WRITE_MEMBERS, "Changes an identity provider; disabled, its people's sessions end." refuses LastAdmin;
+        DeleteIdentityProvider DELETE "/v1/identity-providers/{id}" WRITE_MEMBERS, "Removes an identity provider and its people." refuses LastAdmin;
         GetPlan GET "/v1/plan" READ_BILLING, "The tenant's plan and its limits.";
         GetMe GET "/v1/me" Need::Caller, "Who calls, and what it may do.";
         LogOut POST "/v1/auth/logout" Need::Person, "Ends the session.";
@@ -331,6 +346,10 @@ endpoints! {
         RefreshSession POST "/v1/auth/refresh" "Gives new tokens for a refresh token, which works once." refuses InvalidToken;
         AcceptInvitation POST "/v1/auth/invitations/accept" "Joins the tenant that an invitation is from." refuses InvalidToken InvalidCredentials EmailTaken TooManyAttempts;
         ResetPassword POST "/v1/auth/password-reset" "Sets a new password with a token from the operator." refuses InvalidToken;
+        StartSignOn GET "/v1/auth/sso/{id}/start" "Sends the browser to an identity provider." refuses IdentityProviderUnavailable TooManyAttempts;
+        FinishSignOn GET "/v1/auth/sso/callback" "Signs on whom the identity provider sends back." refuses SignOnNotOpen SignOnFailed SignOnDenied IdentityProviderUnavailable;
+        FinishSamlSignOn POST "/v1/auth/sso/saml/acs" "Signs on whom an identity provider sends back by SAML, where the server is built with it." refuses InvalidQuery NotFound SignOnNotOpen SignOnFailed SignOnDenied;
+        GetSamlMetadata GET "/v1/auth/sso/{id}/metadata" "What an identity provider of SAML is to know of us.";
         GetJwks GET "/.well-known/jwks.json" "The public keys that access tokens are signed with (RFC 7517).";
     }
 }

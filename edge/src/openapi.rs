@@ -145,6 +145,13 @@ impl<'a> Operation<'a> {
         self.refuses(OF_BODIES);
     }
 
+    /// Takes a form.
+    pub fn takes_form(&mut self, schema: &Value) {
+        self.body =
+            Some(json!({ "required": true, "content": { "application/x-www-form-urlencoded": { "schema": schema } } }));
+        self.refuses(&[ErrorCode::BodyTooLarge]);
+    }
+
     /// Takes a header.
     pub fn takes_header(&mut self, name: &str, required: bool, schema: &Value, description: &str) {
         let parameter =
@@ -216,7 +223,8 @@ impl<'a> Operation<'a> {
             self.refuses(OF_MOVES);
         }
         if !kind.ends_with(".create") {
-            let tag = json!({ "type": "string", "pattern": "^(\\*|\"-?[0-9]+\")$", "examples": ["\"3\""] });
+            let tag =
+                json!({ "type": "string", "pattern": "^(\\*|\"(0|-?[1-9][0-9]{0,17})\")$", "examples": ["\"3\""] });
             let description = "The ETag of the version that it is meant for: refused where there is another by now.";
             self.takes_header("If-Match", conditional, &tag, description);
             if conditional {

@@ -13,5 +13,6 @@
 
 pub mod counters;
 pub mod kafka;
+pub mod outbound;
 pub mod postgres;
 pub mod secrets;

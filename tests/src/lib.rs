@@ -48,6 +48,13 @@ pub fn python() -> Result<PathBuf> {
     if python.exists() { Ok(python) } else { bail!("{} is missing: ./dev test makes it", python.display()) }
 }
 
+/// The folder of npm packages that the tests of sign-on run against: what `deploy/npm/package-lock.json` lists.
+pub fn npm_packages() -> Result<PathBuf> {
+    let own = || root().join(".twh/npm/node_modules");
+    let modules = std::env::var_os("TWH_TEST_NPM_PACKAGES").map_or_else(own, PathBuf::from);
+    if modules.exists() { Ok(modules) } else { bail!("{} is missing: ./dev test makes it", modules.display()) }
+}
+
 /// The built binary, beside the test that runs.
 pub fn binary() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
@@ -242,7 +249,7 @@ fn command(variables: &BTreeMap<String, String>, arguments: &[&str]) -> Result<C
 
 /// An address that a server keeps over its restarts. Below the ports that the kernel gives to clients (32768 and up on
 /// Linux), or a client that knocks at a killed server would sooner or later be given its port, and keep it from starting.
-fn free_address() -> Result<String> {
+pub fn free_address() -> Result<String> {
     let drawn = std::iter::repeat_with(|| 21_000 + Uuid::new_v4().as_u128() % 11_000).take(100);
     drawn
         .map(|port| format!("127.0.0.1:{port}"))

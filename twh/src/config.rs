@@ -1,10 +1,12 @@
 //! One configuration for every role: environment variables with defaults that run on a laptop. All that is wrong with it is
 //! told at once, at start.
 
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use twh_accounts::sso::PublicUrl;
 use twh_edge::limits::Policies;
 
 /// How log lines are written.
@@ -91,6 +93,11 @@ fn millis(value: &str, low: u64, high: u64) -> Result<Duration, String> {
     within(value, low, high).map(Duration::from_millis)
 }
 
+fn networks(value: &str) -> Result<Vec<IpNet>, String> {
+    let named = value.split(',').map(str::trim).filter(|network| !network.is_empty());
+    named.map(|network| network.parse().map_err(|_| format!("{network:?} is no network such as 10.1.0.0/16"))).collect()
+}
+
 fn switch(value: &str) -> Result<bool, String> {
     match value {
         "on" => Ok(true),
@@ -144,6 +151,10 @@ settings! {
     ledger_key_name: String = "TWH_LEDGER_KEY_NAME", "twh", key_name;
     /// The master keys that secrets are sealed and hashed with, newest first (`twh secrets new` makes one).
     secrets_file: Option<PathBuf> = "TWH_SECRETS_FILE", "", |v| Ok(if v.is_empty() { None } else { Some(v.into()) });
+    /// Where browsers reach the API, such as `https://twh.example.com`; `http://` and the address in `TWH_HTTP_ADDR` where it is not set.
+    public_url: Option<PublicUrl> = "TWH_PUBLIC_URL", "", |v| if v.is_empty() { Ok(None) } else { PublicUrl::parse(v).map(Some) };
+    /// Networks that are not global, such as `10.1.0.0/16,192.168.7.2/32`, to which requests may go whose address a customer gave (identity providers), also by `http`.
+    outbound_allowed: Vec<IpNet> = "TWH_OUTBOUND_ALLOWED", "", networks;
     /// Threads that serve HTTP.
     http_workers: usize = "TWH_HTTP_WORKERS", "2", |v| within(v, 1, 1_024);
     /// How long a stopping process may take to finish what is under way, in milliseconds.
@@ -182,11 +193,13 @@ mod tests {
             ("TWH_TOPIC_PARTITIONS", "0"),
             ("TWH_TOPIC_PARTITION", "3"),
             ("TWH_PLAN_LIMITS", "free=0/1,1/1;gold=1/1,1/1"),
+            ("TWH_PUBLIC_URL", "twh.example.com"),
+            ("TWH_OUTBOUND_ALLOWED", "10.0.0.0/8,here"),
             ("TWH_DEV_X", "1"),
             ("HOME", "/"),
         ])
         .unwrap_err();
-        assert_eq!(errors.len(), 4, "{errors:?}");
+        assert_eq!(errors.len(), 6, "{errors:?}");
     }
 
     #[test]

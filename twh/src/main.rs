@@ -28,7 +28,7 @@ use clap::{Parser, Subcommand};
 use config::Config;
 use roles::Role;
 use std::process::ExitCode;
-use twh_accounts::provision;
+use twh_accounts::{provision, sso};
 use twh_edge::tokens;
 use twh_schemas::catalogue;
 use twh_sinks::postgres;
@@ -191,8 +191,10 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
             Ok(ExitCode::SUCCESS)
         }
         Command::Secrets { command: SecretsCommand::Reseal } => {
-            let resealed = tokens::reseal(&serve::pool(&config)?, &serve::secrets(&config)?).await?;
-            print(&format!("{resealed} signing keys were sealed anew\n"))
+            let (pool, secrets) = (serve::pool(&config)?, serve::secrets(&config)?);
+            let keys = tokens::reseal(&pool, &secrets).await?;
+            let providers = sso::reseal(&pool, &secrets).await?;
+            print(&format!("{keys} signing keys and {providers} client secrets were sealed anew\n"))
         }
         Command::Secrets { command: SecretsCommand::RotateSigningKey } => {
             let kid = tokens::rotate(&serve::pool(&config)?, &serve::secrets(&config)?).await?;

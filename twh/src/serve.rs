@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use twh_accounts::Accounts;
+use twh_accounts::sso::{PublicUrl, SignOn};
 use twh_api::Signer;
 use twh_edge::auth::Authenticator;
 use twh_edge::body::BodyLimit;
@@ -32,6 +33,7 @@ use twh_schemas::Schemas;
 use twh_schemas::catalogue::{self, COMMANDS, LEDGER_DLQ, OUTCOMES};
 use twh_sinks::counters::{Counters, Deadlines};
 use twh_sinks::kafka::{Producer, client_config};
+use twh_sinks::outbound::Outbound;
 use twh_sinks::postgres::{self, PgPool};
 use twh_sinks::secrets::Secrets;
 
@@ -321,8 +323,15 @@ async fn callers(parts: &Parts) -> anyhow::Result<(web::Data<Authenticator>, web
     let secrets = secrets(&parts.config)?;
     let tokens = Arc::new(Tokens::load(parts.pool.clone(), secrets.clone()).await?);
     let authenticator = web::Data::new(Authenticator::new(parts.pool.clone(), secrets.clone(), Arc::clone(&tokens)));
-    let accounts = Accounts::new(parts.pool.clone(), secrets, tokens, authenticator.clone())?;
+    let accounts = Accounts::new(parts.pool.clone(), secrets, tokens, authenticator.clone(), sign_on(&parts.config)?)?;
     Ok((authenticator, web::Data::new(accounts)))
+}
+
+/// What sign-on by identity providers stands on.
+fn sign_on(config: &Config) -> anyhow::Result<SignOn> {
+    let own = || PublicUrl::parse(&format!("http://{}", config.http_addr)).map_err(anyhow::Error::msg);
+    let public_url = config.public_url.clone().map_or_else(own, Ok)?;
+    Ok(SignOn::new(public_url, Outbound::new(config.outbound_allowed.clone())?))
 }
 
 /// What holds tenants to the limits of their plans. Redis may be away: it is looked for in the background.

@@ -74,6 +74,8 @@ impl Document {
             },
         });
         rename(&mut document, &named);
+        plain_enums(&mut document);
+        share_refusals(&mut document);
         Self(document)
     }
 
@@ -89,6 +91,55 @@ impl Document {
     #[must_use]
     pub const fn value(&self) -> &Value {
         &self.0
+    }
+}
+
+/// Writes a choice of constants, each with its meaning, as an enum: generators of clients know no other.
+fn plain_enums(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            let choices = fields.get("oneOf").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            let named = |choice: &Value| Some((choice.get("const")?.clone(), choice.get("description").cloned()));
+            let constants: Option<Vec<_>> = choices.iter().map(named).collect();
+            if let Some(constants) = constants.filter(|constants| !constants.is_empty()) {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let mut lines: Vec<_> = fields.get("description").iter().map(|whole| text(whole)).collect();
+                lines.extend(
+                    constants
+                        .iter()
+                        .filter_map(|(name, meaning)| Some(format!("`{}`: {}", text(name), text(meaning.as_ref()?)))),
+                );
+                fields.remove("oneOf");
+                fields.insert("type".to_owned(), json!("string"));
+                fields.insert("enum".to_owned(), constants.into_iter().map(|(name, _)| name).collect());
+                fields.insert("description".to_owned(), json!(lines.join("\n\n")));
+            }
+            fields.values_mut().for_each(plain_enums);
+        }
+        Value::Array(items) => items.iter_mut().for_each(plain_enums),
+        _ => {}
+    }
+}
+
+/// Refusals that many operations have in common stand once.
+fn share_refusals(document: &mut Value) {
+    let mut shared: BTreeMap<String, (String, Value)> = BTreeMap::new();
+    let operations = document.get_mut("paths").and_then(Value::as_object_mut).into_iter().flatten();
+    for (_, operation) in operations.flat_map(|(_, path)| path.as_object_mut().into_iter().flatten()) {
+        let answers = operation.get_mut("responses").and_then(Value::as_object_mut);
+        for (status, answer) in answers.into_iter().flatten().filter(|(status, _)| status.as_str() >= "400") {
+            let alike = shared.values().filter(|(name, _)| name.starts_with(&format!("Status{status}"))).count();
+            let (name, _) = shared.entry(answer.to_string()).or_insert_with(|| {
+                let name =
+                    if alike == 0 { format!("Status{status}") } else { format!("Status{status}No{}", alike + 1) };
+                (name, answer.clone())
+            });
+            *answer = json!({ "$ref": format!("#/components/responses/{name}") });
+        }
+    }
+    let responses: Map<String, Value> = shared.into_values().collect();
+    if let Some(components) = document.get_mut("components").and_then(Value::as_object_mut) {
+        components.insert("responses".to_owned(), Value::Object(responses));
     }
 }
 

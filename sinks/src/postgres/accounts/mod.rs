@@ -4,5 +4,6 @@ pub mod audit;
 pub mod keys;
 pub mod people;
 pub mod sessions;
+pub mod sign_on;
 pub mod signing_keys;
 pub mod tenants;

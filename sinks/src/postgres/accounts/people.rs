@@ -90,11 +90,11 @@ fn user(row: &PgRow) -> Result<User, sqlx::Error> {
     })
 }
 
-/// Adds a person; false where the address is taken.
+/// Adds a person with a password; false where the address is taken by another who has one.
 pub async fn insert_user(connection: &mut PgConnection, user: &User, at: Timestamp) -> Result<bool, sqlx::Error> {
     let done = sqlx::query(
         "insert into users (user_id, email, email_key, name, password_hash, created_at, updated_at)
-         values ($1, $2, $3, $4, $5, $6, $6) on conflict (email_key) do nothing",
+         values ($1, $2, $3, $4, $5, $6, $6) on conflict (email_key) where password_hash is not null do nothing",
     )
     .bind(user.id)
     .bind(&user.email)
@@ -107,12 +107,12 @@ pub async fn insert_user(connection: &mut PgConnection, user: &User, at: Timesta
     Ok(done.rows_affected() == 1)
 }
 
-/// The person with an address.
+/// The person with an address who signs in with a password; what a tenant's identity provider says of an address counts nowhere
+/// else.
 pub async fn find_by_email(pool: &PgPool, email: &str) -> Result<Option<User>, sqlx::Error> {
-    let row = sqlx::query("select user_id, email, name, password_hash from users where email_key = $1")
-        .bind(email_key(email))
-        .fetch_optional(pool)
-        .await?;
+    let sql =
+        "select user_id, email, name, password_hash from users where email_key = $1 and password_hash is not null";
+    let row = sqlx::query(sql).bind(email_key(email)).fetch_optional(pool).await?;
     row.as_ref().map(user).transpose()
 }
 
@@ -211,14 +211,17 @@ pub async fn members(
         .collect()
 }
 
-/// A member's role. Locks all of the tenant's admins, so that two cannot remove each other and leave none.
+/// A member's role, and how many admins the tenant has beside it that can sign in: one whose identity provider is disabled
+/// cannot. Locks all of them, so that two cannot remove each other and leave none.
 pub async fn role_for_change(
     connection: &mut PgConnection,
     tenant: TenantId,
     user: Uuid,
-) -> Result<Option<(String, i64)>, sqlx::Error> {
-    let admins = sqlx::query(
-        "select user_id from memberships where tenant_id = $1 and role = 'admin' order by user_id for update",
+) -> Result<Option<(String, usize)>, sqlx::Error> {
+    let admins: Vec<Uuid> = sqlx::query_scalar(
+        "select m.user_id from memberships m where m.tenant_id = $1 and m.role = 'admin' and not exists (
+             select from identities i join identity_providers p using (provider_id) where i.user_id = m.user_id and not p.enabled)
+         order by m.user_id for update of m",
     )
     .bind(tenant.0)
     .fetch_all(&mut *connection)
@@ -229,7 +232,7 @@ pub async fn role_for_change(
             .bind(user)
             .fetch_optional(connection)
             .await?;
-    Ok(role.map(|role| (role, i64::try_from(admins.len()).unwrap_or(i64::MAX))))
+    Ok(role.map(|role| (role, admins.iter().filter(|admin| **admin != user).count())))
 }
 
 /// Gives a member another role.

@@ -1,0 +1,136 @@
+//! The API's description: the live server keeps to it, and clients made from it work.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests stop at the first surprise, and say what they counted"
+)]
+
+use reqwest::Method;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use tokio::process::Command;
+use twh_tests::{Tenant, World, npm_packages, python, root};
+
+const DESCRIPTION: &str = "docs/openapi.json";
+/// How long generated requests are sent, in seconds.
+const SECONDS: &str = "60";
+
+/// A folder that is gone at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("twh-clients-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What a command says, which must succeed.
+async fn said(command: &mut Command) -> String {
+    let output = command.output().await.unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{:?}:\n{text}", command.as_std());
+    text
+}
+
+fn as_tenant(mut command: Command, tenant: &Tenant) -> Command {
+    command.env("TWH_URL", &tenant.url).env("TWH_API_KEY", &tenant.key);
+    command
+}
+
+/// Tools log how they are asked: a key that signs checkpoints, so that all of the API is there.
+async fn world() -> (World, Folder) {
+    let folder = Folder::new();
+    let key = folder.0.join("ledger.pem");
+    let mut world = World::prepare(&[
+        ("TWH_LEDGER_KEY_FILE", key.to_str().unwrap()),
+        // Generated requests come as fast as they can.
+        ("TWH_RATE_LIMITS", "off"),
+    ])
+    .await
+    .unwrap();
+    said(&mut world.command(&["ledger-key", "--out", key.to_str().unwrap()]).unwrap()).await;
+    world.start_server().await.unwrap();
+    (world, folder)
+}
+
+/// Schemathesis makes requests of every kind that the description allows, and of those that it forbids, alone and one out of
+/// another's answer, and holds each answer to the description. `TWH_TEST_SEED` repeats a run.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_keeps_to_its_description() {
+    let (world, _folder) = world().await;
+    let tenant = world.tenant().await.unwrap();
+    let made = tenant.send(Method::POST, "/v1/items", json!({ "sku": "FIRST" })).await.unwrap();
+    let position = made.header("x-twh-position").unwrap().to_owned();
+    let mut schemathesis = Command::new(python().unwrap().with_file_name("schemathesis"));
+    schemathesis
+        .arg("--config-file")
+        .arg(root().join("tests/openapi/schemathesis.toml"))
+        .args(["run", &format!("{}/openapi.json", world.url)])
+        .args(["--header", &format!("Authorization: Bearer {}", tenant.key)])
+        .args(["--max-time", SECONDS, "--continue-on-failure", "--request-timeout", "15", "--no-color"])
+        .env("TWH_TENANT", &tenant.id)
+        .env("TWH_POSITION", position)
+        .current_dir(std::env::temp_dir());
+    if let Ok(seed) = std::env::var("TWH_TEST_SEED") {
+        schemathesis.args(["--seed", &seed]);
+    }
+    let text = said(&mut schemathesis).await;
+    let counted = text.lines().find(|line| line.contains(" generated, ")).expect("it says how many cases there were");
+    println!("{}", counted.trim());
+    let cases: u32 = counted.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(cases > 1_000, "{counted}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_python_client_made_from_the_description_walks_an_order_through() {
+    let (world, folder) = world().await;
+    let tenant = world.tenant().await.unwrap();
+    let package = folder.0.join("twh_client");
+    let python = python().unwrap();
+    let mut generator = Command::new(python.with_file_name("openapi-python-client"));
+    generator.args(["generate", "--meta", "none", "--path"]).arg(root().join(DESCRIPTION));
+    generator.arg("--config").arg(root().join("clients/python/config.yaml")).arg("--output-path").arg(&package);
+    said(&mut generator).await;
+    let mut order = Command::new(&python);
+    order.arg(root().join("clients/python/order.py")).env("PYTHONPATH", &folder.0);
+    assert_eq!(said(&mut as_tenant(order, &tenant)).await, "shipped 4 of 10, 6 are left\n");
+}
+
+fn copy(from: &Path, to: &Path, name: &str) {
+    std::fs::copy(from.join(name), to.join(name)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_typescript_client_made_from_the_description_walks_an_order_through() {
+    let (world, folder) = world().await;
+    let tenant = world.tenant().await.unwrap();
+    let (modules, own) = (npm_packages().unwrap(), root().join("clients/typescript"));
+    copy(&own, &folder.0, "order.ts");
+    copy(&own, &folder.0, "tsconfig.json");
+    std::fs::write(folder.0.join("package.json"), r#"{ "type": "module" }"#).unwrap();
+    std::os::unix::fs::symlink(modules.canonicalize().unwrap(), folder.0.join("node_modules")).unwrap();
+    let tool = |name: &str| {
+        let mut node = Command::new("node");
+        node.arg(modules.join(name)).current_dir(&folder.0);
+        node
+    };
+    let mut generator = tool("openapi-typescript/bin/cli.js");
+    generator.arg(root().canonicalize().unwrap().join(DESCRIPTION));
+    said(generator.args(["--default-non-nullable", "false", "--output", "schema.ts"])).await;
+    said(tool("typescript/bin/tsc").args(["--project", "."])).await;
+    let mut order = Command::new("node");
+    order.arg(folder.0.join("order.js"));
+    assert_eq!(said(&mut as_tenant(order, &tenant)).await, "shipped 4 of 10, 6 are left\n");
+}
