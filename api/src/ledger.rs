@@ -62,7 +62,7 @@ impl Read {
 #[serde(deny_unknown_fields)]
 pub(crate) struct SizeQuery {
     /// How many movements the ledger had; the newest head by default.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 0))]
     size: Option<i64>,
 }
 

@@ -5,6 +5,7 @@
 use crate::access::{EndpointInfo, Guarded, Need, Role, Scope, Scopes};
 use crate::api_key::ApiKey;
 use crate::error::{ApiError, ErrorCode};
+use crate::guard::client_address;
 use crate::limits::{Plan, Subject, limit};
 use crate::openapi::{Describe, Operation};
 use crate::request::{CallerTenant, RequestId};
@@ -223,7 +224,7 @@ impl Client {
     pub fn of(request: &HttpRequest) -> Self {
         let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
         Self {
-            ip: request.peer_addr().map(|address| address.ip().to_canonical()),
+            ip: client_address(request),
             user_agent: agent.map(|text| text.chars().take(USER_AGENT_LENGTH_MAX).collect()),
         }
     }

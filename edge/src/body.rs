@@ -12,6 +12,7 @@ use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use std::marker::PhantomData;
+use std::time::Duration;
 use time::OffsetDateTime;
 use twh_domain::command::{OPERATIONS_MAX, Payload};
 use twh_domain::timestamp::Timestamp;
@@ -19,6 +20,8 @@ use twh_domain::validate::Problem;
 
 /// How much of a body that is too large is read and thrown away, so that the client gets to read the answer.
 const DRAIN_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long a body may take to arrive: a client that trickles it holds a connection, nothing else.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 /// How far a client's clock may be ahead of ours.
 const CLOCK_SKEW_MICROS: i64 = 5 * 60 * 1_000_000;
 /// The first microsecond of the year 10000, which RFC 3339 has no way to write (section 1: years 0000 to 9999).
@@ -55,7 +58,10 @@ impl FromRequest for JsonBody {
             if length > DRAIN_BYTES_MAX {
                 return Err(too_large(limit));
             }
-            let bytes = read(payload, limit).await?;
+            let read = actix_web::rt::time::timeout(ARRIVES_WITHIN, read(payload, limit)).await;
+            let bytes = read.unwrap_or_else(|_| {
+                Err(ApiError::new(ErrorCode::RequestTimeout, "the body took too long to arrive"))
+            })?;
             if bytes.is_empty() {
                 return Ok(Self(web::Bytes::from_static(b"{}")));
             }

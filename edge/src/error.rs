@@ -57,6 +57,7 @@ codes! {
     NotFound 404 "NOT_FOUND" "What the path names does not exist for you." "Check the id, and that the key belongs to the right tenant."
     RouteNotFound 404 "ROUTE_NOT_FOUND" "There is no such path." "See the reference for the paths there are."
     MethodNotAllowed 405 "METHOD_NOT_ALLOWED" "The path does not take this method." "The Allow header names those it takes."
+    RequestTimeout 408 "REQUEST_TIMEOUT" "The body took too long to arrive." "Send it again, faster; retry with the same Idempotency-Key."
     Duplicate 409 "DUPLICATE" "A code, number or barcode is taken." "Use another, or the resource that has it."
     IllegalTransition 409 "ILLEGAL_TRANSITION" "The document's status does not allow the action." "Read the document again and see where it stands."
     InsufficientStock 409 "INSUFFICIENT_STOCK" "Less is available than asked for; nothing was done." "The details name each short line, what was requested and what is available."

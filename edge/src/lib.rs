@@ -19,6 +19,7 @@ pub mod auth;
 pub mod body;
 pub mod cursor;
 pub mod error;
+pub mod guard;
 pub mod headers;
 pub mod limits;
 pub mod openapi;

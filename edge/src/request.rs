@@ -1,6 +1,7 @@
 //! Around every request: its id, its log line, its metrics, what is left of its limits, and the shape of its errors.
 
 use crate::error::ApiError;
+use crate::guard::protect;
 use crate::limits::Admission;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -94,6 +95,8 @@ pub async fn around<B: MessageBody + 'static>(
     if let Some(admission) = admission {
         admission.write_headers(response.headers_mut());
     }
+    let request = response.request().clone();
+    protect(&request, response.headers_mut());
     let route = response.request().match_pattern().unwrap_or_else(|| "unknown".to_owned());
     let status = response.status().as_u16();
     let elapsed = begun.elapsed();

@@ -34,12 +34,15 @@ guarded_by!(A B C);
 guarded_by!(A B C D);
 guarded_by!(A B C D F);
 
+/// What describes an endpoint.
+pub(crate) type Describing = fn(&mut Operation<'_>);
+
 /// A table of routes.
 #[derive(Default)]
 pub struct Routes {
     // Sorted, so that a literal segment stands before a parameter in the same place ('{' sorts after letters).
     by_path: BTreeMap<&'static str, Vec<(Method, Route)>>,
-    described: Vec<(EndpointInfo, fn(&mut Operation<'_>))>,
+    described: Vec<(EndpointInfo, Describing)>,
 }
 
 impl Routes {
@@ -73,13 +76,13 @@ impl Routes {
         self.describes(E::INFO, describe::<A, F::Output>).route(E::INFO.method, E::INFO.path, handler)
     }
 
-    fn describes(mut self, endpoint: EndpointInfo, describe: fn(&mut Operation<'_>)) -> Self {
+    fn describes(mut self, endpoint: EndpointInfo, describe: Describing) -> Self {
         self.described.push((endpoint, describe));
         self
     }
 
     /// Its endpoints, each with what describes it.
-    pub(crate) fn described(&self) -> impl Iterator<Item = &(EndpointInfo, fn(&mut Operation<'_>))> {
+    pub(crate) fn described(&self) -> impl Iterator<Item = &(EndpointInfo, Describing)> {
         self.described.iter()
     }
 

@@ -98,6 +98,21 @@ fn networks(value: &str) -> Result<Vec<IpNet>, String> {
     named.map(|network| network.parse().map_err(|_| format!("{network:?} is no network such as 10.1.0.0/16"))).collect()
 }
 
+/// Scheme and host, as browsers send them: without a path.
+fn origins(value: &str) -> Result<Vec<String>, String> {
+    let named = value.split(',').map(str::trim).filter(|origin| !origin.is_empty());
+    let sound = |origin: &str| {
+        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        origin == "*" || host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']))
+    };
+    named
+        .map(|origin| match sound(origin) {
+            true => Ok(origin.to_owned()),
+            false => Err(format!("{origin:?} is no origin such as https://app.example.com")),
+        })
+        .collect()
+}
+
 fn switch(value: &str) -> Result<bool, String> {
     match value {
         "on" => Ok(true),
@@ -155,6 +170,14 @@ settings! {
     public_url: Option<PublicUrl> = "TWH_PUBLIC_URL", "", |v| if v.is_empty() { Ok(None) } else { PublicUrl::parse(v).map(Some) };
     /// Networks that are not global, such as `10.1.0.0/16,192.168.7.2/32`, to which requests may go whose address a customer gave (identity providers), also by `http`.
     outbound_allowed: Vec<IpNet> = "TWH_OUTBOUND_ALLOWED", "", networks;
+    /// The certificate (its chain, the own first) to serve HTTPS with, TLS 1.3 only, in PEM; read at start.
+    tls_certificate_file: Option<PathBuf> = "TWH_TLS_CERTIFICATE_FILE", "", |v| Ok(if v.is_empty() { None } else { Some(v.into()) });
+    /// The certificate's key, in PEM.
+    tls_key_file: Option<PathBuf> = "TWH_TLS_KEY_FILE", "", |v| Ok(if v.is_empty() { None } else { Some(v.into()) });
+    /// The proxies before this process, such as `10.0.0.0/8`: their `X-Forwarded-For` says where a request comes from.
+    trusted_proxies: Vec<IpNet> = "TWH_TRUSTED_PROXIES", "", networks;
+    /// Origins whose scripts may call the API, such as `https://app.example.com`; `*` for all. They bring a key or token of their own.
+    cors_origins: Vec<String> = "TWH_CORS_ORIGINS", "", origins;
     /// Threads that serve HTTP.
     http_workers: usize = "TWH_HTTP_WORKERS", "2", |v| within(v, 1, 1_024);
     /// How long a stopping process may take to finish what is under way, in milliseconds.

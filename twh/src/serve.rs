@@ -17,6 +17,7 @@ use twh_accounts::sso::{PublicUrl, SignOn};
 use twh_api::Signer;
 use twh_edge::auth::Authenticator;
 use twh_edge::body::BodyLimit;
+use twh_edge::guard::{self, OnlyTls, TrustedProxies, cors};
 use twh_edge::limits::Limiter;
 use twh_edge::ops::{self, Check, Checks};
 use twh_edge::reference::Reference;
@@ -49,6 +50,8 @@ const OUTBOX_LINGER: Duration = Duration::from_millis(2);
 const NOTE_USES_INTERVAL: Duration = Duration::from_secs(30);
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long the head of a request may take to arrive.
+const HEAD_ARRIVES_WITHIN: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// A pool of connections as configured.
@@ -277,6 +280,10 @@ async fn serve_http(
     let body_limit = BodyLimit(config.body_bytes_max);
     let limiter = limiter(config, gateway.clone())?;
     let reference = Reference::new(&openapi::document());
+    let proxies = TrustedProxies(config.trusted_proxies.clone());
+    let origins = config.cors_origins.clone();
+    let tls = tls(config)?;
+    let only_tls = OnlyTls(tls.is_some() || config.public_url.as_ref().is_some_and(PublicUrl::is_secure));
     let factory = move || {
         let mut routes = Routes::new();
         if gateway.is_some() {
@@ -301,7 +308,10 @@ async fn serve_http(
             Some(limiter) => app.app_data(limiter.clone()),
             None => app,
         };
-        app.wrap(middleware::from_fn(twh_edge::request::around))
+        app.app_data(proxies.clone())
+            .app_data(only_tls)
+            .wrap(middleware::from_fn(twh_edge::request::around))
+            .wrap(middleware::Condition::new(!origins.is_empty(), cors(&origins)))
             .configure(|config| ops::configure(&checks, config))
             .configure(|config| reference.configure(config))
             .configure(|config| routes.configure(config))
@@ -311,11 +321,24 @@ async fn serve_http(
     let server = HttpServer::new(factory)
         .workers(config.http_workers)
         .keep_alive(KEEP_ALIVE)
+        .client_request_timeout(HEAD_ARRIVES_WITHIN)
         .shutdown_timeout(shutdown_seconds)
-        .disable_signals()
-        .bind(config.http_addr)
-        .with_context(|| format!("TWH_HTTP_ADDR {} cannot be served", config.http_addr))?;
+        .disable_signals();
+    let server = match tls {
+        Some(tls) => server.bind_rustls_0_23(config.http_addr, tls),
+        None => server.bind(config.http_addr),
+    };
+    let server = server.with_context(|| format!("TWH_HTTP_ADDR {} cannot be served", config.http_addr))?;
     Ok(server.run())
+}
+
+/// What HTTPS is served with, where there is a certificate.
+fn tls(config: &Config) -> anyhow::Result<Option<rustls::ServerConfig>> {
+    match (&config.tls_certificate_file, &config.tls_key_file) {
+        (Some(certificate), Some(key)) => Ok(Some(guard::tls(certificate, key).context("HTTPS cannot be served")?)),
+        (None, None) => Ok(None),
+        _ => anyhow::bail!("TWH_TLS_CERTIFICATE_FILE and TWH_TLS_KEY_FILE belong together: set both or none"),
+    }
 }
 
 /// What finds out who calls, and what changes who may.
@@ -329,7 +352,8 @@ async fn callers(parts: &Parts) -> anyhow::Result<(web::Data<Authenticator>, web
 
 /// What sign-on by identity providers stands on.
 fn sign_on(config: &Config) -> anyhow::Result<SignOn> {
-    let own = || PublicUrl::parse(&format!("http://{}", config.http_addr)).map_err(anyhow::Error::msg);
+    let scheme = if config.tls_certificate_file.is_some() { "https" } else { "http" };
+    let own = || PublicUrl::parse(&format!("{scheme}://{}", config.http_addr)).map_err(anyhow::Error::msg);
     let public_url = config.public_url.clone().map_or_else(own, Ok)?;
     Ok(SignOn::new(public_url, Outbound::new(config.outbound_allowed.clone())?))
 }

@@ -61,6 +61,12 @@ impl PublicUrl {
         Ok(Self { text: url.as_str().trim_end_matches('/').to_owned(), secure: url.scheme() == "https" })
     }
 
+    /// True where browsers reach it by TLS.
+    #[must_use]
+    pub const fn is_secure(&self) -> bool {
+        self.secure
+    }
+
     fn at(&self, path: &str) -> String {
         format!("{}{path}", self.text)
     }
