@@ -267,8 +267,8 @@ impl ResponseError for ApiError {
 pub fn to_markdown() -> String {
     let mut page = String::from(
         "# Errors\n\nEvery error answer has the same shape:\n\n```json\n{\"code\": \"INSUFFICIENT_STOCK\", \"message\": \"not enough stock is available\", \
-         \"details\": [{\"line\": 1, \"sku\": \"WIDGET\", \"requested\": \"7\", \"available\": \"3\"}], \"request_id\": \"0193…\"}\n```\n\n\
-         `code` is stable, `message` is for people and may change, `details` says what was wrong and where, `request_id` finds it in our logs.\n\n\
+         \"details\": [{\"line\": 1, \"sku\": \"WIDGET\", \"requested\": \"7\", \"available\": \"3\"}], \"request_id\": \"0193…\", \"docs\": \"/docs/errors/INSUFFICIENT_STOCK\"}\n```\n\n\
+         `code` is stable, `message` is for people and may change, `details` says what was wrong and where, `request_id` finds it in our logs, `docs` is the page that says what to do, on the same host.\n\n\
          | code | status | meaning | what to do |\n|---|---|---|---|\n",
     );
     for code in ErrorCode::ALL {

@@ -404,6 +404,11 @@ impl Tenant {
         Self { key: credential.to_owned(), ..self.clone() }
     }
 
+    /// Runs another program as the tenant: `TWH_URL` and `TWH_API_KEY` say where and as whom.
+    pub fn lend_to(&self, program: &mut Command) {
+        program.env("TWH_URL", &self.url).env("TWH_API_KEY", &self.key);
+    }
+
     /// The same client, which waits so long for an answer.
     pub fn with_timeout(self, timeout: Duration) -> Result<Self> {
         Ok(Self { client: Client::builder().timeout(timeout).build()?, ..self })

@@ -12,7 +12,7 @@
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
-use twh_tests::{Tenant, World, npm_packages, python, root};
+use twh_tests::{World, npm_packages, python, root};
 
 const DESCRIPTION: &str = "docs/openapi.json";
 /// How long generated requests are sent, in seconds.
@@ -44,12 +44,7 @@ async fn said(command: &mut Command) -> String {
     text
 }
 
-fn as_tenant(mut command: Command, tenant: &Tenant) -> Command {
-    command.env("TWH_URL", &tenant.url).env("TWH_API_KEY", &tenant.key);
-    command
-}
-
-/// Tools log how they are asked: a key that signs checkpoints, so that all of the API is there.
+/// With a key that signs checkpoints, so that all of the API is there.
 async fn world() -> (World, Folder) {
     let folder = Folder::new();
     let key = folder.0.join("ledger.pem");
@@ -108,7 +103,8 @@ async fn a_python_client_made_from_the_description_walks_an_order_through() {
     said(&mut generator).await;
     let mut order = Command::new(&python);
     order.arg(root().join("clients/python/order.py")).env("PYTHONPATH", &folder.0);
-    assert_eq!(said(&mut as_tenant(order, &tenant)).await, "shipped 4 of 10, 6 are left\n");
+    tenant.lend_to(&mut order);
+    assert_eq!(said(&mut order).await, "shipped 4 of 10, 6 are left\n");
 }
 
 fn copy(from: &Path, to: &Path, name: &str) {
@@ -135,5 +131,6 @@ async fn a_typescript_client_made_from_the_description_walks_an_order_through() 
     said(tool("typescript/bin/tsc").args(["--project", "."])).await;
     let mut order = Command::new("node");
     order.arg(folder.0.join("order.js"));
-    assert_eq!(said(&mut as_tenant(order, &tenant)).await, "shipped 4 of 10, 6 are left\n");
+    tenant.lend_to(&mut order);
+    assert_eq!(said(&mut order).await, "shipped 4 of 10, 6 are left\n");
 }

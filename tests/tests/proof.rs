@@ -53,17 +53,20 @@ async fn verify(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
     (output.status.code(), serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{log}")))
 }
 
+/// What nobody may change.
+const CHAINS: [&str; 3] = ["stock_movements", "audit_log", "control_audit"];
+
 /// Runs statements that the ledger's triggers do not see, as a superuser can.
 async fn tamper(pool: &PgPool, statements: &[String]) {
     let mut tx = pool.begin().await.unwrap();
-    for table in ["stock_movements", "audit_log"] {
+    for table in CHAINS {
         sqlx::query(&format!("alter table {table} disable trigger user")).execute(&mut *tx).await.unwrap();
     }
     for statement in statements {
         let done = sqlx::query(statement).execute(&mut *tx).await.unwrap();
         assert!(done.rows_affected() > 0, "{statement}");
     }
-    for table in ["stock_movements", "audit_log"] {
+    for table in CHAINS {
         sqlx::query(&format!("alter table {table} enable trigger user")).execute(&mut *tx).await.unwrap();
     }
     tx.commit().await.unwrap();
@@ -159,6 +162,23 @@ async fn whatever_is_tampered_with_is_found_and_named() {
             vec!["update audit_log set actor_id = a.actor_id from audit_log a where audit_log.sequence = 20 and a.sequence = 21".into()],
         ),
         (
+            "an edited control record",
+            vec!["update control_audit set new = '{}' where sequence = 2".into()],
+            "control_records",
+            "control record 2".into(),
+            vec!["update control_audit c set new = k.kept from kept_new k where c.sequence = 2".into()],
+        ),
+        (
+            "the last control record deleted",
+            vec![
+                "create table kept_control as select * from control_audit c where sequence = (select max(sequence) from control_audit where tenant_id = c.tenant_id)".into(),
+                "delete from control_audit c where sequence = (select max(sequence) from control_audit where tenant_id = c.tenant_id)".into(),
+            ],
+            "control_records",
+            "control record ".into(),
+            vec!["insert into control_audit select * from kept_control".into()],
+        ),
+        (
             "an edited document",
             vec![format!("update items set document = (document::jsonb || '{{\"sku\":\"S2\",\"name\":\"gold\"}}')::json where code = 'S2'")],
             "documents",
@@ -180,6 +200,7 @@ async fn whatever_is_tampered_with_is_found_and_named() {
             vec![format!("update item_barcodes set item_id = {} where barcode = 'B1'", item("S1"))],
         ),
     ];
+    tamper(&pool, &["create table kept_new as select new as kept from control_audit where sequence = 2".into()]).await;
     for (what, statements, check, row, undone) in cases {
         tamper(&pool, &statements).await;
         let (code, report) = verify(&world, &[]).await;

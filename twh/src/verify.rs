@@ -132,16 +132,17 @@ fn report(run: &Run, elapsed: Duration, as_json: bool) -> anyhow::Result<()> {
             "audit_records": run.counts.audit_records,
             "documents": run.counts.documents,
             "reserved_levels": run.counts.reserved_levels,
+            "control_records": run.counts.control_records,
             "seconds": elapsed.as_secs_f64(),
             "findings": run.findings,
         });
         print(&format!("{line}\n"))?;
         return Ok(());
     }
-    let Counts { movements, levels, audit_records, documents, reserved_levels } = run.counts;
+    let Counts { movements, levels, audit_records, documents, reserved_levels, control_records } = run.counts;
     let mut text = format!(
         "{} tenants in {:.1} s: {movements} movements, {levels} levels, {audit_records} audit records, {documents} documents, \
-         {reserved_levels} levels with something reserved\n",
+         {reserved_levels} levels with something reserved, {control_records} control records\n",
         run.tenants,
         elapsed.as_secs_f64()
     );

@@ -17,7 +17,7 @@ use sqlx::PgConnection;
 use std::collections::BTreeMap;
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::{Entity, EntityKind};
-use twh_domain::event::AUDIT_CHAIN;
+use twh_domain::event::{AUDIT_CHAIN, CONTROL_CHAIN};
 use twh_domain::id::TenantId;
 use twh_domain::level::StockLevel;
 use twh_domain::merkle::Frontier;
@@ -47,6 +47,8 @@ pub enum Check {
     Documents,
     /// What is reserved is what open documents hold.
     Reservations,
+    /// Records of everything else follow one another without a gap, each hash from the one before.
+    ControlRecords,
 }
 
 /// The first row of a check that is not as it must be.
@@ -75,6 +77,9 @@ pub struct Counts {
     pub documents: i64,
     /// Levels whose reservations were compared with open documents.
     pub reserved_levels: i64,
+    /// Records of keys, people and the like whose place and hash were checked.
+    #[serde(default)]
+    pub control_records: i64,
 }
 
 impl Counts {
@@ -85,6 +90,7 @@ impl Counts {
         self.audit_records += other.audit_records;
         self.documents += other.documents;
         self.reserved_levels += other.reserved_levels;
+        self.control_records += other.control_records;
     }
 }
 
@@ -122,8 +128,11 @@ enum Phase {
     AuditRecords(Followed),
     Documents { after: Uuid },
     Reservations { after: Place },
+    ControlRecords(Followed),
     Done,
 }
+
+const CONTROL_RECORD: &str = "control record";
 
 /// A tenant's verification, as far as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,14 +152,19 @@ pub struct KnownHead {
     pub hash: Hash,
 }
 
-/// Every tenant that has a ledger, in order.
+/// Where a tenant has a ledger.
+const LEDGER: [&str; 4] = ["stock_movements", "stock_levels", "audit_log", "ledger_heads"];
+/// Where it has an account of everything else.
+const CONTROL: [&str; 2] = ["control_audit", "control_audit_heads"];
+
+/// Every tenant of which there is something to check, in order.
 pub async fn tenants(pool: &PgPool) -> Result<Vec<TenantId>, sqlx::Error> {
-    tenants_of(&mut *pool.acquire().await?).await
+    rows::tenants(&mut *pool.acquire().await?, &[LEDGER.as_slice(), CONTROL.as_slice()].concat()).await
 }
 
 /// Every tenant that has a ledger, in order, as a transaction sees it.
 pub(super) async fn tenants_of(connection: &mut PgConnection) -> Result<Vec<TenantId>, sqlx::Error> {
-    rows::tenants(connection).await
+    rows::tenants(connection, &LEDGER).await
 }
 
 /// Movements and audit records that tenants have, by their heads: how long a verification will take.
@@ -202,16 +216,18 @@ impl Progress {
         const MAX: i64 = 1 << 60;
         let small = |number: i64| (0..MAX).contains(&number);
         let chain = |followed: &Followed| small(followed.through) && followed.frontier.len() <= 64;
-        let Counts { movements, levels, audit_records, documents, reserved_levels } = self.counts;
+        let Counts { movements, levels, audit_records, documents, reserved_levels, control_records } = self.counts;
         let phase = match &self.phase {
-            Phase::Movements(followed) | Phase::AuditRecords(followed) => chain(followed),
+            Phase::Movements(followed) | Phase::AuditRecords(followed) | Phase::ControlRecords(followed) => {
+                chain(followed)
+            }
             Phase::Levels { folding: Some(folding), .. } => small(folding.level.version) && small(folding.sequence),
             Phase::Levels { folding: None, .. }
             | Phase::Documents { .. }
             | Phase::Reservations { .. }
             | Phase::Done => true,
         };
-        phase && [movements, levels, audit_records, documents, reserved_levels].into_iter().all(small)
+        phase && [movements, levels, audit_records, documents, reserved_levels, control_records].into_iter().all(small)
     }
 
     /// Checks the next page. `known` is a head that the movements must contain.
@@ -239,6 +255,10 @@ impl Progress {
                 let found = self.reservations(&mut tx, &mut after).await?;
                 (Check::Reservations, Phase::Reservations { after }, found)
             }
+            Phase::ControlRecords(mut followed) => {
+                let found = self.control_records(&mut tx, &mut followed).await?;
+                (Check::ControlRecords, Phase::ControlRecords(followed), found)
+            }
             Phase::Done => return Ok(()),
         };
         self.phase = match found {
@@ -259,7 +279,8 @@ impl Progress {
             Check::Levels => Phase::AuditRecords(Followed::genesis(AUDIT_CHAIN, self.tenant_id)),
             Check::AuditRecords => Phase::Documents { after: Uuid::nil() },
             Check::Documents => Phase::Reservations { after: FIRST_PLACE },
-            Check::Reservations => Phase::Done,
+            Check::Reservations => Phase::ControlRecords(Followed::genesis(CONTROL_CHAIN, self.tenant_id)),
+            Check::ControlRecords => Phase::Done,
         }
     }
 
@@ -345,6 +366,34 @@ impl Progress {
         self.head(tx, followed, "audit record", |head| (head.audit_sequence, head.audit_hash)).await
     }
 
+    async fn control_records(&mut self, tx: &mut PgConnection, followed: &mut Followed) -> Result<Page, sqlx::Error> {
+        let page = rows::control_records(tx, self.tenant_id, followed.through, PAGE).await?;
+        let end = is_last(page.len());
+        for record in page {
+            let (record, hash) = match record {
+                Ok(record) => record,
+                Err(unreadable) => return Ok(Page::Unsound(unreadable)),
+            };
+            let link = Link {
+                noun: CONTROL_RECORD,
+                sequence: record.sequence,
+                // Its time is that of the request: of two at once, the later one may be first.
+                recorded_at: followed.recorded_at,
+                hash,
+                expected: record.chain(&followed.hash),
+            };
+            if let Err(unsound) = link.follow(followed) {
+                return Ok(unsound);
+            }
+            self.counts.control_records += 1;
+        }
+        if !end {
+            return Ok(Page::Sound);
+        }
+        let head = rows::control_head(tx, self.tenant_id).await?;
+        Ok(ends(followed, CONTROL_RECORD, "control head", head))
+    }
+
     /// The head says how long the chain is and how it ends: rows missing from its end are missed here.
     async fn head(
         &self,
@@ -353,24 +402,8 @@ impl Progress {
         noun: &str,
         end: fn(&LedgerHead) -> (i64, Hash),
     ) -> Result<Page, sqlx::Error> {
-        let row = "ledger head".to_owned();
-        Ok(match rows::head(tx, self.tenant_id).await? {
-            None if followed.through == 0 => Page::End,
-            None => unsound(row, &format!("is missing, although there is a {noun}")),
-            Some(Err(problem)) => unsound(row, &problem),
-            Some(Ok(head)) => match end(&head) {
-                (sequence, _) if sequence > followed.through => unsound(
-                    format!("{noun} {}", followed.through + 1),
-                    &format!("is missing: the head says that the last is {sequence}"),
-                ),
-                (sequence, _) if sequence < followed.through => unsound(
-                    format!("{noun} {}", sequence + 1),
-                    &format!("is not the ledger's: the head says that the last is {sequence}"),
-                ),
-                (_, hash) if hash != followed.hash => unsound(row, &format!("its hash is not that of the last {noun}")),
-                _ => Page::End,
-            },
-        })
+        let head = rows::head(tx, self.tenant_id).await?.map(|head| head.map(|head| end(&head)));
+        Ok(ends(followed, noun, "ledger head", head))
     }
 
     async fn levels(
@@ -515,6 +548,28 @@ enum Page {
 
 fn unsound(row: String, problem: &str) -> Page {
     Page::Unsound(Unreadable { row, problem: problem.to_owned() })
+}
+
+/// Whether a chain that was followed to its end ends as its head says.
+fn ends(followed: &Followed, noun: &str, row: &str, head: Option<Result<(i64, Hash), String>>) -> Page {
+    let row = row.to_owned();
+    match head {
+        None if followed.through == 0 => Page::End,
+        None => unsound(row, &format!("is missing, although there is a {noun}")),
+        Some(Err(problem)) => unsound(row, &problem),
+        Some(Ok((sequence, _))) if sequence > followed.through => unsound(
+            format!("{noun} {}", followed.through + 1),
+            &format!("is missing: the head says that the last is {sequence}"),
+        ),
+        Some(Ok((sequence, _))) if sequence < followed.through => unsound(
+            format!("{noun} {}", sequence + 1),
+            &format!("is not of the chain: the head says that the last is {sequence}"),
+        ),
+        Some(Ok((_, hash))) if hash != followed.hash => {
+            unsound(row, &format!("its hash is not that of the last {noun}"))
+        }
+        Some(Ok(_)) => Page::End,
+    }
 }
 
 fn is_last(rows: usize) -> bool {

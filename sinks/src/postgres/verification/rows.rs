@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use twh_domain::command::{Actor, KINDS};
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::{Entity, EntityKind};
-use twh_domain::event::AuditRecord;
+use twh_domain::event::{AuditRecord, ControlRecord};
 use twh_domain::id::{CommandId, ItemId, LocationId, TenantId};
 use twh_domain::level::StockLevel;
 use twh_domain::movement::{Hash, Movement, MovementKind};
@@ -232,6 +232,62 @@ pub(super) async fn audit_records(
     page(&rows, "audit record", audit)
 }
 
+fn control(row: &PgRow) -> Result<(ControlRecord, Hash), String> {
+    let get = |column: &str| row.try_get::<Uuid, _>(column).map_err(text_error);
+    let text = |column: &str| row.try_get::<String, _>(column).map_err(text_error);
+    let optional = |column: &str| row.try_get::<Option<String>, _>(column).map_err(text_error);
+    let record = ControlRecord {
+        tenant: TenantId(get("tenant_id")?),
+        sequence: row.try_get("sequence").map_err(text_error)?,
+        action: text("action")?,
+        entity_kind: text("entity_kind")?,
+        entity: get("entity_id")?,
+        old: optional("old")?,
+        new: optional("new")?,
+        actor: Actor {
+            kind: text("actor_kind")?,
+            id: text("actor_id")?,
+            ip: optional("ip")?,
+            user_agent: optional("user_agent")?,
+        },
+        request_id: text("request_id")?,
+        recorded_at: time(row, "recorded_at")?,
+    };
+    Ok((record, hash(row, "hash")?))
+}
+
+/// A page of a tenant's control records.
+pub(super) async fn control_records(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    after: i64,
+    limit: i64,
+) -> Page<(ControlRecord, Hash)> {
+    let rows = sqlx::query(
+        "select tenant_id, sequence, action, entity_kind, entity_id, old::text as old, new::text as new, actor_kind, actor_id,
+             ip, user_agent, request_id, recorded_at, hash
+         from control_audit where tenant_id = $1 and sequence > $2 order by sequence limit $3",
+    )
+    .bind(tenant.0)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    page(&rows, "control record", control)
+}
+
+/// How many control records a tenant has, and the hash of the last; `None` where it has none.
+pub(super) async fn control_head(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+) -> Result<Option<Result<(i64, Hash), String>>, sqlx::Error> {
+    let row = sqlx::query("select sequence, hash from control_audit_heads where tenant_id = $1")
+        .bind(tenant.0)
+        .fetch_optional(connection)
+        .await?;
+    Ok(row.map(|row| Ok((row.try_get("sequence").map_err(text_error)?, hash(&row, "hash")?))))
+}
+
 /// A tenant's head; `None` where it has none.
 pub(super) async fn head(
     connection: &mut PgConnection,
@@ -387,9 +443,9 @@ pub(super) async fn open_documents(
 }
 
 /// Every tenant that has a row in a table of the ledger, in order.
-pub(super) async fn tenants(connection: &mut PgConnection) -> Result<Vec<TenantId>, sqlx::Error> {
+pub(super) async fn tenants(connection: &mut PgConnection, tables: &[&str]) -> Result<Vec<TenantId>, sqlx::Error> {
     // From row to row of the next tenant by the primary key: many rows of one tenant cost one step.
-    let each = ["stock_movements", "stock_levels", "audit_log", "ledger_heads"].map(|table| {
+    let each = tables.iter().map(|table| {
         format!(
             "(with recursive t (id) as (
                  (select tenant_id from {table} order by tenant_id limit 1)
@@ -398,6 +454,6 @@ pub(super) async fn tenants(connection: &mut PgConnection) -> Result<Vec<TenantI
              select id from t where id is not null)"
         )
     });
-    let sql = format!("{} order by 1", each.join(" union "));
+    let sql = format!("{} order by 1", each.collect::<Vec<_>>().join(" union "));
     sqlx::query_scalar(&sql).fetch_all(connection).await.map(|ids: Vec<Uuid>| ids.into_iter().map(TenantId).collect())
 }
