@@ -131,8 +131,9 @@ pub(crate) async fn list(
         request_id: asked.request_id.map(Text::into),
     };
     let before = place.map_or((i64::MAX, i64::MAX), |Place(ledger, control)| (ledger, control));
-    let mut rows =
-        list_audit(&reader.pool, reader.tenant_id, &filter, before, limit + 1).await.map_err(ApiError::database)?;
+    let mut rows = list_audit(&mut *reader.ledger().await?, reader.tenant_id, &filter, before, limit + 1)
+        .await
+        .map_err(ApiError::database)?;
     let more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let oldest = |chain, otherwise| {

@@ -68,13 +68,13 @@ pub(crate) async fn one(
     };
     // How far the ledger has come is read first: what it had decided by then is found by the second look.
     let undecided = match position {
-        Some(position) => applied_through(&reader.pool, position.partition)
+        Some(position) => applied_through(&mut *reader.ledger().await?, position.partition)
             .await
             .map_err(ApiError::database)?
             .is_none_or(|next| next <= position.offset),
         None => false,
     };
-    match find_outcome(&reader.pool, reader.tenant_id, command).await.map_err(ApiError::database)? {
+    match find_outcome(&mut *reader.ledger().await?, reader.tenant_id, command).await.map_err(ApiError::database)? {
         Some(outcome) => Ok(Answer::of(&decided(command, &outcome, &RequestId::of(&request)))),
         None if undecided => {
             let position = position.map(|position| position.to_string()).unwrap_or_default();

@@ -157,7 +157,8 @@ pub(crate) fn path_id(request: &HttpRequest, kind: EntityKind) -> Result<Uuid, A
 async fn one<D: Document, E: Guarded>(reader: Reader<E>, request: HttpRequest) -> Result<Versioned<D>, ApiError> {
     let id = path_id(&request, D::KIND)?;
     let read: &Read = &reader;
-    let found = find_document(&read.pool, D::KIND, read.tenant_id, id).await.map_err(ApiError::database)?;
+    let found =
+        find_document(&mut *read.ledger().await?, D::KIND, read.tenant_id, id).await.map_err(ApiError::database)?;
     let document = found.ok_or_else(|| ApiError::not_found(D::KIND.noun()))?;
     Ok(Versioned::new(&request, Some(document.version), || document.json))
 }
@@ -168,10 +169,17 @@ async fn list<D: Document, E: Guarded>(reader: Reader<E>, query: Query<D::Asked>
     let after = asked.cursor().map(cursor::decode::<Uuid>).transpose()?;
     let newest_first = !matches!(D::KIND, EntityKind::Item | EntityKind::Location | EntityKind::Supplier);
     // One row more than the page tells whether there is another page.
-    let mut rows =
-        list_documents(&reader.pool, D::KIND, reader.tenant_id, &asked.filter(), after, newest_first, limit + 1)
-            .await
-            .map_err(ApiError::database)?;
+    let mut rows = list_documents(
+        &mut *reader.ledger().await?,
+        D::KIND,
+        reader.tenant_id,
+        &asked.filter(),
+        after,
+        newest_first,
+        limit + 1,
+    )
+    .await
+    .map_err(ApiError::database)?;
     let more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     if more {
         rows.pop();

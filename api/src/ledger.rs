@@ -40,7 +40,7 @@ impl Read {
 
     /// The head with `size` movements, or the newest.
     async fn head(&self, size: Option<i64>) -> Result<TreeHead, ApiError> {
-        let head = tree_head(&self.pool, self.tenant_id, size).await.map_err(tree_error)?;
+        let head = tree_head(&mut *self.ledger().await?, self.tenant_id, size).await.map_err(tree_error)?;
         head.ok_or_else(|| query::invalid("size", "must be a number of movements that your ledger has or had"))
     }
 
@@ -162,13 +162,16 @@ pub(crate) async fn proof(
     let sequence = sequence(&request).ok_or_else(missing)?;
     let asked = query.read()?;
     let filter = MovementFilter { sequence: Some(sequence), ..MovementFilter::default() };
-    let rows = list_movements(&reader.pool, reader.tenant_id, &filter, None, 1).await.map_err(ApiError::database)?;
+    let rows = list_movements(&mut *reader.ledger().await?, reader.tenant_id, &filter, None, 1)
+        .await
+        .map_err(ApiError::database)?;
     let movement = rows.first().ok_or_else(missing)?;
     if asked.size.is_some_and(|size| size < sequence) {
         return Err(query::invalid("size", "is smaller than the movement's id: that ledger did not hold it yet"));
     }
     let head = reader.head(asked.size).await?;
-    let hashes = tree::proof(&reader.pool, reader.tenant_id, sequence, head.size).await.map_err(tree_error)?;
+    let hashes =
+        tree::proof(&mut *reader.ledger().await?, reader.tenant_id, sequence, head.size).await.map_err(tree_error)?;
     Ok(Answer::of(&Proof {
         head: Head::from(&head),
         movement: row(movement),
@@ -185,7 +188,9 @@ async fn previous_hash(reader: &Read, sequence: i64) -> Result<String, ApiError>
         return Ok(hex::encode(&genesis(MOVEMENT_CHAIN, reader.tenant_id)));
     }
     let filter = MovementFilter { sequence: Some(sequence - 1), ..MovementFilter::default() };
-    let rows = list_movements(&reader.pool, reader.tenant_id, &filter, None, 1).await.map_err(ApiError::database)?;
+    let rows = list_movements(&mut *reader.ledger().await?, reader.tenant_id, &filter, None, 1)
+        .await
+        .map_err(ApiError::database)?;
     rows.first()
         .map(|before| hex::encode(&before.hash))
         .ok_or_else(|| ApiError::internal(format!("movement {} is missing", sequence - 1)))
@@ -225,7 +230,7 @@ pub(crate) async fn verification(
     };
     let begun = Instant::now();
     while !progress.is_done() && begun.elapsed() < VERIFICATION_BUDGET {
-        progress.step(&reader.pool, None).await.map_err(ApiError::database)?;
+        progress.step(&mut *reader.ledger().await?, None).await.map_err(ApiError::database)?;
     }
     let status = match (progress.is_done(), progress.findings().is_empty()) {
         (_, false) => "unsound",

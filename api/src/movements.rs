@@ -106,8 +106,9 @@ async fn answer(reader: &Read, asked: MovementQuery) -> Result<Answer<Page<Movem
         kind: asked.kind,
         reference_id: asked.reference_id,
     };
-    let rows =
-        list_movements(&reader.pool, reader.tenant_id, &filter, before, limit + 1).await.map_err(ApiError::database)?;
+    let rows = list_movements(&mut *reader.ledger().await?, reader.tenant_id, &filter, before, limit + 1)
+        .await
+        .map_err(ApiError::database)?;
     Ok(Answer::of(&Page::of(rows, limit, |movement| cursor::encode(&movement.sequence), row)))
 }
 
@@ -124,7 +125,9 @@ pub(crate) async fn of_item(
     query: Query<MovementQuery>,
 ) -> Result<Answer<Page<Movement>>, ApiError> {
     let id = path_id(&request, EntityKind::Item)?;
-    let item = find_document(&reader.pool, EntityKind::Item, reader.tenant_id, id).await.map_err(ApiError::database)?;
+    let item = find_document(&mut *reader.ledger().await?, EntityKind::Item, reader.tenant_id, id)
+        .await
+        .map_err(ApiError::database)?;
     item.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;
     let mut asked = query.read()?;
     if asked.item_id.replace(id).is_some_and(|other| other != id) {
@@ -142,6 +145,8 @@ pub(crate) async fn one(reader: Reader<GetMovement>, request: HttpRequest) -> Re
     let missing = || ApiError::not_found("movement");
     let sequence = sequence(&request).ok_or_else(missing)?;
     let filter = MovementFilter { sequence: Some(sequence), ..MovementFilter::default() };
-    let rows = list_movements(&reader.pool, reader.tenant_id, &filter, None, 1).await.map_err(ApiError::database)?;
+    let rows = list_movements(&mut *reader.ledger().await?, reader.tenant_id, &filter, None, 1)
+        .await
+        .map_err(ApiError::database)?;
     Ok(Answer::of(&row(rows.first().ok_or_else(missing)?)))
 }

@@ -15,8 +15,8 @@ use twh_edge::auth::Caller;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::openapi::{Describe, Operation};
 use twh_edge::routes::Guard;
-use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::queries::applied_through;
+use twh_sinks::postgres::tenant::{TenantConnection, TenantPool};
 
 const AT_LEAST: &str = "x-twh-at-least";
 /// Pauses between looks at how far the ledger is: doubling from the first to the last.
@@ -27,7 +27,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone)]
 pub struct Reads {
     /// Where the ledger is.
-    pub pool: PgPool,
+    pub pool: TenantPool,
     /// How long a read waits for the position that it asks for.
     pub wait: Duration,
     /// What signs checkpoints, where there is a key.
@@ -38,7 +38,7 @@ pub struct Reads {
 #[derive(Debug)]
 pub(crate) struct Read {
     pub(crate) tenant_id: TenantId,
-    pub(crate) pool: PgPool,
+    pool: TenantPool,
     pub(crate) signer: Option<Signer>,
     wait: Duration,
 }
@@ -107,12 +107,18 @@ fn at_least(request: &HttpRequest) -> Result<Option<Position>, ApiError> {
 }
 
 impl Read {
+    /// What there is of the tenant.
+    pub(crate) async fn ledger(&self) -> Result<TenantConnection, ApiError> {
+        self.pool.of(self.tenant_id).await.map_err(ApiError::database)
+    }
+
     /// Waits until the ledger has applied the command at a position.
     pub(crate) async fn reach(&self, position: Position) -> Result<(), ApiError> {
         let deadline = Instant::now() + self.wait;
         let mut pause = PAUSE_FIRST;
         loop {
-            let applied = applied_through(&self.pool, position.partition).await.map_err(ApiError::database)?;
+            let applied = applied_through(&mut *self.ledger().await?, position.partition).await;
+            let applied = applied.map_err(ApiError::database)?;
             if applied.is_some_and(|next| next > position.offset) {
                 return Ok(());
             }

@@ -123,14 +123,15 @@ async fn moment(reader: &Read, as_of: AsOf) -> Result<Moment, ApiError> {
     let sequence = match as_of {
         AsOf::Now => return Ok(Moment::Now),
         AsOf::Occurred(at) => return Ok(Moment::Occurred(at)),
-        AsOf::Recorded(at) => sequence_at(&reader.pool, reader.tenant_id, at).await,
+        AsOf::Recorded(at) => sequence_at(&mut *reader.ledger().await?, reader.tenant_id, at).await,
         AsOf::Position(position) => {
-            let partition = partition_of(&reader.pool, reader.tenant_id).await.map_err(ApiError::database)?;
+            let partition =
+                partition_of(&mut *reader.ledger().await?, reader.tenant_id).await.map_err(ApiError::database)?;
             if partition.is_some_and(|own| own != position.partition) {
                 return Err(query::invalid("as_of", "is a position of a partition where you have no commands"));
             }
             reader.reach(position).await?;
-            sequence_through(&reader.pool, reader.tenant_id, position).await
+            sequence_through(&mut *reader.ledger().await?, reader.tenant_id, position).await
         }
     };
     Ok(Moment::Sequence(sequence.map_err(ApiError::database)?))
@@ -163,7 +164,7 @@ pub(crate) async fn list(reader: Reader<ListStock>, query: Query<StockQuery>) ->
         location_code: asked.location_code.map(Text::into),
     };
     let moment = moment(&reader, as_of).await?;
-    let rows = list_levels(&reader.pool, reader.tenant_id, &filter, moment, after, limit + 1)
+    let rows = list_levels(&mut *reader.ledger().await?, reader.tenant_id, &filter, moment, after, limit + 1)
         .await
         .map_err(ApiError::database)?;
     let place = |level: &LevelRow| cursor::encode(&(level.item_id, level.location_id));
@@ -175,7 +176,7 @@ pub(crate) async fn of_item(
     request: HttpRequest,
 ) -> Result<Versioned<StockOfItem>, ApiError> {
     let id = path_id(&request, EntityKind::Item)?;
-    let stock = item_stock(&reader.pool, reader.tenant_id, id).await.map_err(ApiError::database)?;
+    let stock = item_stock(&mut *reader.ledger().await?, reader.tenant_id, id).await.map_err(ApiError::database)?;
     let ItemStock { levels, in_transit } = stock.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;
     let coming: BTreeMap<Uuid, Quantity> = in_transit.into_iter().collect();
     let total = |of: fn(&LevelRow) -> Quantity| {

@@ -21,6 +21,7 @@ use twh_edge::auth::Authenticator;
 use twh_edge::request::around;
 use twh_edge::routes::not_found;
 use twh_edge::tokens::Tokens;
+use twh_sinks::postgres::tenant::TenantPool;
 use twh_sinks::postgres::{connect, migrate};
 use twh_sinks::secrets::{Secrets, new_master_key};
 use uuid::Uuid;
@@ -30,6 +31,7 @@ const DATABASE_URL: &str = "postgres://twh@127.0.0.1:15432/twh";
 /// A database that is there for one test.
 struct World {
     pool: PgPool,
+    readers: TenantPool,
     secrets: Secrets,
     tenant: NewTenant,
 }
@@ -48,7 +50,8 @@ impl World {
             migrate(&pool).await.unwrap();
             let secrets = Secrets::parse(&new_master_key("test").unwrap()).unwrap();
             let tenant = provision::tenant(&pool, &secrets, "reads", "enterprise").await.unwrap();
-            actix_web::rt::spawn(test(World { pool, secrets, tenant })).await
+            let readers = TenantPool::connect(&format!("{base}/{name}"), 4, "api-tests").unwrap();
+            actix_web::rt::spawn(test(World { pool, readers, secrets, tenant })).await
         };
         pool.close().await;
         server.execute(&*format!("drop database {name} with (force)")).await.unwrap();
@@ -132,7 +135,7 @@ impl World {
             App::new()
                 .app_data(web::Data::new(Authenticator::new(self.pool.clone(), self.secrets.clone(), tokens)))
                 .app_data(web::Data::new(twh_api::Reads {
-                    pool: self.pool.clone(),
+                    pool: self.readers.clone(),
                     wait: Duration::from_millis(100),
                     signer: None,
                 }))

@@ -16,7 +16,7 @@ use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
 use twh_domain::timestamp::Timestamp;
 use twh_sinks::postgres::queries::{LevelFilter, Moment, list_levels, sequence_at, sequence_through};
-use twh_sinks::postgres::sqlx::{self, Executor as _};
+use twh_sinks::postgres::sqlx::{self, Executor as _, PgConnection};
 use twh_sinks::postgres::{PgPool, connect, migrate};
 use uuid::Uuid;
 
@@ -51,7 +51,7 @@ fn median(mut times: Vec<Duration>) -> f64 {
     times[times.len() / 2].as_secs_f64() * 1_000.0
 }
 
-async fn measure(pool: &PgPool, tenant: TenantId, size: i64) -> [f64; 4] {
+async fn measure(connection: &mut PgConnection, tenant: TenantId, size: i64) -> [f64; 4] {
     let mut times: [Vec<Duration>; 4] = Default::default();
     for question in 0..QUESTIONS {
         // Moments all over the ledger, from a fixed sequence.
@@ -63,13 +63,15 @@ async fn measure(pool: &PgPool, tenant: TenantId, size: i64) -> [f64; 4] {
             let begun = Instant::now();
             let moment = match moment {
                 Some(moment) => moment,
-                None if of == 0 => Moment::Sequence(sequence_through(pool, tenant, position).await.unwrap()),
-                None => Moment::Sequence(sequence_at(pool, tenant, at).await.unwrap()),
+                None if of == 0 => {
+                    Moment::Sequence(sequence_through(&mut *connection, tenant, position).await.unwrap())
+                }
+                None => Moment::Sequence(sequence_at(&mut *connection, tenant, at).await.unwrap()),
             };
             if moment != Moment::Now {
                 assert_eq!(moment, Moment::Sequence(sequence));
             }
-            list_levels(pool, tenant, filter, moment, None, PAGE).await.unwrap();
+            list_levels(&mut *connection, tenant, filter, moment, None, PAGE).await.unwrap();
             times[of].push(begun.elapsed());
         };
         timed(0, None, &one).await;
@@ -95,8 +97,9 @@ fn main() {
             let tenant = TenantId(Uuid::new_v4());
             fill(&pool, tenant, size).await;
             sqlx::query("analyze").execute(&pool).await.unwrap();
-            measure(&pool, tenant, size).await;
-            let [position, time, page, now] = measure(&pool, tenant, size).await;
+            let mut connection = pool.acquire().await.unwrap();
+            measure(&mut connection, tenant, size).await;
+            let [position, time, page, now] = measure(&mut connection, tenant, size).await;
             println!("| {size} | {position:.2} | {time:.2} | {page:.2} | {now:.2} |");
         }
         pool.close().await;

@@ -1,5 +1,8 @@
 //! The description of the whole API, whichever of it a process serves.
 
+#[cfg(test)]
+mod compatible;
+
 use twh_edge::openapi::Document;
 use twh_edge::routes::Routes;
 
@@ -28,6 +31,57 @@ mod tests {
             std::fs::read_to_string(PATH).unwrap_or_default() == text,
             "docs/openapi.json is not current: run the tests with UPDATE_DOCS=1"
         );
+    }
+
+    /// `docs/openapi.released.json` is what of the description released clients rely on. What is not released may change: until
+    /// the first release, and with a new major version, `UPDATE_RELEASED=1` writes it anew.
+    #[test]
+    fn clients_of_the_released_description_still_work() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.released.json");
+        let document = document();
+        if std::env::var_os("UPDATE_RELEASED").is_some() {
+            std::fs::write(path, format!("{}\n", compatible::shape(document.value()))).unwrap();
+        }
+        let released: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let broken = compatible::broken(&released, document.value());
+        assert!(
+            broken.is_empty(),
+            "clients that were made from the released description break:\n{}",
+            broken.join("\n")
+        );
+    }
+
+    /// Holds that a change of the description is seen as what it is.
+    #[test]
+    fn what_breaks_clients_is_told_from_what_does_not() {
+        let old = document().value().clone();
+        let with = |pointer: &str, change: fn(&mut Value)| {
+            let mut new = old.clone();
+            change(new.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer} leads nowhere")));
+            compatible::broken(&compatible::shape(&old), &new)
+        };
+        assert_eq!(
+            with("/paths", |paths| drop(paths.as_object_mut().unwrap().remove("/v1/me"))),
+            ["GET /v1/me is gone"]
+        );
+        let gone =
+            with("/components/schemas/Item/properties", |fields| drop(fields.as_object_mut().unwrap().remove("unit")));
+        assert!(gone.iter().all(|line| line.ends_with(".unit is gone")) && !gone.is_empty(), "{gone:?}");
+        let required =
+            with("/components/schemas/CreateItem/required", |names| names.as_array_mut().unwrap().push("name".into()));
+        assert!(
+            required.iter().all(|line| line.ends_with(".name is required now")) && !required.is_empty(),
+            "{required:?}"
+        );
+        let narrowed = with("/components/schemas/Role/enum", |names| drop(names.as_array_mut().unwrap().remove(0)));
+        assert!(
+            narrowed.iter().all(|line| line.contains("admin is no longer taken")) && !narrowed.is_empty(),
+            "{narrowed:?}"
+        );
+        let added = with("/components/schemas/Item/properties", |fields| {
+            fields.as_object_mut().unwrap().insert("colour".to_owned(), serde_json::json!({ "type": "string" }));
+        });
+        assert!(added.is_empty(), "a new field breaks nobody: {added:?}");
     }
 
     #[test]

@@ -35,6 +35,7 @@ use twh_schemas::catalogue::{self, COMMANDS, LEDGER_DLQ, OUTCOMES};
 use twh_sinks::counters::{Counters, Deadlines};
 use twh_sinks::kafka::{Producer, client_config};
 use twh_sinks::outbound::Outbound;
+use twh_sinks::postgres::tenant::TenantPool;
 use twh_sinks::postgres::{self, PgPool};
 use twh_sinks::secrets::Secrets;
 
@@ -276,7 +277,9 @@ async fn serve_http(
         tasks.spawn(note_uses(authenticator.clone(), pool, stop.clone()).map(Ok));
     }
     let signer = config.ledger_key_file.as_deref().map(|file| signer(file, &config.ledger_key_name)).transpose()?;
-    let reads = web::Data::new(twh_api::Reads { pool: parts.pool.clone(), wait: config.read_wait, signer });
+    let readers = TenantPool::connect(&config.database_url, config.database_connections, "twh-reads")
+        .context("TWH_DATABASE_URL is not usable")?;
+    let reads = web::Data::new(twh_api::Reads { pool: readers, wait: config.read_wait, signer });
     let body_limit = BodyLimit(config.body_bytes_max);
     let limiter = limiter(config, gateway.clone())?;
     let reference = Reference::new(&openapi::document());

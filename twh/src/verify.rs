@@ -75,7 +75,10 @@ pub(crate) async fn run(config: &Config, arguments: VerifyArguments) -> anyhow::
             continue;
         }
         while let Some(current) = run.current.as_mut().filter(|current| !current.is_done()) {
-            current.step(&pool, arguments.known_head.as_ref()).await.context("the ledger cannot be read")?;
+            current
+                .step(&mut *pool.acquire().await?, arguments.known_head.as_ref())
+                .await
+                .context("the ledger cannot be read")?;
             bar.at(rows(&run.counts) + rows(current.counts()));
             if let Some(file) = arguments.resume.as_deref().filter(|_| saved.elapsed() >= SAVE_EVERY) {
                 save(file, &run)?;

@@ -1,7 +1,7 @@
 //! The accounts of changes, read: the ledger's, and that of everything else.
 
 use sqlx::postgres::PgRow;
-use sqlx::{PgPool, Row};
+use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
@@ -104,7 +104,7 @@ fn row(row: &PgRow) -> Result<AuditRow, sqlx::Error> {
 /// A page of both accounts by time, newest first; of each account only what is before a number. The values before a document's
 /// change are those of the record of its version before.
 pub async fn list_audit(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     tenant: TenantId,
     filter: &AuditFilter,
     (before_ledger, before_control): (i64, i64),
@@ -143,7 +143,7 @@ pub async fn list_audit(
         .bind(filter.to.map(Timestamp::datetime))
         .bind(before_control)
         .bind(limit)
-        .fetch_all(pool)
+        .fetch_all(connection)
         .await?;
     rows.iter().map(row).collect()
 }

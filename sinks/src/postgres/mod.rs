@@ -9,6 +9,7 @@ pub mod outbox;
 pub mod queries;
 pub mod rehearsal;
 mod statement;
+pub mod tenant;
 pub mod tree;
 pub mod verification;
 

@@ -1,7 +1,7 @@
 //! Read queries: every one carries its tenant, walks an index, and gives rows a page at a time.
 
 use sqlx::postgres::PgRow;
-use sqlx::{PgExecutor, PgPool, Row};
+use sqlx::{Connection as _, PgConnection, Row};
 use time::OffsetDateTime;
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::EntityKind;
@@ -46,7 +46,7 @@ fn document(row: &PgRow) -> Result<Document, sqlx::Error> {
 
 /// One document.
 pub async fn find_document(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     kind: EntityKind,
     tenant: TenantId,
     id: Uuid,
@@ -55,7 +55,7 @@ pub async fn find_document(
         "select id, version, document::text as document from {} where tenant_id = $1 and id = $2",
         kind.collection()
     );
-    let row = sqlx::query(&sql).bind(tenant.0).bind(id).fetch_optional(pool).await?;
+    let row = sqlx::query(&sql).bind(tenant.0).bind(id).fetch_optional(&mut *connection).await?;
     row.as_ref().map(document).transpose()
 }
 
@@ -76,7 +76,7 @@ pub struct DocumentFilter {
 
 /// A page of documents by id: ids are made in the order of time.
 pub async fn list_documents(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     kind: EntityKind,
     tenant: TenantId,
     filter: &DocumentFilter,
@@ -111,7 +111,7 @@ pub async fn list_documents(
         .bind(pattern)
         .bind(filter.item_type.as_deref())
         .bind(limit)
-        .fetch_all(pool)
+        .fetch_all(connection)
         .await?;
     rows.iter().map(document).collect()
 }
@@ -196,7 +196,7 @@ fn level(row: &PgRow) -> Result<LevelRow, sqlx::Error> {
 /// Every movement says the level after it, so the past costs one look into an index for each level asked for, however long
 /// its history is. Only [`Moment::Occurred`] has to add movements up.
 pub async fn list_levels(
-    executor: impl PgExecutor<'_>,
+    connection: &mut PgConnection,
     tenant: TenantId,
     filter: &LevelFilter,
     moment: Moment,
@@ -253,33 +253,33 @@ pub async fn list_levels(
         .bind(limit)
         .bind(sequence)
         .bind(occurred)
-        .fetch_all(executor)
+        .fetch_all(connection)
         .await?;
     rows.iter().map(level).collect()
 }
 
 /// How many movements a tenant's ledger had when the last of them was recorded at or before a time.
-pub async fn sequence_at(executor: impl PgExecutor<'_>, tenant: TenantId, at: Timestamp) -> Result<i64, sqlx::Error> {
+pub async fn sequence_at(connection: &mut PgConnection, tenant: TenantId, at: Timestamp) -> Result<i64, sqlx::Error> {
     let sql = last_sequence("m.recorded_at <= $2");
-    sqlx::query_scalar(&sql).bind(tenant.0).bind(at.datetime()).fetch_one(executor).await
+    sqlx::query_scalar(&sql).bind(tenant.0).bind(at.datetime()).fetch_one(connection).await
 }
 
 /// How many movements a tenant's ledger had once the command at a position was applied. The tenant's commands are all on
 /// that partition.
 pub async fn sequence_through(
-    executor: impl PgExecutor<'_>,
+    connection: &mut PgConnection,
     tenant: TenantId,
     position: Position,
 ) -> Result<i64, sqlx::Error> {
     let sql = last_sequence("m.log_offset <= $2");
-    sqlx::query_scalar(&sql).bind(tenant.0).bind(position.offset).fetch_one(executor).await
+    sqlx::query_scalar(&sql).bind(tenant.0).bind(position.offset).fetch_one(connection).await
 }
 
 /// The partition that a tenant's commands are on; `None` before its first movement.
-pub async fn partition_of(executor: impl PgExecutor<'_>, tenant: TenantId) -> Result<Option<i32>, sqlx::Error> {
+pub async fn partition_of(connection: &mut PgConnection, tenant: TenantId) -> Result<Option<i32>, sqlx::Error> {
     sqlx::query_scalar("select partition from stock_movements where tenant_id = $1 order by sequence desc limit 1")
         .bind(tenant.0)
-        .fetch_optional(executor)
+        .fetch_optional(&mut *connection)
         .await
 }
 
@@ -308,8 +308,12 @@ pub struct ItemStock {
 
 /// Where an item is, all as of one moment: goods that arrive meanwhile are neither counted twice nor left out. `None`
 /// when there is no such item.
-pub async fn item_stock(pool: &PgPool, tenant: TenantId, item: Uuid) -> Result<Option<ItemStock>, sqlx::Error> {
-    let mut tx = pool.begin_with("begin transaction isolation level repeatable read read only").await?;
+pub async fn item_stock(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    item: Uuid,
+) -> Result<Option<ItemStock>, sqlx::Error> {
+    let mut tx = connection.begin_with("begin transaction isolation level repeatable read read only").await?;
     let exists: bool = sqlx::query_scalar("select exists (select from items where tenant_id = $1 and id = $2)")
         .bind(tenant.0)
         .bind(item)
@@ -319,14 +323,14 @@ pub async fn item_stock(pool: &PgPool, tenant: TenantId, item: Uuid) -> Result<O
         return Ok(None);
     }
     let filter = LevelFilter { item_id: Some(item), ..LevelFilter::default() };
-    let levels = list_levels(&mut *tx, tenant, &filter, Moment::Now, None, i64::MAX).await?;
-    let in_transit = in_transit(&mut *tx, tenant, item).await?;
+    let levels = list_levels(&mut tx, tenant, &filter, Moment::Now, None, i64::MAX).await?;
+    let in_transit = in_transit(&mut tx, tenant, item).await?;
     tx.commit().await?;
     Ok(Some(ItemStock { levels, in_transit }))
 }
 
 async fn in_transit(
-    executor: impl PgExecutor<'_>,
+    connection: &mut PgConnection,
     tenant: TenantId,
     item: Uuid,
 ) -> Result<Vec<(Uuid, Quantity)>, sqlx::Error> {
@@ -339,7 +343,7 @@ async fn in_transit(
     )
     .bind(tenant.0)
     .bind(item.to_string())
-    .fetch_all(executor)
+    .fetch_all(connection)
     .await?;
     rows.iter().map(|row| Ok((row.try_get("location_id")?, micros(row, "quantity_micro")?))).collect()
 }
@@ -385,7 +389,7 @@ pub struct MovementFilter {
 
 /// A page of movements, newest first.
 pub async fn list_movements(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     tenant: TenantId,
     filter: &MovementFilter,
     before: Option<i64>,
@@ -409,7 +413,7 @@ pub async fn list_movements(
     .bind(filter.reference_id)
     .bind(before)
     .bind(limit)
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     rows.iter().map(movement).collect()
 }
@@ -454,7 +458,7 @@ pub struct OutcomeRow {
 
 /// What became of a command; `None` when that is not known (yet).
 pub async fn find_outcome(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     tenant: TenantId,
     command: CommandId,
 ) -> Result<Option<OutcomeRow>, sqlx::Error> {
@@ -465,7 +469,7 @@ pub async fn find_outcome(
     )
     .bind(tenant.0)
     .bind(command.0)
-    .fetch_optional(pool)
+    .fetch_optional(&mut *connection)
     .await?;
     let Some(row) = row else { return Ok(None) };
     let refusal = match row.try_get::<Option<String>, _>("code")? {
@@ -479,7 +483,7 @@ pub async fn find_outcome(
     .bind(tenant.0)
     .bind(row.try_get::<Option<i64>, _>("first_audit")?)
     .bind(row.try_get::<Option<i64>, _>("last_audit")?)
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     Ok(Some(OutcomeRow {
         replay_of: row.try_get::<Option<Uuid>, _>("replay_of")?.map(CommandId),
@@ -499,9 +503,9 @@ pub async fn find_outcome(
 }
 
 /// How far the ledger has come on a partition.
-pub async fn applied_through(pool: &PgPool, partition: i32) -> Result<Option<i64>, sqlx::Error> {
+pub async fn applied_through(connection: &mut PgConnection, partition: i32) -> Result<Option<i64>, sqlx::Error> {
     sqlx::query_scalar("select next_offset from ledger_partitions where partition = $1")
         .bind(partition)
-        .fetch_optional(pool)
+        .fetch_optional(&mut *connection)
         .await
 }

@@ -115,8 +115,11 @@ async fn span(connection: &mut PgConnection, tenant: TenantId, span: &Span) -> R
 }
 
 /// The head of a tenant's tree as it was with `size` movements, or as it is; `None` when there never were that many.
-pub async fn tree_head(pool: &PgPool, tenant: TenantId, size: Option<i64>) -> Result<Option<TreeHead>, TreeError> {
-    let mut connection = pool.acquire().await?;
+pub async fn tree_head(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    size: Option<i64>,
+) -> Result<Option<TreeHead>, TreeError> {
     let newest: Option<i64> = sqlx::query_scalar("select movement_sequence from ledger_heads where tenant_id = $1")
         .bind(tenant.0)
         .fetch_optional(&mut *connection)
@@ -126,7 +129,7 @@ pub async fn tree_head(pool: &PgPool, tenant: TenantId, size: Option<i64>) -> Re
     if !(0..=newest).contains(&size) {
         return Ok(None);
     }
-    let root = span(&mut connection, tenant, &Span::tree(size)).await?;
+    let root = span(connection, tenant, &Span::tree(size)).await?;
     let last = sqlx::query("select hash, recorded_at from stock_movements where tenant_id = $1 and sequence = $2")
         .bind(tenant.0)
         .bind(size)
@@ -140,11 +143,15 @@ pub async fn tree_head(pool: &PgPool, tenant: TenantId, size: Option<i64>) -> Re
 }
 
 /// The proof that movement `sequence` is in the tree of the first `size` movements.
-pub async fn proof(pool: &PgPool, tenant: TenantId, sequence: i64, size: i64) -> Result<Vec<Hash>, TreeError> {
-    let mut connection = pool.acquire().await?;
+pub async fn proof(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    sequence: i64,
+    size: i64,
+) -> Result<Vec<Hash>, TreeError> {
     let mut hashes = Vec::new();
     for part in inclusion(sequence - 1, size) {
-        hashes.push(span(&mut connection, tenant, &part).await?);
+        hashes.push(span(connection, tenant, &part).await?);
     }
     Ok(hashes)
 }

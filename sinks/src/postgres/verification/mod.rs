@@ -13,7 +13,7 @@ use super::tree::KEPT_EVERY;
 use rows::{Newest, Place, Stored, Unreadable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 use std::collections::BTreeMap;
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::{Entity, EntityKind};
@@ -231,8 +231,8 @@ impl Progress {
     }
 
     /// Checks the next page. `known` is a head that the movements must contain.
-    pub async fn step(&mut self, pool: &PgPool, known: Option<&KnownHead>) -> Result<(), sqlx::Error> {
-        let mut tx = pool.begin_with("begin transaction isolation level repeatable read read only").await?;
+    pub async fn step(&mut self, connection: &mut PgConnection, known: Option<&KnownHead>) -> Result<(), sqlx::Error> {
+        let mut tx = connection.begin_with("begin transaction isolation level repeatable read read only").await?;
         let phase = self.phase.clone();
         let (check, next, found) = match phase {
             Phase::Movements(mut followed) => {
