@@ -3,13 +3,22 @@
 
 -- Roles are of the whole cluster: another database may have made it, or be about to.
 do $$ begin
-    create role twh_tenant nologin;
-exception when duplicate_object or unique_violation then null;
+    if not exists (select from pg_roles where rolname = 'twh_tenant') then
+        create role twh_tenant nologin;
+    end if;
+exception
+    when duplicate_object or unique_violation then null;
+    when insufficient_privilege then
+        raise exception 'the role twh_tenant is missing, and % may not make it', current_user
+            using hint = format('as a superuser: create role twh_tenant nologin; grant twh_tenant to %I', current_user);
 end $$;
 do $$ begin
     if not pg_has_role(current_user, 'twh_tenant', 'member') then
         execute format('grant twh_tenant to %I', current_user);
     end if;
+exception when insufficient_privilege then
+    raise exception '% is not a member of the role twh_tenant', current_user
+        using hint = format('as a superuser: grant twh_tenant to %I', current_user);
 end $$;
 
 -- The tenant whose request it is; null where none is said, which is equal to nothing.
