@@ -204,7 +204,8 @@ async fn another_tenants_document_answers_as_one_that_does_not_exist() {
         let id = Uuid::from_u128(9);
         world.document("items", id, Some("A"), None, "{}").await;
         let tenant = provision::tenant(&world.pool, &world.secrets, "other", "enterprise").await.unwrap();
-        let owner = World { pool: world.pool.clone(), secrets: world.secrets.clone(), tenant };
+        let owner =
+            World { pool: world.pool.clone(), readers: world.readers.clone(), secrets: world.secrets.clone(), tenant };
         let body = |answer: (u16, Value)| {
             (answer.0, answer.1["code"].clone(), answer.1["message"].clone(), answer.1["details"].clone())
         };

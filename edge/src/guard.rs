@@ -63,7 +63,6 @@ pub(crate) fn protect(request: &HttpRequest, headers: &mut HeaderMap) {
 }
 
 /// Lets scripts of these origins ask: with a key or token that they have, never with a browser's own credentials.
-#[must_use]
 pub fn cors(origins: &[String]) -> Cors {
     let cors = origins.iter().fold(Cors::default(), |cors, origin| match origin.as_str() {
         "*" => cors.allow_any_origin(),

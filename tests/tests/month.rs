@@ -120,7 +120,7 @@ async fn a_verification_goes_on_where_it_was(world: &World, movements: i64) {
         if progress.is_done() {
             break progress;
         }
-        progress.step(&mut *pool.acquire().await.unwrap(), None).await.unwrap();
+        progress.step(&mut pool.acquire().await.unwrap(), None).await.unwrap();
         kept = serde_json::to_string(&progress).unwrap();
         assert!(kept.len() < 4_000, "how far it is fits into a few thousand bytes: {kept}");
         pages += 1;
