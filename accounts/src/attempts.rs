@@ -1,84 +1,122 @@
-//! Wrong passwords: each makes the next attempt from the same place wait, on the same account and on any.
+//! Attempts to sign in: too many that fail make the next one wait. They are counted in the database, for all processes and
+//! over their restarts.
 //!
 //! What counts is the pair of account and address, so that nobody locks another out of an account by guessing at it from
-//! elsewhere; and the address alone, far later, against one who tries many accounts.
+//! elsewhere; and the address alone, far later and in a measure that wanes, against one who tries many accounts.
+//!
+//! An attempt stands as failed from its beginning: many that are begun at once are no way around the count.
+#![expect(clippy::float_arithmetic, reason = "counts wane; they are no quantities of stock")]
 
-use quick_cache::sync::Cache;
+use crate::secret;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_sinks::postgres::PgPool;
+use twh_sinks::postgres::accounts::attempts::{self, Failures, Key};
 use twh_sinks::postgres::accounts::people::email_key;
+use twh_sinks::secrets::Secrets;
 
-/// Wrong passwords on one account that cost nothing: people mistype.
-const FREE_ON_ACCOUNT: u32 = 5;
-/// Wrong passwords from one address that cost nothing: an office has one address.
-const FREE_FROM_ADDRESS: u32 = 50;
+/// Failures on one account that cost nothing: people mistype.
+const FREE_ON_ACCOUNT: f64 = 5.0;
+/// Failures from one address that cost nothing: an office has one address.
+const FREE_FROM_ADDRESS: f64 = 50.0;
+/// After so long one failure from an address counts no more.
+const ADDRESS_WANES: Duration = Duration::from_secs(60);
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(15 * 60);
 /// After so long without an attempt, all is forgotten.
 const FORGET: Duration = Duration::from_secs(60 * 60);
-const REMEMBERED_MAX: usize = 100_000;
+const PURPOSE: &str = "failed_attempts";
 
-#[derive(Debug, Clone, Copy)]
-struct Failures {
-    count: u32,
-    last: Instant,
-}
-
-impl Failures {
-    /// How long to wait after the last, doubling with each beyond those that are free.
-    fn wait(self, free: u32) -> Duration {
-        let Some(beyond) = self.count.checked_sub(free) else { return Duration::ZERO };
-        WAIT_FIRST.saturating_mul(1_u32.checked_shl(beyond).unwrap_or(u32::MAX)).min(WAIT_MAX)
+/// Failures on an account: how many count now, and how long to wait: twice as long after each beyond those that are free.
+fn on_account(failures: Failures) -> (f64, Duration) {
+    if failures.since >= FORGET {
+        return (0.0, Duration::ZERO);
     }
+    let beyond = failures.count - FREE_ON_ACCOUNT;
+    let wait = if beyond < 0.0 {
+        Duration::ZERO
+    } else {
+        Duration::try_from_secs_f64(WAIT_FIRST.as_secs_f64() * beyond.exp2()).unwrap_or(WAIT_MAX).min(WAIT_MAX)
+    };
+    (failures.count, wait.saturating_sub(failures.since))
 }
 
-/// Remembers who failed.
+/// Failures from an address: how many count now, and how long to wait until few enough do.
+fn from_address(failures: Failures) -> (f64, Duration) {
+    let left = (failures.count - failures.since.as_secs_f64() / ADDRESS_WANES.as_secs_f64()).max(0.0);
+    let beyond = (left + 1.0 - FREE_FROM_ADDRESS).max(0.0);
+    (left, ADDRESS_WANES.mul_f64(beyond.min(FREE_FROM_ADDRESS)))
+}
+
+/// What is attempted: failures of one thing are none of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempted {
+    /// To show a password, from an address.
+    Password,
+    /// To have a mail sent: whoever asks, from wherever.
+    Mail,
+}
+
+/// Counts attempts.
 pub(crate) struct Attempts {
-    on_account: Cache<(String, Option<IpAddr>), Failures>,
-    from_address: Cache<Option<IpAddr>, Failures>,
+    pool: PgPool,
+    secrets: Secrets,
 }
 
-impl Default for Attempts {
-    fn default() -> Self {
-        Self { on_account: Cache::new(REMEMBERED_MAX), from_address: Cache::new(REMEMBERED_MAX) }
-    }
+/// An attempt that was begun. Left alone, it has failed.
+#[must_use]
+pub(crate) struct Attempt<'a> {
+    pool: &'a PgPool,
+    account: Key,
+    address: Key,
 }
 
 impl Attempts {
-    /// Refuses an attempt that comes too soon.
-    pub(crate) fn may_try(&self, email: &str, ip: Option<IpAddr>) -> Result<(), ApiError> {
-        let now = Instant::now();
-        let left = |failures: Option<Failures>, free| {
-            failures
-                .map_or(Duration::ZERO, |failures| (failures.last + failures.wait(free)).saturating_duration_since(now))
+    pub(crate) fn new(pool: PgPool, secrets: Secrets) -> Self {
+        Self { pool, secrets }
+    }
+
+    /// Begins an attempt, or refuses it where it comes too soon.
+    pub(crate) async fn begin(
+        &self,
+        what: Attempted,
+        email: &str,
+        ip: Option<IpAddr>,
+    ) -> Result<Attempt<'_>, ApiError> {
+        let from = ip.map(|ip| ip.to_string()).unwrap_or_default();
+        let email = email_key(email);
+        let on = match what {
+            Attempted::Password => format!("password\n{from}\n{email}"),
+            Attempted::Mail => format!("mail\n{email}"),
         };
-        let account = left(self.on_account.get(&(email_key(email), ip)), FREE_ON_ACCOUNT);
-        let address = left(self.from_address.get(&ip), FREE_FROM_ADDRESS);
-        let wait = account.max(address);
-        if wait.is_zero() {
-            return Ok(());
+        let account = self.secrets.hash(PURPOSE, &on).map_err(secret)?;
+        let address = self.secrets.hash(PURPOSE, &format!("address\n{from}")).map_err(secret)?;
+        let mut tx = self.pool.begin().await.map_err(ApiError::database)?;
+        let standing = attempts::lock(&mut tx, &[account, address]).await.map_err(ApiError::database)?;
+        let [on_it, from_it] = standing.as_slice() else {
+            return Err(ApiError::internal("two keys have not two counts"));
+        };
+        let ((on_count, on_wait), (from_count, from_wait)) = (on_account(*on_it), from_address(*from_it));
+        let wait = on_wait.max(from_wait);
+        if !wait.is_zero() {
+            let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+            let message = format!("too many attempts; try again in {seconds} s");
+            return Err(ApiError::new(ErrorCode::TooManyAttempts, message).retry_after(seconds));
         }
-        let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
-        Err(ApiError::new(ErrorCode::TooManyAttempts, format!("too many wrong passwords; try again in {seconds} s"))
-            .retry_after(seconds))
+        let counts = [(account, on_count + 1.0), (address, from_count + 1.0)];
+        attempts::set(&mut tx, &counts, FORGET).await.map_err(ApiError::database)?;
+        tx.commit().await.map_err(ApiError::database)?;
+        Ok(Attempt { pool: &self.pool, account, address })
     }
+}
 
-    /// Counts a wrong password.
-    pub(crate) fn failed(&self, email: &str, ip: Option<IpAddr>) {
-        let again = |failures: Option<Failures>| {
-            let count =
-                failures.filter(|failures| failures.last.elapsed() < FORGET).map_or(0, |failures| failures.count);
-            Failures { count: count.saturating_add(1), last: Instant::now() }
-        };
-        let account = (email_key(email), ip);
-        self.on_account.insert(account.clone(), again(self.on_account.get(&account)));
-        self.from_address.insert(ip, again(self.from_address.get(&ip)));
-    }
-
-    /// Forgets what failed on an account from an address: its owner is there.
-    pub(crate) fn succeeded(&self, email: &str, ip: Option<IpAddr>) {
-        self.on_account.remove(&(email_key(email), ip));
+impl Attempt<'_> {
+    /// It did not fail: what stood against the account from this address is forgotten, its owner is there.
+    pub(crate) async fn succeeded(self) {
+        if let Err(error) = attempts::take_back(self.pool, &self.address, &self.account).await {
+            tracing::warn!(%error, "an attempt that succeeded stays counted as failed");
+        }
     }
 }
 
@@ -86,24 +124,25 @@ impl Attempts {
 mod tests {
     use super::*;
 
+    fn failures(count: f64, seconds: u64) -> Failures {
+        Failures { count, since: Duration::from_secs(seconds) }
+    }
+
     #[test]
-    fn who_guesses_waits_longer_and_longer_and_locks_out_nobody_else() {
-        let attempts = Attempts::default();
-        let (thief, owner) = (Some(IpAddr::from([10, 0, 0, 1])), Some(IpAddr::from([10, 0, 0, 2])));
-        for _ in 0..FREE_ON_ACCOUNT {
-            assert!(attempts.may_try("a@b.example", thief).is_ok());
-            attempts.failed("A@b.example ", thief);
-        }
-        assert!(attempts.may_try("a@b.example", thief).is_err());
-        assert!(attempts.may_try("a@b.example", owner).is_ok());
-        attempts.succeeded("a@b.example", thief);
-        assert!(attempts.may_try("a@b.example", thief).is_ok());
-        // Many accounts from one address: the address waits.
-        for number in 0..FREE_FROM_ADDRESS {
-            attempts.failed(&format!("{number}@b.example"), thief);
-        }
-        assert!(attempts.may_try("new@b.example", thief).is_err());
-        let far = Failures { count: 1_000, last: Instant::now() };
-        assert_eq!(far.wait(FREE_ON_ACCOUNT), WAIT_MAX);
+    fn who_guesses_at_an_account_waits_twice_as_long_each_time() {
+        assert_eq!(on_account(failures(4.0, 0)), (4.0, Duration::ZERO));
+        assert_eq!(on_account(failures(5.0, 0)).1, Duration::from_secs(1));
+        assert_eq!(on_account(failures(8.0, 3)).1, Duration::from_secs(5));
+        assert_eq!(on_account(failures(8.0, 8)), (8.0, Duration::ZERO));
+        assert_eq!(on_account(failures(1e9, 0)).1, WAIT_MAX);
+        assert_eq!(on_account(failures(1e9, 3_600)), (0.0, Duration::ZERO));
+    }
+
+    #[test]
+    fn an_address_gets_one_attempt_a_minute_once_it_has_used_up_its_own() {
+        assert_eq!(from_address(failures(49.0, 0)).1, Duration::ZERO);
+        assert_eq!(from_address(failures(50.0, 0)).1, ADDRESS_WANES);
+        assert_eq!(from_address(failures(50.0, 60)), (49.0, Duration::ZERO));
+        assert_eq!(from_address(failures(50.0, 24 * 3_600)), (0.0, Duration::ZERO));
     }
 }

@@ -1,6 +1,5 @@
 //! API keys: made, narrowed, rotated with a grace, revoked.
 
-use crate::fields::Problems;
 use crate::shapes::{self, PageQuery};
 use crate::{Accounts, provision, secret};
 use actix_web::{HttpRequest, web};
@@ -19,6 +18,7 @@ use twh_edge::auth::{API_KEY_PURPOSE, Caller, Identity, now};
 use twh_edge::body::Body;
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::problems::Problems;
 use twh_edge::query::Query;
 use twh_sinks::postgres::accounts::audit::{Change, record};
 use twh_sinks::postgres::accounts::keys::{self, Key};

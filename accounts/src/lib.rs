@@ -19,6 +19,7 @@ mod fields;
 mod keys;
 mod members;
 mod password;
+pub mod post;
 pub mod provision;
 mod sessions;
 mod shapes;
@@ -28,14 +29,15 @@ mod token;
 
 use attempts::Attempts;
 use password::Passwords;
+use post::Post;
 use sso::SignOn;
 use std::sync::Arc;
 use twh_edge::access::{
     AcceptInvitation, ChangePassword, CreateApiKey, CreateIdentityProvider, CreateInvitation, DeleteIdentityProvider,
-    FinishSamlSignOn, FinishSignOn, GetApiKey, GetIdentityProvider, GetJwks, GetMe, GetPlan, GetSamlMetadata,
-    ListApiKeys, ListIdentityProviders, ListInvitations, ListMembers, LogIn, LogOut, RefreshSession, RemoveMember,
-    ResetPassword, RevokeApiKey, RevokeInvitation, RotateApiKey, SignUp, StartSignOn, UpdateIdentityProvider,
-    UpdateMember,
+    FinishSamlSignOn, FinishSignOn, ForgetPassword, GetApiKey, GetIdentityProvider, GetJwks, GetMe, GetPlan,
+    GetSamlMetadata, ListApiKeys, ListIdentityProviders, ListInvitations, ListMembers, LogIn, LogOut, RefreshSession,
+    RemoveMember, ResetPassword, RevokeApiKey, RevokeInvitation, RotateApiKey, SignUp, StartSignOn,
+    UpdateIdentityProvider, UpdateMember,
 };
 use twh_edge::auth::Authenticator;
 use twh_edge::error::ApiError;
@@ -53,6 +55,7 @@ pub struct Accounts {
     passwords: Passwords,
     attempts: Attempts,
     sign_on: SignOn,
+    post: Post,
 }
 
 impl Accounts {
@@ -63,9 +66,10 @@ impl Accounts {
         tokens: Arc<Tokens>,
         authenticator: actix_web::web::Data<Authenticator>,
         sign_on: SignOn,
+        post: Post,
     ) -> Result<Self, password::PasswordError> {
-        let (passwords, attempts) = (Passwords::new()?, Attempts::default());
-        Ok(Self { pool, secrets, tokens, authenticator, passwords, attempts, sign_on })
+        let (passwords, attempts) = (Passwords::new()?, Attempts::new(pool.clone(), secrets.clone()));
+        Ok(Self { pool, secrets, tokens, authenticator, passwords, attempts, sign_on, post })
     }
 }
 
@@ -78,6 +82,7 @@ pub fn routes() -> Routes {
         .open(RefreshSession, sessions::refresh)
         .on(LogOut, sessions::log_out)
         .on(ChangePassword, sessions::change_password)
+        .open(ForgetPassword, sessions::forget_password)
         .open(ResetPassword, sessions::reset_password)
         .open(AcceptInvitation, members::accept)
         .open(GetJwks, sessions::jwks)

@@ -1,6 +1,7 @@
 //! The people of a tenant, who is invited, and what a caller is.
 
-use crate::fields::Problems;
+use crate::attempts::Attempted;
+use crate::fields;
 use crate::keys::path_id;
 use crate::shapes::{self, PageQuery, Person, SessionTokens, ShownTenant};
 use crate::token::{self, Purpose};
@@ -21,6 +22,7 @@ use twh_edge::auth::{Caller, Client, Credential, now};
 use twh_edge::body::Body;
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::problems::Problems;
 use twh_edge::query::Query;
 use twh_edge::request::RequestId;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
@@ -274,7 +276,7 @@ pub(crate) async fn invite(
 ) -> Result<Answer<NewlyInvited, 201>, ApiError> {
     let asked = body.read()?;
     let mut problems = Problems::default();
-    problems.email("email", &asked.email);
+    fields::email(&mut problems, "email", &asked.email);
     check_role(&mut problems, &asked.role);
     problems.none()?;
     let Credential::Session { user_id, .. } = caller.credential else {
@@ -294,6 +296,8 @@ pub(crate) async fn invite(
         revoked_at: None,
     };
     let shown = invitation_shown(&invitation);
+    let tenant = tenants::find(&accounts.pool, caller.tenant_id).await.map_err(ApiError::database)?;
+    let tenant = tenant.ok_or_else(|| ApiError::internal("a caller's tenant is not there"))?;
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     people::invite(&mut tx, &invitation, &hash).await.map_err(ApiError::database)?;
     let new = shapes::value(&shown);
@@ -301,6 +305,7 @@ pub(crate) async fn invite(
         Change { action: "invitation.create", entity_kind: "invitation", entity: invitation.id, old: None, new };
     record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;
+    accounts.post.invite(&invitation.email, &tenant.name, &token);
     Ok(Answer::of(&NewlyInvited { shown, token }))
 }
 
@@ -361,19 +366,19 @@ pub(crate) async fn accept(
     let known = people::find_by_email(&accounts.pool, &invitation.email).await.map_err(ApiError::database)?;
     let (user, new_account) = match known {
         Some(user) => {
-            accounts.attempts.may_try(&user.email, client.ip)?;
+            let attempt = accounts.attempts.begin(Attempted::Password, &user.email, client.ip).await?;
             if !accounts.passwords.is(asked.password, user.password_hash.clone()).await? {
-                accounts.attempts.failed(&user.email, client.ip);
                 let message = "the address has an account: give its password to join with it";
                 return Err(ApiError::new(ErrorCode::InvalidCredentials, message));
             }
+            attempt.succeeded().await;
             (user, false)
         }
         None => {
             let name = asked.name.unwrap_or_default();
             let mut problems = Problems::default();
             problems.name("name", &name);
-            problems.password("password", &asked.password);
+            fields::password(&mut problems, "password", &asked.password);
             problems.none()?;
             let password_hash = Some(accounts.passwords.hash(asked.password).await?);
             let name = name.trim().to_owned();

@@ -1,6 +1,7 @@
 //! Sessions: signing in and out, refresh tokens that work once, passwords.
 
-use crate::fields::Problems;
+use crate::attempts::Attempted;
+use crate::fields;
 use crate::shapes::{self, Person, SessionTokens, TenantOfPerson};
 use crate::token::{self, Purpose};
 use crate::{Accounts, secret};
@@ -16,6 +17,7 @@ use twh_edge::answer::{Answer, Done};
 use twh_edge::auth::{Caller, Client, Credential, now};
 use twh_edge::body::Body;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::problems::Problems;
 use twh_edge::request::RequestId;
 use twh_edge::tokens::ACCESS_TOKEN_SECONDS;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
@@ -104,7 +106,7 @@ pub(crate) async fn log_in(
 ) -> Result<Answer<SignedIn>, ApiError> {
     let asked = body.read()?;
     let client = Client::of(&request);
-    accounts.attempts.may_try(&asked.email, client.ip)?;
+    let attempt = accounts.attempts.begin(Attempted::Password, &asked.email, client.ip).await?;
     let wrong = || ApiError::new(ErrorCode::InvalidCredentials, "the address and the password do not belong together");
     // PostgreSQL's text holds no NUL, so nobody's address does.
     let user = if asked.email.contains('\0') {
@@ -114,11 +116,10 @@ pub(crate) async fn log_in(
     };
     let kept = user.as_ref().and_then(|user| user.password_hash.clone());
     if !accounts.passwords.is(asked.password, kept).await? {
-        accounts.attempts.failed(&asked.email, client.ip);
         return Err(wrong());
     }
     let user = user.ok_or_else(wrong)?;
-    accounts.attempts.succeeded(&asked.email, client.ip);
+    attempt.succeeded().await;
     let memberships = people::memberships(&accounts.pool, user.id).await.map_err(ApiError::database)?;
     let chosen = match asked.tenant_id {
         Some(tenant) => memberships.iter().find(|membership| membership.tenant.0 == tenant),
@@ -227,18 +228,18 @@ pub(crate) async fn change_password(
 ) -> Result<Done, ApiError> {
     let asked = body.read()?;
     let mut problems = Problems::default();
-    problems.password("new_password", &asked.new_password);
+    fields::password(&mut problems, "new_password", &asked.new_password);
     problems.none()?;
     let Credential::Session { session_id, user_id } = caller.credential else {
         return Err(ApiError::internal("an API key came to where only people come"));
     };
     let user = people::find_user(&accounts.pool, user_id).await.map_err(ApiError::database)?;
     let user = user.ok_or_else(|| ApiError::internal("a session is nobody's"))?;
-    accounts.attempts.may_try(&user.email, caller.client.ip)?;
+    let attempt = accounts.attempts.begin(Attempted::Password, &user.email, caller.client.ip).await?;
     if !accounts.passwords.is(asked.current_password, user.password_hash.clone()).await? {
-        accounts.attempts.failed(&user.email, caller.client.ip);
         return Err(ApiError::new(ErrorCode::InvalidCredentials, "the current password is another"));
     }
+    attempt.succeeded().await;
     set_password(&accounts, caller.deed(&request), user_id, Some(session_id), asked.new_password).await
 }
 
@@ -273,6 +274,28 @@ async fn store_password(
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct Forgotten {
+    #[schemars(schema_with = "shapes::email")]
+    email: String,
+}
+
+pub(crate) async fn forget_password(
+    request: HttpRequest,
+    accounts: web::Data<Accounts>,
+    body: Body<Forgotten>,
+) -> Result<Done, ApiError> {
+    let asked = body.read()?;
+    let mut problems = Problems::default();
+    fields::email(&mut problems, "email", &asked.email);
+    problems.none()?;
+    // Every mail counts: nobody's box is flooded.
+    let _counted = accounts.attempts.begin(Attempted::Mail, &asked.email, Client::of(&request).ip).await?;
+    accounts.post.password_reset(&asked.email)?;
+    Ok(Done)
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Reset {
     token: String,
     #[schemars(schema_with = "shapes::new_password")]
@@ -286,7 +309,7 @@ pub(crate) async fn reset_password(
 ) -> Result<Done, ApiError> {
     let asked = body.read()?;
     let mut problems = Problems::default();
-    problems.password("password", &asked.password);
+    fields::password(&mut problems, "password", &asked.password);
     problems.none()?;
     let hashes = token::hashes(&accounts.secrets, Purpose::PasswordReset, &asked.token);
     let at = now();

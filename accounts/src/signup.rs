@@ -1,6 +1,7 @@
 //! Sign-up: a tenant, a sandbox beside it, its first admin, and a key to the sandbox, all or nothing.
 
-use crate::fields::Problems;
+use crate::attempts::Attempted;
+use crate::fields;
 use crate::sessions;
 use crate::shapes::{self, Person, SessionTokens, ShownTenant};
 use crate::{Accounts, provision, secret};
@@ -15,6 +16,7 @@ use twh_edge::api_key::Environment;
 use twh_edge::auth::{API_KEY_PURPOSE, Client, now};
 use twh_edge::body::Body;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::problems::Problems;
 use twh_edge::request::RequestId;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
 use twh_sinks::postgres::accounts::keys;
@@ -67,12 +69,12 @@ pub(crate) async fn sign_up(
     let mut problems = Problems::default();
     problems.name("organization", &asked.organization);
     problems.name("name", &asked.name);
-    problems.email("email", &asked.email);
-    problems.password("password", &asked.password);
+    fields::email(&mut problems, "email", &asked.email);
+    fields::password(&mut problems, "password", &asked.password);
     problems.none()?;
     let client = Client::of(&request);
     // Each costs a password's hash, and tells whether an address is known: who asks often waits.
-    accounts.attempts.may_try(&asked.email, client.ip)?;
+    let attempt = accounts.attempts.begin(Attempted::Password, &asked.email, client.ip).await?;
     let user = User {
         id: Uuid::now_v7(),
         email: asked.email.trim().to_owned(),
@@ -101,7 +103,6 @@ pub(crate) async fn sign_up(
     let at = now();
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     if !people::insert_user(&mut tx, &user, at).await.map_err(ApiError::database)? {
-        accounts.attempts.failed(&asked.email, client.ip);
         return Err(ApiError::new(ErrorCode::EmailTaken, "the address has an account: sign in with it"));
     }
     for tenant in [&live, &sandbox] {
@@ -122,6 +123,7 @@ pub(crate) async fn sign_up(
     record(&mut tx, &deed(sandbox.id), change).await.map_err(ApiError::database)?;
     let opened = sessions::open(&accounts, &mut tx, user.id, live.id, &client).await?;
     tx.commit().await.map_err(ApiError::database)?;
+    attempt.succeeded().await;
     Ok(Answer::of(&SignedUp {
         user: Person::from(&user),
         tenant: ShownTenant::from(&live),

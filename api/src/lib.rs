@@ -14,20 +14,23 @@
 mod audit;
 mod commands;
 mod documents;
+mod engine;
 mod ledger;
 mod movements;
 mod reader;
+mod search;
 mod signer;
 mod stock;
 mod text;
 mod versioned;
 
 use twh_edge::access::{
-    GetCheckpoint, GetCommand, GetItemStock, GetLedgerKeys, GetMovement, GetMovementProof, GetVerification, ListAudit,
-    ListItemMovements, ListMovements, ListStock,
+    ExportAudit, GetCheckpoint, GetCommand, GetItemStock, GetLedgerKeys, GetMovement, GetMovementProof,
+    GetVerification, ListAudit, ListItemMovements, ListMovements, ListStock, SearchItems,
 };
 use twh_edge::routes::Routes;
 
+pub use engine::Engine;
 pub use reader::Reads;
 pub use signer::Signer;
 
@@ -35,6 +38,7 @@ pub use signer::Signer;
 #[must_use]
 pub fn routes() -> Routes {
     documents::routes(Routes::new())
+        .on(SearchItems, search::items)
         .on(ListStock, stock::list)
         .on(GetItemStock, stock::of_item)
         .on(ListItemMovements, movements::of_item)
@@ -46,4 +50,5 @@ pub fn routes() -> Routes {
         .on(GetVerification, ledger::verification)
         .on(GetCommand, commands::one)
         .on(ListAudit, audit::list)
+        .on(ExportAudit, audit::export_chain)
 }

@@ -1,6 +1,7 @@
 //! Who reads, and how fresh: every handler of the read side takes a [`Reader`], which has authenticated the caller and waited
 //! for the position that the caller asks for.
 
+use crate::engine::Engine;
 use crate::signer::Signer;
 use actix_web::{FromRequest, HttpRequest, dev, web};
 use futures::future::LocalBoxFuture;
@@ -10,7 +11,7 @@ use std::ops::Deref;
 use std::time::{Duration, Instant};
 use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
-use twh_edge::access::Guarded;
+use twh_edge::access::{Guarded, Scopes};
 use twh_edge::auth::Caller;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::openapi::{Describe, Operation};
@@ -32,14 +33,21 @@ pub struct Reads {
     pub wait: Duration,
     /// What signs checkpoints, where there is a key.
     pub signer: Option<Signer>,
+    /// What searches, where there is a search engine.
+    pub engine: Option<Engine>,
 }
 
 /// Who may read, of a ledger that is as far as it asks for.
 #[derive(Debug)]
 pub(crate) struct Read {
     pub(crate) tenant_id: TenantId,
+    /// What the caller may see.
+    pub(crate) scopes: Scopes,
     pool: TenantPool,
     pub(crate) signer: Option<Signer>,
+    pub(crate) engine: Option<Engine>,
+    /// The position that was asked for, which the ledger has reached.
+    pub(crate) at_least: Option<Position>,
     wait: Duration,
 }
 
@@ -55,6 +63,13 @@ impl<E> Deref for Reader<E> {
 
     fn deref(&self) -> &Read {
         &self.read
+    }
+}
+
+impl<E> Reader<E> {
+    /// What it reads with, for what goes on after the answer has begun.
+    pub(crate) fn into_read(self) -> Read {
+        self.read
     }
 }
 
@@ -85,10 +100,13 @@ impl<E: Guarded> FromRequest for Reader<E> {
         let reads = request.app_data::<web::Data<Reads>>().cloned();
         let at_least = at_least(request);
         Box::pin(async move {
-            let tenant_id = caller.await?.tenant_id;
+            let identity = caller.await?.identity();
+            let (tenant_id, scopes) = (identity.tenant_id, identity.scopes);
             let reads = reads.ok_or_else(|| ApiError::internal("the read side is not set up"))?;
-            let read = Read { tenant_id, pool: reads.pool.clone(), signer: reads.signer.clone(), wait: reads.wait };
-            if let Some(position) = at_least? {
+            let (pool, signer, engine) = (reads.pool.clone(), reads.signer.clone(), reads.engine.clone());
+            let at_least = at_least?;
+            let read = Read { tenant_id, scopes, pool, signer, engine, at_least, wait: reads.wait };
+            if let Some(position) = at_least {
                 read.reach(position).await?;
             }
             Ok(Self { read, endpoint: PhantomData })

@@ -138,6 +138,7 @@ impl World {
                     pool: self.readers.clone(),
                     wait: Duration::from_millis(100),
                     signer: None,
+                    engine: None,
                 }))
                 .wrap(middleware::from_fn(around))
                 .configure(|config| routes.configure(config))

@@ -59,6 +59,11 @@ impl Environment {
         Ok(environment)
     }
 
+    /// The master keys.
+    pub(crate) const fn secrets(&self) -> &Secrets {
+        &self.parts.secrets
+    }
+
     pub(crate) fn producer(&self) -> Result<Producer> {
         Ok(Producer::new(&self.parts.brokers, "twh-bench", Duration::from_secs(60))?)
     }

@@ -17,6 +17,8 @@ mod mixed;
 mod naive;
 mod naive_http;
 mod report;
+mod sink;
+mod webhooks;
 mod workload;
 
 use anyhow::{Context as _, Result};
@@ -46,6 +48,8 @@ pub enum Scenario {
     Overload,
     /// More movements, more tenants.
     Growth,
+    /// Deliveries to subscribers, beside a naive dispatcher.
+    Webhooks,
 }
 
 /// How much is measured.
@@ -68,7 +72,14 @@ impl Options {
     #[must_use]
     pub fn full() -> Self {
         Self {
-            scenarios: vec![Scenario::Apply, Scenario::Http, Scenario::Mixed, Scenario::Overload, Scenario::Growth],
+            scenarios: vec![
+                Scenario::Apply,
+                Scenario::Http,
+                Scenario::Mixed,
+                Scenario::Overload,
+                Scenario::Growth,
+                Scenario::Webhooks,
+            ],
             commands: 200_000,
             load: Duration::from_secs(5),
             movements: vec![10_000, 1_000_000, 10_000_000],
@@ -147,6 +158,9 @@ impl<'a> Bench<'a> {
                 Scenario::Mixed => self.mixed().await.context("mixed")?,
                 Scenario::Overload => self.overload().await.context("overload")?,
                 Scenario::Growth => self.growth().await.context("growth")?,
+                Scenario::Webhooks => webhooks::measure(self.environment, &mut self.report, self.options.load)
+                    .await
+                    .context("webhooks")?,
             }
         }
         Ok(self.report)

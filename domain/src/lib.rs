@@ -44,6 +44,7 @@ pub mod supplier;
 pub mod timestamp;
 pub mod transfer;
 pub mod validate;
+pub mod webhook;
 
 pub use decide::{Decision, IDEMPOTENCY_RETENTION_MICROS, Recorded, decide};
 pub use prefetch::{Needs, prefetch};

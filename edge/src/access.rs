@@ -68,6 +68,8 @@ names! {
         ReadAudit "read:audit" "See who did what."
         ReadKeys "read:keys" "See API keys, not their secrets."
         WriteKeys "write:keys" "Make, rotate and revoke API keys."
+        ReadWebhooks "read:webhooks" "See webhook subscriptions, not their secrets, what was sent, and events."
+        WriteWebhooks "write:webhooks" "Make, change, test and replay webhook subscriptions."
         ReadMembers "read:members" "See the people of the tenant and who is invited."
         WriteMembers "write:members" "Invite people, change their roles, remove them."
         ReadBilling "read:billing" "See the plan and its limits."
@@ -86,7 +88,9 @@ impl Scope {
             | Self::WriteStock
             | Self::ReadAudit
             | Self::ReadKeys
-            | Self::WriteKeys => &[Admin, Dev],
+            | Self::WriteKeys
+            | Self::ReadWebhooks
+            | Self::WriteWebhooks => &[Admin, Dev],
             Self::ReadMembers | Self::WriteMembers => &[Admin],
             Self::ReadBilling => &[Admin, Billing],
         }
@@ -252,6 +256,8 @@ const READ_LEDGER: Need = Need::OneOf(&[Scope::ReadLedger]);
 const READ_AUDIT: Need = Need::OneOf(&[Scope::ReadAudit]);
 const READ_KEYS: Need = Need::OneOf(&[Scope::ReadKeys]);
 const WRITE_KEYS: Need = Need::OneOf(&[Scope::WriteKeys]);
+const READ_WEBHOOKS: Need = Need::OneOf(&[Scope::ReadWebhooks]);
+const WRITE_WEBHOOKS: Need = Need::OneOf(&[Scope::WriteWebhooks]);
 const READ_MEMBERS: Need = Need::OneOf(&[Scope::ReadMembers]);
 const WRITE_MEMBERS: Need = Need::OneOf(&[Scope::WriteMembers]);
 const READ_BILLING: Need = Need::OneOf(&[Scope::ReadBilling]);
@@ -262,6 +268,7 @@ const ANY_OUTCOME: Need = Need::OneOf(&[Scope::WriteCatalog, Scope::WriteOrders,
 endpoints! {
     guarded {
         ListItems GET "/v1/items" READ_CATALOG, "Items, oldest first.";
+        SearchItems GET "/v1/items/search" READ_CATALOG, "Items by what people type: codes first, then words, misspelt or not.";
         GetItem GET "/v1/items/{id}" READ_CATALOG, "An item.";
         CreateItem POST "/v1/items" WRITE_CATALOG, does "item.create", "Adds an item to the catalogue.";
         UpdateItem PATCH "/v1/items/{id}" WRITE_CATALOG, does "item.update", "Changes an item.";
@@ -319,11 +326,29 @@ endpoints! {
         GetLedgerKeys GET "/v1/ledger/keys" READ_LEDGER, "The public keys that checkpoints are signed with.";
         GetVerification GET "/v1/ledger/verification" READ_LEDGER, "Checks a part of the ledger against itself.";
         ListAudit GET "/v1/audit" READ_AUDIT, "Who changed what, newest first.";
+        ExportAudit GET "/v1/audit/export" READ_AUDIT, "An account of changes as lines of JSON, to keep and to check elsewhere.";
         ListApiKeys GET "/v1/api-keys" READ_KEYS, "API keys, without their secrets.";
         GetApiKey GET "/v1/api-keys/{id}" READ_KEYS, "An API key, without its secret.";
         CreateApiKey POST "/v1/api-keys" WRITE_KEYS, "Makes an API key; its secret is shown this once.";
         RotateApiKey POST "/v1/api-keys/{id}/rotate" WRITE_KEYS, "Makes an API key's successor." refuses KeyNotActive;
         RevokeApiKey DELETE "/v1/api-keys/{id}" WRITE_KEYS, "Ends an API key.";
+        ListWebhooks GET "/v1/webhooks" READ_WEBHOOKS, "Webhook subscriptions, oldest first.";
+        GetWebhook GET "/v1/webhooks/{id}" READ_WEBHOOKS, "A webhook subscription, and what waits for it.";
+        RegisterWebhook POST "/v1/webhooks/register" WRITE_WEBHOOKS, "Subscribes a URL to events; its secret is shown this once." refuses LimitReached;
+        UpdateWebhook PATCH "/v1/webhooks/{id}" WRITE_WEBHOOKS, "Changes a webhook subscription; disables it, or lets it go on.";
+        DeleteWebhook DELETE "/v1/webhooks/{id}" WRITE_WEBHOOKS, "Ends a webhook subscription; what waits for it is dropped.";
+        RotateWebhookSecret POST "/v1/webhooks/{id}/rotate" WRITE_WEBHOOKS, "Makes a new secret, shown this once; for a time both sign.";
+        TestWebhook POST "/v1/webhooks/{id}/test" WRITE_WEBHOOKS, "Sends the subscription a webhook.test event.";
+        ListWebhookDeliveries GET "/v1/webhooks/{id}/deliveries" READ_WEBHOOKS, "What was sent and what waits, newest first, with every attempt.";
+        GetWebhookDelivery GET "/v1/webhooks/{id}/deliveries/{delivery_id}" READ_WEBHOOKS, "A delivery, with every attempt.";
+        ReplayWebhookDelivery POST "/v1/webhooks/{id}/deliveries/{delivery_id}/replay" WRITE_WEBHOOKS, "Sends a delivery's event once more." refuses EventGone;
+        ReplayWebhook POST "/v1/webhooks/{id}/replay" WRITE_WEBHOOKS, "Sends events once more: from a position of the ledger, of a time, or all dead letters.";
+        ListWebhookReplays GET "/v1/webhooks/{id}/replays" READ_WEBHOOKS, "Replays, newest first.";
+        GetWebhookReplay GET "/v1/webhooks/{id}/replays/{replay_id}" READ_WEBHOOKS, "A replay and how far it is.";
+        CancelWebhookReplay POST "/v1/webhooks/{id}/replays/{replay_id}/cancel" WRITE_WEBHOOKS, "Ends a replay; what it has queued is taken back.";
+        ListenToEvents POST "/v1/webhooks/listen" WRITE_WEBHOOKS, "Keeps a sandbox tenant's events for an hour, to be read without a subscription." refuses SandboxOnly;
+        ListEvents GET "/v1/events" READ_WEBHOOKS, "Events that are kept, in their order; waits for the next where asked to.";
+        ListEventTypes GET "/v1/event_types" Need::Caller, "Every type of event, with its JSON Schema and an example.";
         ListMembers GET "/v1/members" READ_MEMBERS, "The people of the tenant.";
         UpdateMember PATCH "/v1/members/{id}" WRITE_MEMBERS, "Gives a person another role." refuses LastAdmin;
         RemoveMember DELETE "/v1/members/{id}" WRITE_MEMBERS, "Removes a person from the tenant." refuses LastAdmin;
@@ -345,7 +370,8 @@ endpoints! {
         LogIn POST "/v1/auth/login" "Signs a person in." refuses InvalidCredentials TooManyAttempts Forbidden;
         RefreshSession POST "/v1/auth/refresh" "Gives new tokens for a refresh token, which works once." refuses InvalidToken;
         AcceptInvitation POST "/v1/auth/invitations/accept" "Joins the tenant that an invitation is from." refuses InvalidToken InvalidCredentials EmailTaken TooManyAttempts;
-        ResetPassword POST "/v1/auth/password-reset" "Sets a new password with a token from the operator." refuses InvalidToken;
+        ForgetPassword POST "/v1/auth/password-forgotten" "Mails a token for a new password to who has the address, if anybody has." refuses TooManyAttempts MailNotSent;
+        ResetPassword POST "/v1/auth/password-reset" "Sets a new password with a token that was mailed, or that the operator made." refuses InvalidToken;
         StartSignOn GET "/v1/auth/sso/{id}/start" "Sends the browser to an identity provider." refuses IdentityProviderUnavailable TooManyAttempts;
         FinishSignOn GET "/v1/auth/sso/callback" "Signs on whom the identity provider sends back." refuses SignOnNotOpen SignOnFailed SignOnDenied IdentityProviderUnavailable;
         FinishSamlSignOn POST "/v1/auth/sso/saml/acs" "Signs on whom an identity provider sends back by SAML, where the server is built with it." refuses InvalidQuery NotFound SignOnNotOpen SignOnFailed SignOnDenied;

@@ -363,3 +363,29 @@ async fn admitted(request: &HttpRequest, endpoint: &EndpointInfo) -> Result<Iden
     identity.must(endpoint.need)?;
     Ok(identity)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::http::header::HeaderValue;
+    use actix_web::test::TestRequest;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_header_breaks_the_reading(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "(?i)bearer ?.{0,60}") {
+            for value in [HeaderValue::from_bytes(&bytes), HeaderValue::from_bytes(text.as_bytes())].into_iter().flatten() {
+                let request = TestRequest::default()
+                    .insert_header((AUTHORIZATION, value.clone()))
+                    .insert_header((TENANT_HEADER, value.clone()))
+                    .to_http_request();
+                let _ = tenant_header(&request);
+                if let Some(credential) = bearer(&request) {
+                    prop_assert!((1..=CREDENTIAL_LENGTH_MAX).contains(&credential.len()));
+                    prop_assert!(value.to_str().unwrap().get(..7).unwrap().eq_ignore_ascii_case("bearer "));
+                    prop_assert_eq!(credential.trim(), credential);
+                }
+            }
+        }
+    }
+}

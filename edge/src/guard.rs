@@ -26,12 +26,14 @@ const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
 );
 const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Headers of answers that scripts of other origins may read.
-const EXPOSED: [HeaderName; 12] = [
+const EXPOSED: [HeaderName; 14] = [
     header::ETAG,
     header::LOCATION,
     header::RETRY_AFTER,
     HeaderName::from_static("x-request-id"),
     HeaderName::from_static("x-twh-position"),
+    HeaderName::from_static("x-twh-reflects"),
+    HeaderName::from_static("x-twh-search"),
     HeaderName::from_static("x-twh-command-id"),
     HeaderName::from_static("idempotent-replayed"),
     HeaderName::from_static("x-ratelimit-limit"),

@@ -24,6 +24,7 @@ pub mod headers;
 pub mod limits;
 pub mod openapi;
 pub mod ops;
+pub mod problems;
 pub mod query;
 pub mod reference;
 pub mod request;

@@ -194,7 +194,11 @@ fn new_key(secrets: &Secrets) -> Result<SigningKeyRow, TokenError> {
 
 async fn read(pool: &PgPool, secrets: &Secrets) -> Result<Keyring, TokenError> {
     let last_alive = OffsetDateTime::now_utc() - time::Duration::seconds(ACCESS_TOKEN_SECONDS);
-    let rows = signing_keys::list(pool, last_alive.into()).await?;
+    keyring(&signing_keys::list(pool, last_alive.into()).await?, secrets)
+}
+
+/// Keys as they are kept, ready for use; the newest signs.
+fn keyring(rows: &[SigningKeyRow], secrets: &Secrets) -> Result<Keyring, TokenError> {
     let newest = rows.first().ok_or_else(|| TokenError::Unusable("there is none".to_owned()))?;
     let private = secrets
         .open(PURPOSE, &newest.sealed_private)
@@ -213,4 +217,84 @@ async fn read(pool: &PgPool, secrets: &Secrets) -> Result<Keyring, TokenError> {
         known: rows.iter().map(|row| (row.kid.clone(), DecodingKey::from_ed_der(&row.public_key))).collect(),
         jwks: json!({ "keys": jwks.collect::<Vec<_>>() }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::LazyLock;
+
+    /// A keyring, its public key, and a token of it.
+    static SIGNED: LazyLock<(Keyring, Vec<u8>, String)> = LazyLock::new(|| {
+        let secrets = Secrets::parse("test q83vASNFZ4mrze8BI0VniavN7wEjRWeJq83vASNFZ4k=").unwrap();
+        let row = new_key(&secrets).unwrap();
+        let keyring = keyring(std::slice::from_ref(&row), &secrets).unwrap();
+        let token = encode(&header(Algorithm::EdDSA), &claims(), &keyring.signer).unwrap();
+        (keyring, row.public_key, token)
+    });
+
+    fn header(algorithm: Algorithm) -> Header {
+        Header { kid: Some(SIGNED_KID.to_owned()), ..Header::new(algorithm) }
+    }
+
+    /// What a header says does not choose the key: the test does.
+    const SIGNED_KID: &str = "any";
+
+    fn claims() -> Claims {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let id = Uuid::from_u128(1);
+        Claims {
+            iss: ISSUER.to_owned(),
+            aud: AUDIENCE.to_owned(),
+            sub: id,
+            sid: id,
+            tid: id,
+            iat: now,
+            exp: now + 86_400,
+        }
+    }
+
+    fn check(token: &str) -> Option<Claims> {
+        let (keyring, ..) = &*SIGNED;
+        keyring.check(&keyring.kid, token)
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_with_a_letter_changed_is_none(at in 0_usize..400, to in "[0-9A-Za-z_.=-]") {
+            let (_, _, token) = &*SIGNED;
+            prop_assert!(check(token).is_some());
+            let at = at % token.len();
+            let changed = format!("{}{to}{}", &token[..at], &token[at + 1..]);
+            prop_assert_eq!(check(&changed).is_some(), changed == *token, "{}", changed);
+        }
+
+        #[test]
+        fn no_text_is_a_token(text in ".{0,300}", head in "[0-9A-Za-z_-]{0,80}", body in "[0-9A-Za-z_-]{0,200}") {
+            let (_, _, token) = &*SIGNED;
+            let (signed, signature) = token.rsplit_once('.').unwrap();
+            for forged in [&text, &format!("{head}.{body}.{signature}"), &format!("{signed}."), &format!("{signed}.{body}")] {
+                let _ = decode_header(forged);
+                prop_assert!(check(forged).is_none(), "{forged}");
+            }
+        }
+
+        /// Whoever knows the public key, which everybody does, signs nothing with it: the algorithm is not the token's choice.
+        #[test]
+        fn a_public_key_is_no_secret(exp in any::<i64>(), algorithm in prop::sample::select(vec![Algorithm::HS256, Algorithm::HS384, Algorithm::HS512])) {
+            let (_, public, _) = &*SIGNED;
+            let forged = encode(&header(algorithm), &Claims { exp, ..claims() }, &EncodingKey::from_secret(public)).unwrap();
+            prop_assert!(check(&forged).is_none());
+        }
+
+        #[test]
+        fn a_token_is_good_until_its_time_only(left in -1_000_000_i64..1_000_000) {
+            let (keyring, ..) = &*SIGNED;
+            let now = OffsetDateTime::now_utc().unix_timestamp();
+            prop_assume!(left.abs() > 2);
+            let token = encode(&header(Algorithm::EdDSA), &Claims { exp: now + left, ..claims() }, &keyring.signer).unwrap();
+            prop_assert_eq!(check(&token).is_some(), left > 0);
+        }
+    }
 }

@@ -12,7 +12,7 @@ use twh_domain::outcome::{Outcome, Position};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_schemas::{Schemas, headers};
 use twh_sinks::kafka::{Outgoing, Pending, Producer, RecordHeader, settle};
-use twh_sinks::postgres::PgPool;
+use twh_sinks::postgres::tenant::TenantPool;
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
 static SUBMITTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
@@ -43,7 +43,7 @@ pub struct Gateway {
     producer: Producer,
     schemas: Arc<Schemas>,
     replies: Replies,
-    pool: PgPool,
+    pool: TenantPool,
     in_flight: Arc<Semaphore>,
 }
 
@@ -65,13 +65,19 @@ pub struct Acknowledged {
 impl Gateway {
     /// A gateway onto the log.
     #[must_use]
-    pub fn new(options: Options, producer: Producer, schemas: Arc<Schemas>, replies: Replies, pool: PgPool) -> Self {
+    pub fn new(
+        options: Options,
+        producer: Producer,
+        schemas: Arc<Schemas>,
+        replies: Replies,
+        pool: TenantPool,
+    ) -> Self {
         let in_flight = Arc::new(Semaphore::new(options.in_flight_max));
         Self { options, producer, schemas, replies, pool, in_flight }
     }
 
     /// The ledger, for rehearsals: they read it and write nothing.
-    pub(crate) const fn pool(&self) -> &PgPool {
+    pub(crate) const fn pool(&self) -> &TenantPool {
         &self.pool
     }
 

@@ -14,16 +14,16 @@ use twh_edge::auth::Identity;
 use twh_edge::body::{BatchBody, BatchEntry};
 use twh_edge::error::ApiError;
 use twh_edge::headers::check_idempotency_key;
-use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::ledger::LedgerError;
 use twh_sinks::postgres::queries::is_away;
 use twh_sinks::postgres::rehearsal::{Change, Rehearsed, rehearse};
+use twh_sinks::postgres::tenant::TenantPool;
 use uuid::Uuid;
 
 /// Rehearses a batch; `key` is the whole's, where the batch is atomic and the client gave one.
 pub(crate) async fn handle(
     caller: &Identity,
-    pool: &PgPool,
+    pool: &TenantPool,
     request_id: &str,
     key: Option<String>,
     batch: BatchBody,
@@ -33,7 +33,9 @@ pub(crate) async fn handle(
     } else {
         each(caller, request_id, batch.commands)
     };
-    let rehearsed = rehearse(pool, &commands, OffsetDateTime::now_utc().into()).await.map_err(ledger_error)?;
+    let mut connection = pool.of(caller.tenant_id).await.map_err(ApiError::database)?;
+    let rehearsed = rehearse(&mut connection, &commands, OffsetDateTime::now_utc().into()).await;
+    let rehearsed = rehearsed.map_err(ledger_error)?;
     let results = match results.is_empty() {
         true => operations(&rehearsed, request_id)?,
         false => merge(results, &rehearsed, request_id),

@@ -14,7 +14,9 @@
 pub mod expiry;
 pub mod ledger;
 pub mod outbox;
+pub mod projections;
 pub mod replay;
 pub mod runtime;
 pub mod sealing;
 pub mod seams;
+pub mod webhooks;

@@ -193,8 +193,31 @@ pub const LEDGER_DLQ: Topic = Topic {
             twh-dlq-offset), when (twh-dlq-timestamp) and by which group (twh-dlq-group).",
 };
 
+/// Events that could not be read by who sends webhooks.
+pub const WEBHOOKS_DLQ: Topic = Topic {
+    name: "webhooks.dlq",
+    key: "as on domain.events",
+    value: None,
+    partitions: Partitions::Configured,
+    retention: Retention::Forever,
+    log_append_time: false,
+    about: "Records of domain.events that could never be decoded by who sends webhooks, untouched, with the headers of ledger.dlq.",
+};
+
+/// Events that could not be read by who makes the index of search.
+pub const PROJECTIONS_DLQ: Topic = Topic {
+    name: "projections.dlq",
+    key: "as on domain.events",
+    value: None,
+    partitions: Partitions::Configured,
+    retention: Retention::Forever,
+    log_append_time: false,
+    about: "Records of domain.events that could never be decoded by who makes the index of search, untouched, with the headers of ledger.dlq.",
+};
+
 /// Every topic.
-pub const TOPICS: &[Topic] = &[COMMANDS, OUTCOMES, EVENTS, MOVEMENTS, LEVELS, LEDGER_DLQ];
+pub const TOPICS: &[Topic] =
+    &[COMMANDS, OUTCOMES, EVENTS, MOVEMENTS, LEVELS, LEDGER_DLQ, WEBHOOKS_DLQ, PROJECTIONS_DLQ];
 
 /// The catalogue's own name of a topic, if it is in the catalogue.
 #[must_use]

@@ -145,12 +145,45 @@ pub struct DomainEvent {
     pub partition: i32,
     pub offset: i64,
     pub data: Arc<str>,
+    #[serde(default)]
+    pub stock: Vec<StockChange>,
+}
+
+/// What became of the level of an item at a location: see the schema for what each field means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are documented by the schema")]
+pub struct StockChange {
+    pub item_id: ItemId,
+    pub location_id: LocationId,
+    pub version_before: i64,
+    pub version: i64,
+    pub qty_on_hand: Quantity,
+    pub qty_reserved: Quantity,
+}
+
+impl StockChange {
+    /// Adds a movement to the changes of the levels before it.
+    pub fn add(changes: &mut Vec<Self>, movement: &Movement) {
+        let of = |change: &&mut Self| change.item_id == movement.item && change.location_id == movement.location;
+        let after = Self {
+            item_id: movement.item,
+            location_id: movement.location,
+            version_before: movement.level_version - 1,
+            version: movement.level_version,
+            qty_on_hand: movement.on_hand_after,
+            qty_reserved: movement.reserved_after,
+        };
+        match changes.iter_mut().find(of) {
+            Some(change) => *change = Self { version_before: change.version_before, ..after },
+            None => changes.push(after),
+        }
+    }
 }
 
 impl DomainEvent {
-    /// The record of an event whose command stands at a position of the log.
+    /// The record of an event whose command stands at a position of the log, and which changed levels.
     #[must_use]
-    pub fn new(event: &Event, position: Position) -> Self {
+    pub fn new(event: &Event, position: Position, stock: Vec<StockChange>) -> Self {
         Self {
             event_id: event.id,
             tenant_id: event.tenant,
@@ -164,6 +197,7 @@ impl DomainEvent {
             partition: position.partition,
             offset: position.offset,
             data: Arc::clone(&event.data),
+            stock,
         }
     }
 }

@@ -173,7 +173,7 @@ fn a_record_of_before_a_field_was_there_reads_as_its_default() {
     assert_eq!(each_default_is_ours(&OUTCOMES, &samples::outcome_records()), 5);
     assert_eq!(each_default_is_ours(&MOVEMENTS, &samples::movements()), 1);
     assert_eq!(each_default_is_ours(&LEVELS, &samples::levels()), 1);
-    assert_eq!(each_default_is_ours(&EVENTS, &samples::events()), 0);
+    assert_eq!(each_default_is_ours(&EVENTS, &samples::events()), 1);
 }
 
 fn with_new_field(topic: &Topic, name: &str, kind: &Json) -> Json {

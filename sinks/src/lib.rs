@@ -13,6 +13,9 @@
 
 pub mod counters;
 pub mod kafka;
+pub mod mail;
 pub mod outbound;
 pub mod postgres;
+pub mod search;
 pub mod secrets;
+pub mod webhook;

@@ -3,13 +3,15 @@
 //!
 //! The rule is held where the connection is made: a name is resolved once, addresses that are not globally routable are dropped,
 //! and what is left is connected to. A name that means something else a moment later (DNS rebinding) is of no use. Redirects are
-//! not followed, environment proxies are not used, and no connection is kept for another request.
+//! not followed, and environment proxies are not used. A connection is kept for another request only where its owner asks for
+//! that: it leads to an address that was admitted when it was made.
 
 use ipnet::IpNet;
+pub use reqwest::Identity;
 pub use reqwest::Method;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
-use reqwest::{Client, RequestBuilder, Response};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -20,6 +22,9 @@ use url::{Host, Url};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request may take as a whole, its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a kept connection may stand idle, and how many of them to one host.
+const CONNECTION_IDLE: Duration = Duration::from_secs(30);
+const CONNECTIONS_IDLE_MAX: usize = 32;
 /// Longest URL that is taken.
 pub const URL_LENGTH_MAX: usize = 2_048;
 
@@ -58,6 +63,20 @@ impl Rule {
         self.allowed.iter().any(|network| network.contains(&address)) || (self.global && is_global(address))
     }
 
+    fn client(&self, secure: bool) -> ClientBuilder {
+        Client::builder()
+            .dns_resolver(Arc::new(self.clone()))
+            .redirect(Policy::none())
+            .no_proxy()
+            .https_only(secure)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .user_agent("twh")
+    }
+
+    fn lasting(&self, secure: bool) -> ClientBuilder {
+        self.client(secure).pool_idle_timeout(CONNECTION_IDLE).pool_max_idle_per_host(CONNECTIONS_IDLE_MAX)
+    }
+
     fn admitted(&self, addresses: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, Forbidden> {
         let admitted: Vec<_> = addresses.filter(|address| self.admits(address.ip())).collect();
         if admitted.is_empty() { Err(Forbidden) } else { Ok(admitted) }
@@ -91,24 +110,18 @@ impl Resolve for Rule {
 #[derive(Debug, Clone)]
 struct Guarded {
     client: Client,
+    /// Keeps connections for a while.
+    lasting: Client,
     rule: Rule,
 }
 
 impl Guarded {
     fn new(allowed: Arc<Vec<IpNet>>, secure: bool) -> Result<Self, OutboundError> {
         let rule = Rule { allowed, global: secure };
-        let client = Client::builder()
-            .dns_resolver(Arc::new(rule.clone()))
-            .redirect(Policy::none())
-            .no_proxy()
-            .https_only(secure)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(REQUEST_TIMEOUT)
-            .pool_max_idle_per_host(0)
-            .user_agent("twh")
-            .build()
-            .map_err(|error| OutboundError::Client(error.to_string()))?;
-        Ok(Self { client, rule })
+        let client =
+            rule.client(secure).timeout(REQUEST_TIMEOUT).pool_max_idle_per_host(0).build().map_err(no_client)?;
+        let lasting = rule.lasting(secure).build().map_err(no_client)?;
+        Ok(Self { client, lasting, rule })
     }
 }
 
@@ -118,6 +131,19 @@ pub struct Outbound {
     secure: Guarded,
     /// For `http`: to allowed networks only.
     plain: Guarded,
+}
+
+/// Where many requests go, over connections that are kept for a while. Each says for itself how long it may take.
+#[derive(Debug, Clone)]
+pub struct Target {
+    client: Client,
+}
+
+impl Target {
+    /// A request to the URL that it was made for.
+    pub fn post(&self, url: Url) -> RequestBuilder {
+        self.client.post(url)
+    }
 }
 
 /// An answer, read whole.
@@ -165,6 +191,18 @@ impl Outbound {
         if admitted { Ok(url) } else { Err(OutboundError::Refused) }
     }
 
+    /// What calls a URL that was checked, again and again; with a client certificate, over connections of its own.
+    pub fn target(&self, url: &Url, identity: Option<Identity>) -> Result<Target, OutboundError> {
+        let guarded = self.guarded(url)?;
+        let client = match identity {
+            None => guarded.lasting.clone(),
+            Some(identity) => {
+                guarded.rule.lasting(url.scheme() == "https").identity(identity).build().map_err(no_client)?
+            }
+        };
+        Ok(Target { client })
+    }
+
     /// A request to a URL that may be called.
     pub fn request(&self, method: Method, url: &str) -> Result<RequestBuilder, OutboundError> {
         let url = self.check(url)?;
@@ -173,7 +211,7 @@ impl Outbound {
 
     /// Sends a request, and reads the answer up to a number of bytes.
     pub async fn send(&self, request: RequestBuilder, bytes_max: usize) -> Result<Answer, OutboundError> {
-        let response = request.send().await.map_err(unreachable)?;
+        let response = request.send().await?;
         Ok(Answer { status: response.status().as_u16(), body: body(response, bytes_max).await? })
     }
 }
@@ -181,7 +219,7 @@ impl Outbound {
 /// Reads the body of an answer up to a number of bytes; of a longer one no more than that is kept.
 pub async fn body(mut response: Response, bytes_max: usize) -> Result<Vec<u8>, OutboundError> {
     let mut kept = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+    while let Some(chunk) = response.chunk().await? {
         if kept.len().saturating_add(chunk.len()) > bytes_max {
             return Err(OutboundError::TooLong(bytes_max));
         }
@@ -191,18 +229,24 @@ pub async fn body(mut response: Response, bytes_max: usize) -> Result<Vec<u8>, O
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]
-fn unreachable(error: reqwest::Error) -> OutboundError {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    let mut last = error.to_string();
-    while let Some(one) = cause {
-        if one.is::<Forbidden>() {
-            return OutboundError::Refused;
+fn no_client(error: reqwest::Error) -> OutboundError {
+    OutboundError::Client(error.to_string())
+}
+
+impl From<reqwest::Error> for OutboundError {
+    fn from(error: reqwest::Error) -> Self {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        let mut last = error.to_string();
+        while let Some(one) = cause {
+            if one.is::<Forbidden>() {
+                return Self::Refused;
+            }
+            last = one.to_string();
+            cause = one.source();
         }
-        last = one.to_string();
-        cause = one.source();
+        // The last cause says what is wrong; the first repeats the URL.
+        Self::Unreachable(last)
     }
-    // The last cause says what is wrong; the first repeats the URL.
-    OutboundError::Unreachable(last)
 }
 
 /// True for an address that is reached over the public Internet (the IANA registries of special-purpose addresses, RFC 6890).

@@ -36,6 +36,12 @@ pub fn registry() -> String {
     variable("TWH_SCHEMA_REGISTRY_URL", "http://127.0.0.1:18081/apis/ccompat/v7")
 }
 
+/// Where the search engine is.
+#[must_use]
+pub fn search_engine() -> String {
+    variable("TWH_SEARCH_URL", "http://127.0.0.1:19200")
+}
+
 /// The root of the project.
 #[must_use]
 pub fn root() -> PathBuf {
@@ -103,6 +109,8 @@ impl World {
             ("TWH_TOPIC_PREFIX".to_owned(), format!("{name}.")),
             ("TWH_TOPIC_PARTITIONS".to_owned(), "3".to_owned()),
             ("TWH_LOG_FORMAT".to_owned(), "text".to_owned()),
+            // Only where it is tested: an index a test is much for one machine.
+            ("TWH_SEARCH_URL".to_owned(), String::new()),
         ]);
         variables.extend(owned(settings));
         let first = Server::new(variables.clone(), log_path(&name))?;
@@ -195,15 +203,30 @@ impl World {
     }
 }
 
+/// Deletes the indexes whose names are like this.
+async fn delete_indexes(engine: &str, names: &str) -> Result<()> {
+    let client = Client::builder().timeout(REQUEST_TIMEOUT).build()?;
+    let list = client.get(format!("{engine}/_cat/indices/{names}?h=index")).send().await?.error_for_status()?;
+    for index in list.text().await?.split_whitespace() {
+        client.delete(format!("{engine}/{index}")).send().await?.error_for_status()?;
+    }
+    Ok(())
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         for server in &mut self.servers {
             server.end();
         }
         let (url, databases) = (self.admin_url.clone(), std::mem::take(&mut self.databases));
+        let engine = self.variables.get("TWH_SEARCH_URL").filter(|url| !url.is_empty()).map(|_| search_engine());
+        let indexes = format!("twh-items-{}*", self.prefix.trim_end_matches('.'));
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
             runtime.block_on(async {
+                if let Some(engine) = engine {
+                    let _ = delete_indexes(&engine, &indexes).await;
+                }
                 let mut admin = PgConnection::connect(&url).await.ok()?;
                 for name in databases {
                     let drop = format!("drop database if exists {name} with (force)");
@@ -455,6 +478,11 @@ impl Tenant {
     /// `GET`.
     pub async fn get(&self, path: &str) -> Result<Answer> {
         self.send(Method::GET, path, &[], None).await
+    }
+
+    /// `GET`, its answer as it comes.
+    pub async fn raw(&self, path: &str) -> Result<reqwest::Response> {
+        Ok(self.client.get(format!("{}{path}", self.url)).bearer_auth(&self.key).send().await?)
     }
 
     /// A stock item, a location `MAIN` and this much of the item there.

@@ -96,7 +96,10 @@ async fn every_endpoint_lets_in_every_role_and_scope_that_the_table_says_and_no_
         let methods = if endpoint.method == "GET" { vec!["GET", "HEAD"] } else { vec![endpoint.method.as_str()] };
         for (name, caller, scopes, person) in &callers {
             for method in &methods {
-                let path = endpoint.path.replace("{id}", &Uuid::new_v4().to_string()).replace("{sequence}", "1");
+                let mut path = endpoint.path.replace("{sequence}", "1");
+                for parameter in ["{id}", "{delivery_id}", "{replay_id}"] {
+                    path = path.replace(parameter, &Uuid::new_v4().to_string());
+                }
                 let known = name != "nobody";
                 let may = match endpoint.need {
                     Need::Nobody => true,
@@ -274,23 +277,131 @@ async fn a_session_lasts_while_it_is_refreshed_and_ends_when_it_must() {
     assert_eq!(ask(&anyone, "POST", "/v1/auth/password-reset", Some(reset.clone())).await.status, 204);
     assert_eq!(ask(&anyone, "POST", "/v1/auth/password-reset", Some(reset)).await.code(), "INVALID_TOKEN");
     assert_eq!(log_in(&anyone, "ada@example.com", PASSWORD).await.status, 200);
-    // Who guesses waits; and is told for how long.
-    let mut refused = None;
-    for _ in 0..10 {
-        let answer = log_in(&anyone, "ada@example.com", "a guess, and a wrong one").await;
-        if answer.status == 429 {
-            refused = Some(answer);
-            break;
-        }
-    }
-    let refused = refused.expect("guessing is not slowed down");
-    assert!(refused.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds >= 1), "{:?}", refused.headers);
     // A key that signs is rotated: tokens of before and after are good.
     let account = sign_up(&anyone, "bob@example.com").await;
     let rotated = world.command(&["secrets", "rotate-signing-key"]).unwrap().output().await.unwrap();
     assert!(rotated.status.success());
     let before = ask(&anyone.with(text(&account, "/tokens/access_token")), "GET", "/v1/me", None).await;
     assert_eq!(before.status, 200);
+}
+
+#[tokio::test]
+async fn who_guesses_waits_however_many_at_once_and_whatever_process_is_asked() {
+    let mut world = World::start_with(UNLIMITED).await.unwrap();
+    let anyone = world.tenant().await.unwrap();
+    for email in ["ada@example.com", "bob@example.com"] {
+        sign_up(&anyone, email).await;
+    }
+    let guesses = (0..40).map(|_| log_in(&anyone, "ada@example.com", "a guess, and a wrong one"));
+    let answers = futures::future::join_all(guesses).await;
+    let (tried, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 401);
+    assert_eq!(tried.len(), 5, "more were tried than are free");
+    for answer in &refused {
+        assert_eq!(answer.code(), "TOO_MANY_ATTEMPTS");
+        assert!(answer.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds >= 1), "{:?}", answer.headers);
+    }
+    for seconds in [1, 2, 4] {
+        tokio::time::sleep(Duration::from_secs(seconds) + Duration::from_millis(100)).await;
+        assert_eq!(log_in(&anyone, "ada@example.com", "another guess").await.status, 401);
+    }
+    // Another process knows; the others of the house are not kept out; and after the wait its owner gets in.
+    world.kill_server().await.unwrap();
+    world.start_server().await.unwrap();
+    let early = log_in(&anyone, "ada@example.com", PASSWORD).await;
+    assert_eq!(early.status, 429, "{}", early.body);
+    assert_eq!(log_in(&anyone, "bob@example.com", PASSWORD).await.status, 200);
+    tokio::time::sleep(Duration::from_secs(early.header("retry-after").parse().unwrap())).await;
+    assert_eq!(log_in(&anyone, "ada@example.com", PASSWORD).await.status, 200);
+    for _ in 0..4 {
+        assert_eq!(log_in(&anyone, "ada@example.com", "a slip").await.status, 401);
+    }
+    assert_eq!(log_in(&anyone, "ada@example.com", PASSWORD).await.status, 200, "what went before is forgotten");
+}
+
+/// A server of mails, which keeps them in a folder.
+struct MailServer {
+    process: tokio::process::Child,
+    folder: std::path::PathBuf,
+    port: u16,
+}
+
+impl MailServer {
+    fn start() -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let folder = std::env::temp_dir().join(format!("twh_mails_{port}"));
+        let process = tokio::process::Command::new(twh_tests::python().unwrap())
+            .args(["-m", "aiosmtpd", "-n", "-l", &format!("127.0.0.1:{port}"), "-c", "aiosmtpd.handlers.Mailbox"])
+            .arg(&folder)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Self { process, folder, port }
+    }
+
+    fn mails(&self) -> Vec<String> {
+        let Ok(files) = std::fs::read_dir(self.folder.join("new")) else { return Vec::new() };
+        files.filter_map(|file| std::fs::read_to_string(file.unwrap().path()).ok()).collect()
+    }
+
+    /// Waits for the one mail to an address, and takes the token out of it.
+    async fn token_for(&self, to: &str) -> String {
+        for _ in 0..600 {
+            let mails = self.mails();
+            if let Some(mail) = mails.iter().find(|mail| mail.contains(&format!("To: {to}"))) {
+                let text = mail.replace("=\n", "").replace("=3D", "=");
+                return text.split_once("\"token\": \"").unwrap().1.split('"').next().unwrap().to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("no mail to {to}");
+    }
+}
+
+impl Drop for MailServer {
+    fn drop(&mut self) {
+        let _ = self.process.start_kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[tokio::test]
+async fn invitations_and_tokens_for_lost_passwords_come_by_mail() {
+    let server = MailServer::start();
+    let url = format!("smtp://127.0.0.1:{}", server.port);
+    let settings = [UNLIMITED[0], ("TWH_SMTP_URL", url.as_str()), ("TWH_MAIL_FROM", "The stock <stock@example.com>")];
+    let world = World::start_with(&settings).await.unwrap();
+    let anyone = world.tenant().await.unwrap();
+    let account = sign_up(&anyone, "ada@example.com").await;
+    let ada = anyone.with(text(&account, "/tokens/access_token"));
+    let forgotten =
+        async |email: &str| ask(&anyone, "POST", "/v1/auth/password-forgotten", Some(json!({ "email": email }))).await;
+    // Whether somebody has the address cannot be told from the answer.
+    assert_eq!(forgotten("nobody@example.com").await.status, 204);
+    assert_eq!(forgotten("Ada@example.com").await.status, 204);
+    assert_eq!(forgotten("ada").await.code(), "VALIDATION_FAILED");
+    let token = server.token_for("Ada@example.com").await;
+    let reset = json!({ "token": token, "password": "a password that is new" });
+    assert_eq!(ask(&anyone, "POST", "/v1/auth/password-reset", Some(reset)).await.status, 204);
+    assert_eq!(ask(&ada, "GET", "/v1/me", None).await.status, 401, "all sessions ended");
+    let login = log_in(&anyone, "ada@example.com", "a password that is new").await;
+    let ada = anyone.with(text(&login.body, "/tokens/access_token"));
+    let invited =
+        ask(&ada, "POST", "/v1/invitations", Some(json!({ "email": "eve@example.com", "role": "dev" }))).await;
+    assert_eq!(server.token_for("eve@example.com").await, text(&invited.body, "/token"));
+    assert!(server.mails().iter().all(|mail| !mail.contains("nobody@example.com")));
+    // No box is flooded, wherever it is asked from.
+    for _ in 0..4 {
+        assert_eq!(forgotten("ada@example.com").await.status, 204);
+    }
+    assert_eq!(forgotten("ada@example.com").await.code(), "TOO_MANY_ATTEMPTS");
+}
+
+#[tokio::test]
+async fn a_server_without_mail_says_so() {
+    let world = World::start_with(UNLIMITED).await.unwrap();
+    let anyone = world.tenant().await.unwrap();
+    let body = json!({ "email": "ada@example.com" });
+    assert_eq!(ask(&anyone, "POST", "/v1/auth/password-forgotten", Some(body)).await.code(), "MAIL_NOT_SENT");
 }
 
 #[tokio::test]

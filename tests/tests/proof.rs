@@ -12,6 +12,9 @@
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use std::process::Output;
+use twh_domain::command::Actor;
+use twh_domain::timestamp::Timestamp;
+use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
 use twh_tests::{Tenant, World, python, root};
 
 /// A ledger with something of everything: 40 items at two locations, orders in every state, reservations, counts.
@@ -477,6 +480,149 @@ async fn a_proof_is_accepted_by_the_docs_program_alone_and_an_altered_one_is_not
         "{unsound}"
     );
     std::fs::remove_dir_all(&directory).unwrap();
+}
+
+/// The lines that an export answers with.
+async fn exported(tenant: &Tenant, query: &str) -> Vec<Value> {
+    let answer = tenant.raw(&format!("/v1/audit/export?{query}")).await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "application/x-ndjson");
+    let text = answer.text().await.unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What the program of the docs says of an export.
+async fn checked(tenant: &str, lines: &[Value]) -> Result<String, String> {
+    let name = format!("twh_export_{}", uuid::Uuid::new_v4().simple());
+    let (program, file) = (std::env::temp_dir().join(format!("{name}.py")), std::env::temp_dir().join(name));
+    std::fs::write(&program, program_of_the_docs("verify_export.py")).unwrap();
+    std::fs::write(&file, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let mut command = tokio::process::Command::new(python().unwrap());
+    command.arg(&program).arg(tenant).stdin(std::fs::File::open(&file).unwrap());
+    let output = command.output().await.unwrap();
+    std::fs::remove_file(&program).and_then(|()| std::fs::remove_file(&file)).unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+#[tokio::test]
+async fn an_export_is_checked_by_the_docs_program_alone_and_an_altered_one_is_found() {
+    let world = World::start_with(&[("TWH_RATE_LIMITS", "off")]).await.unwrap();
+    let tenant = trade(&world).await;
+    trade(&world).await;
+    // More than one part, records too large for one, and texts that are written in more than one way.
+    let items: Vec<_> = (0..900)
+        .map(|n| json!({ "type": "item.create", "idempotency_key": format!("n{n}"), "body": { "sku": format!("N{n}"), "name": format!("Größe \"{n}\" / 🙂") } }))
+        .collect();
+    for items in items.chunks(300) {
+        tenant.done("/v1/commands:batch", json!({ "commands": items })).await.unwrap();
+    }
+    let key = tenant.done("/v1/api-keys", json!({ "name": "Schlüssel", "role": "dev" })).await.unwrap();
+    tenant.done(&format!("/v1/api-keys/{}/rotate", key.id()), json!({})).await.unwrap();
+    let ledger = exported(&tenant, "chain=ledger").await;
+    let control = exported(&tenant, "chain=control").await;
+    let newest = tenant.get("/v1/audit?limit=1000").await.unwrap().body;
+    for (chain, lines) in [("ledger", &ledger), ("control", &control)] {
+        let newest = newest["data"].as_array().unwrap().iter().find(|row| row["chain"] == chain).unwrap();
+        assert_eq!(
+            (&lines.last().unwrap()["hash"], lines.len()),
+            (&newest["hash"], usize::try_from(newest["sequence"].as_u64().unwrap()).unwrap())
+        );
+    }
+    assert!(ledger.len() > 900 && control.len() > 3, "{} and {}", ledger.len(), control.len());
+    let both = [ledger.as_slice(), &control].concat();
+    let said = checked(&tenant.id, &both).await.unwrap();
+    assert!(
+        said.contains(&format!("ledger: up to record {}", ledger.len())) && said.contains("control: up to"),
+        "{said}"
+    );
+
+    // Taken up where it broke off, or a part by numbers or times.
+    let (first, rest) = ledger.split_at(700);
+    assert_eq!(exported(&tenant, "chain=ledger&through=700").await, first);
+    assert_eq!(exported(&tenant, "chain=ledger&after=700").await, rest);
+    checked(&tenant.id, rest).await.unwrap();
+    let time = ledger[800]["recorded_at"].as_str().unwrap();
+    let since = exported(&tenant, &format!("chain=ledger&from={time}")).await;
+    let until = exported(&tenant, &format!("chain=ledger&to={time}")).await;
+    assert!(since[0]["recorded_at"] == time && until.last().unwrap()["recorded_at"] != time);
+    assert_eq!([until, since].concat(), ledger);
+    for nothing in [
+        format!("chain=ledger&after={}", ledger.len()),
+        "chain=control&after=1000000".into(),
+        "chain=ledger&through=0".into(),
+    ] {
+        assert_eq!(exported(&tenant, &nothing).await, [] as [Value; 0], "{nothing}");
+    }
+
+    type Alter = fn(&mut Vec<Value>);
+    let altered: [(Alter, &str); 7] = [
+        (|lines| lines[5]["new"] = json!("{}"), "ledger record 6 is not"),
+        (|lines| lines[5]["actor"]["ip"] = json!("10.9.9.9"), "ledger record 6 is not"),
+        (|lines| lines[5]["recorded_at"] = json!("2020-01-01T00:00:00Z"), "ledger record 6 is not"),
+        (|lines| drop(lines.remove(8)), "ledger record 9 is missing"),
+        (|lines| lines.swap(8, 9), "ledger record 9 is missing"),
+        (|lines| lines[0]["previous_hash"] = json!("00".repeat(32)), ""),
+        (
+            |lines| {
+                let last = lines.len() - 1;
+                lines[last]["old"] = json!(null);
+                lines[last]["new"] = json!("{}")
+            },
+            "control record",
+        ),
+    ];
+    for (alter, found) in altered {
+        let mut lines = both.clone();
+        alter(&mut lines);
+        match checked(&tenant.id, &lines).await {
+            Ok(_) => assert_eq!(found, "", "the hash before the first is known to all"),
+            Err(error) => assert!(!found.is_empty() && error.contains(found), "{found}: {error}"),
+        }
+    }
+    let other = world.tenant().await.unwrap();
+    assert!(checked(&other.id, &both).await.is_err(), "it is another tenant's");
+    for wrong in ["", "chain=all", "chain=ledger&after=-1", "chain=ledger&from=x", "chain=ledger&limit=1"] {
+        assert_eq!(tenant.get(&format!("/v1/audit/export?{wrong}")).await.unwrap().code(), "INVALID_QUERY", "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_the_account_leave_nothing_out_where_one_holds_records_of_one_chain_only() {
+    let world = World::start().await.unwrap();
+    let tenant = world.tenant().await.unwrap();
+    tenant.stock("WIDGET", 10).await.unwrap();
+    for n in 0..5 {
+        tenant.done("/v1/api-keys", json!({ "name": format!("k{n}"), "role": "dev" })).await.unwrap();
+    }
+    let whole = tenant.get("/v1/audit?limit=1000").await.unwrap().body["data"].as_array().unwrap().clone();
+    assert!(whole.iter().take(4).all(|row| row["chain"] == "control"), "pages of two begin with keys only");
+    assert!(whole.iter().any(|row| row["chain"] == "ledger"));
+    let (mut paged, mut path) = (Vec::new(), "/v1/audit?limit=2".to_owned());
+    loop {
+        let page = tenant.get(&path).await.unwrap().body;
+        paged.extend(page["data"].as_array().unwrap().clone());
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/v1/audit?limit=2&cursor={cursor}");
+        assert!(paged.len() <= whole.len(), "it repeats");
+    }
+    assert_eq!(paged, whole);
+}
+
+#[tokio::test]
+async fn what_was_told_late_comes_later_in_the_account_all_the_same() {
+    let world = World::start().await.unwrap();
+    let tenant = world.tenant().await.unwrap();
+    let pool = world.pool().await.unwrap();
+    let id = twh_domain::id::TenantId(tenant.id.parse().unwrap());
+    for micros in [4_000_000_000_000_000, 3_000_000_000_000_000] {
+        let actor = Actor { kind: "system".into(), id: "clock".into(), ip: None, user_agent: None };
+        let deed = Deed { tenant: id, actor, request_id: "r".into(), at: Timestamp::from_micros(micros) };
+        let change = Change { action: "a.b", entity_kind: "a", entity: uuid::Uuid::nil(), old: None, new: None };
+        let mut tx = pool.begin().await.unwrap();
+        record(&mut tx, &deed, change).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    world.is_sound().await.unwrap();
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ enum ScenarioName {
     Mixed,
     Overload,
     Growth,
+    Webhooks,
 }
 
 impl From<ScenarioName> for Scenario {
@@ -51,6 +52,7 @@ impl From<ScenarioName> for Scenario {
             ScenarioName::Mixed => Self::Mixed,
             ScenarioName::Overload => Self::Overload,
             ScenarioName::Growth => Self::Growth,
+            ScenarioName::Webhooks => Self::Webhooks,
         }
     }
 }

@@ -55,7 +55,10 @@ macro_rules! settings {
 
 /// Variables of the same environment that other programs read, not this process.
 fn is_foreign(name: &str) -> bool {
-    name.starts_with("TWH_DEV_") || name.starts_with("TWH_DEMO_") || name.starts_with("TWH_TEST_")
+    ["TWH_URL", "TWH_API_KEY"].contains(&name)
+        || name.starts_with("TWH_DEV_")
+        || name.starts_with("TWH_DEMO_")
+        || name.starts_with("TWH_TEST_")
 }
 
 fn shown(default: &str) -> String {
@@ -91,6 +94,13 @@ fn within<T: std::str::FromStr + PartialOrd + std::fmt::Display>(value: &str, lo
 
 fn millis(value: &str, low: u64, high: u64) -> Result<Duration, String> {
     within(value, low, high).map(Duration::from_millis)
+}
+
+fn seconds(value: &str) -> Result<Vec<u64>, String> {
+    let parsed: Option<Vec<u64>> = value.split(',').map(|number| number.trim().parse().ok()).collect();
+    parsed
+        .filter(|all| !all.is_empty() && all.len() <= 50 && all.iter().all(|one| (1..=604_800).contains(one)))
+        .ok_or_else(|| "must be 1 to 50 numbers from 1 to 604800, such as 5,30,120".to_owned())
 }
 
 fn networks(value: &str) -> Result<Vec<IpNet>, String> {
@@ -168,8 +178,22 @@ settings! {
     secrets_file: Option<PathBuf> = "TWH_SECRETS_FILE", "", |v| Ok(if v.is_empty() { None } else { Some(v.into()) });
     /// Where browsers reach the API, such as `https://twh.example.com`; `http://` and the address in `TWH_HTTP_ADDR` where it is not set.
     public_url: Option<PublicUrl> = "TWH_PUBLIC_URL", "", |v| if v.is_empty() { Ok(None) } else { PublicUrl::parse(v).map(Some) };
-    /// Networks that are not global, such as `10.1.0.0/16,192.168.7.2/32`, to which requests may go whose address a customer gave (identity providers), also by `http`.
+    /// The server that mails go by, such as `smtps://user:password@mail.example.com` or, with STARTTLS, `smtp://mail.example.com:587?tls=required`; without it there are none.
+    smtp_url: String = "TWH_SMTP_URL", "", |v| Ok(v.to_owned());
+    /// Whom mails are from, such as `Stock <stock@example.com>`.
+    mail_from: String = "TWH_MAIL_FROM", "", |v| Ok(v.to_owned());
+    /// The search engine (Elasticsearch 8), such as `https://user:password@search.example.com:9200`; without it PostgreSQL answers searches.
+    search_url: String = "TWH_SEARCH_URL", "", |v| Ok(v.to_owned());
+    /// Networks that are not global, such as `10.1.0.0/16,192.168.7.2/32`, to which requests may go whose address a customer gave (identity providers, webhooks), also by `http`.
     outbound_allowed: Vec<IpNet> = "TWH_OUTBOUND_ALLOWED", "", networks;
+    /// Seconds between the attempts of a webhook delivery; after the last it is given up. What waits for a subscriber in quarantine is given up after their sum.
+    webhook_retry_seconds: Vec<u64> = "TWH_WEBHOOK_RETRY_SECONDS", "5,30,120,600,1800,3600,10800,21600,43200,86400,86400", seconds;
+    /// Seconds for which a subscriber must have failed, five times or more in a row, before it is put in quarantine: probed, its queue kept.
+    webhook_quarantine: Duration = "TWH_WEBHOOK_QUARANTINE_SECONDS", "60", |v| within(v, 1, 86_400).map(Duration::from_secs);
+    /// The longest pause between two probes of a subscriber in quarantine, in seconds.
+    webhook_probe_max: Duration = "TWH_WEBHOOK_PROBE_SECONDS", "900", |v| within(v, 1, 86_400).map(Duration::from_secs);
+    /// Days for which events and deliveries are kept, for retries and replays.
+    webhook_keep: Duration = "TWH_WEBHOOK_KEEP_DAYS", "30", |v| within(v, 7, 3_650).map(|days: u64| Duration::from_secs(days * 86_400));
     /// The certificate (its chain, the own first) to serve HTTPS with, TLS 1.3 only, in PEM; read at start.
     tls_certificate_file: Option<PathBuf> = "TWH_TLS_CERTIFICATE_FILE", "", |v| Ok(if v.is_empty() { None } else { Some(v.into()) });
     /// The certificate's key, in PEM.

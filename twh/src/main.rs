@@ -15,13 +15,16 @@ mod bench;
 mod config;
 mod demo;
 mod key_files;
+mod listen;
 mod openapi;
 mod progress;
+mod projections;
 mod replay;
 mod roles;
 mod serve;
 mod telemetry;
 mod verify;
+mod webhooks;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -82,6 +85,8 @@ enum Command {
     Verify(verify::VerifyArguments),
     /// Builds the ledger anew in another database, from the topic of commands, and compares it with the live one.
     Replay(replay::ReplayArguments),
+    /// Builds what is read anew from the log, beside what answers, and lets it answer then.
+    Rebuild(projections::RebuildArguments),
     /// Measures throughput and latency beside baselines of the same run, in an environment of its own.
     Bench(bench::BenchArguments),
     /// Makes the key that signs checkpoints of ledgers, in a new file that only its owner can read.
@@ -100,6 +105,8 @@ enum Command {
         #[command(subcommand)]
         command: UserCommand,
     },
+    /// Forwards a sandbox tenant's events to a URL on this machine, signed as webhooks are, without a subscription.
+    Listen(listen::ListenArguments),
     /// Prints the reference of the configuration.
     Config,
     /// Prints the description of the API (OpenAPI 3.1).
@@ -164,16 +171,17 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Generate(arguments) => demo::generate(&arguments),
         Command::LedgerKey { out } => key_files::ledger_key(&out),
         Command::Secrets { command: SecretsCommand::New { name, out } } => key_files::master_key(&name, &out),
+        Command::Listen(arguments) => runtime()?.block_on(listen::run(arguments)),
         command => {
             let config = Config::from_env()?;
             telemetry::start(&config)?;
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build()
-                .context("the runtime could not be started")?;
-            runtime.block_on(run_async(command, config))
+            runtime()?.block_on(run_async(command, config))
         }
     }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime could not be started")
 }
 
 async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode> {
@@ -194,7 +202,10 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
             let (pool, secrets) = (serve::pool(&config)?, serve::secrets(&config)?);
             let keys = tokens::reseal(&pool, &secrets).await?;
             let providers = sso::reseal(&pool, &secrets).await?;
-            print(&format!("{keys} signing keys and {providers} client secrets were sealed anew\n"))
+            let subscriptions = twh_webhooks::reseal(&pool, &secrets).await?;
+            print(&format!(
+                "{keys} signing keys, {providers} client secrets and the secrets of {subscriptions} webhook subscriptions were sealed anew\n"
+            ))
         }
         Command::Secrets { command: SecretsCommand::RotateSigningKey } => {
             let kid = tokens::rotate(&serve::pool(&config)?, &serve::secrets(&config)?).await?;
@@ -210,6 +221,7 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
                 .context("the tenant could not be made")?;
             print(&format!("{}\n", serde_json::json!({ "tenant_id": tenant.tenant_id, "api_key": tenant.api_key })))
         }
+        Command::Rebuild(arguments) => projections::rebuild(&config, arguments).await,
         Command::Bench(arguments) => bench::run(&config, arguments).await,
         Command::Demo(arguments) => demo::run(&config, arguments).await,
         Command::Verify(arguments) => verify::run(&config, arguments).await,
@@ -217,6 +229,7 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
         Command::Config
         | Command::Openapi
         | Command::Generate(_)
+        | Command::Listen(_)
         | Command::LedgerKey { .. }
         | Command::Secrets { command: SecretsCommand::New { .. } } => Ok(ExitCode::SUCCESS),
     }

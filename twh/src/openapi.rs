@@ -8,7 +8,11 @@ use twh_edge::routes::Routes;
 
 /// The description of all routes.
 pub(crate) fn document() -> Document {
-    let routes = Routes::new().merge(twh_ingest::routes()).merge(twh_api::routes()).merge(twh_accounts::routes());
+    let routes = Routes::new()
+        .merge(twh_ingest::routes())
+        .merge(twh_api::routes())
+        .merge(twh_accounts::routes())
+        .merge(twh_webhooks::routes());
     Document::of(&routes, env!("CARGO_PKG_VERSION"))
 }
 

@@ -9,7 +9,7 @@ pub(crate) enum Role {
     Ingest,
     /// The read side of the API.
     Api,
-    /// Tenants, people, sessions and API keys.
+    /// Tenants, people, sessions, API keys and webhook subscriptions.
     Accounts,
     /// The consumer group that turns commands into movements and publishes what came of them.
     Ledger,
@@ -17,12 +17,24 @@ pub(crate) enum Role {
     Expiry,
     /// Keeps the hashes that make proofs of inclusion quick.
     Sealing,
+    /// The consumer group that sends webhooks.
+    Webhooks,
+    /// The consumer group that makes the index of search, where `TWH_SEARCH_URL` names an engine.
+    Projections,
 }
 
 impl Role {
     /// Every role.
-    pub(crate) const ALL: &[Self] =
-        &[Self::Ingest, Self::Api, Self::Accounts, Self::Ledger, Self::Expiry, Self::Sealing];
+    pub(crate) const ALL: &[Self] = &[
+        Self::Ingest,
+        Self::Api,
+        Self::Accounts,
+        Self::Ledger,
+        Self::Expiry,
+        Self::Sealing,
+        Self::Webhooks,
+        Self::Projections,
+    ];
 
     /// The stable name.
     pub(crate) const fn name(self) -> &'static str {
@@ -33,6 +45,8 @@ impl Role {
             Self::Ledger => "ledger",
             Self::Expiry => "expiry",
             Self::Sealing => "sealing",
+            Self::Webhooks => "webhooks",
+            Self::Projections => "projections",
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use crate::config::Config;
 use crate::openapi;
+use crate::projections;
 use crate::roles::Role;
+use crate::webhooks;
 use actix_web::{App, HttpServer, middleware, web};
 use anyhow::Context as _;
 use futures::FutureExt as _;
@@ -13,8 +15,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use twh_accounts::Accounts;
+use twh_accounts::post::Post;
 use twh_accounts::sso::{PublicUrl, SignOn};
-use twh_api::Signer;
+use twh_api::{Engine, Signer};
 use twh_edge::auth::Authenticator;
 use twh_edge::body::BodyLimit;
 use twh_edge::guard::{self, OnlyTls, TrustedProxies, cors};
@@ -34,6 +37,7 @@ use twh_schemas::Schemas;
 use twh_schemas::catalogue::{self, COMMANDS, LEDGER_DLQ, OUTCOMES};
 use twh_sinks::counters::{Counters, Deadlines};
 use twh_sinks::kafka::{Producer, client_config};
+use twh_sinks::mail::Mailer;
 use twh_sinks::outbound::Outbound;
 use twh_sinks::postgres::tenant::TenantPool;
 use twh_sinks::postgres::{self, PgPool};
@@ -49,7 +53,7 @@ const OUTBOX_TIMEOUT: Duration = Duration::ZERO;
 const OUTBOX_LINGER: Duration = Duration::from_millis(2);
 /// Between two notes of when keys were last used.
 const NOTE_USES_INTERVAL: Duration = Duration::from_secs(30);
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long the head of a request may take to arrive.
 const HEAD_ARRIVES_WITHIN: Duration = Duration::from_secs(10);
@@ -71,11 +75,13 @@ pub(crate) async fn prepare_topics(config: &Config) -> anyhow::Result<Schemas> {
 }
 
 /// Everything that roles share.
-struct Parts {
-    config: Config,
-    pool: PgPool,
-    schemas: Arc<Schemas>,
-    client_id: String,
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) pool: PgPool,
+    /// For what reads for a tenant.
+    readers: TenantPool,
+    pub(crate) schemas: Arc<Schemas>,
+    pub(crate) client_id: String,
 }
 
 /// Runs roles until SIGTERM or SIGINT.
@@ -83,6 +89,8 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
     let names: Vec<_> = roles.iter().map(|role| role.name()).collect();
     let parts = Parts {
         pool: pool(&config)?,
+        readers: TenantPool::connect(&config.database_url, config.database_connections, "twh-reads")
+            .context("TWH_DATABASE_URL is not usable")?,
         schemas: Arc::new(prepare(&config).await?),
         client_id: format!("twh-{}", uuid::Uuid::new_v4().simple()),
         config,
@@ -101,6 +109,12 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
     }
     if roles.contains(&Role::Sealing) {
         tasks.spawn(sealing::run(parts.pool.clone(), stop.clone()).map(Ok));
+    }
+    if roles.contains(&Role::Projections) {
+        projections::start(&parts, &mut tasks, &stop).await?;
+    }
+    if roles.contains(&Role::Webhooks) {
+        webhooks::start(&parts, &mut tasks, &stop).await?;
     }
     let server = serve_http(&parts, gateway, roles, &mut tasks, &stop).await?;
     let handle = server.handle();
@@ -235,7 +249,7 @@ async fn gateway(parts: &Parts) -> anyhow::Result<(web::Data<Gateway>, Waker)> {
         outcome_wait: config.outcome_wait,
         in_flight_max: config.commands_in_flight,
     };
-    let gateway = Gateway::new(options, producer, Arc::clone(&parts.schemas), replies, parts.pool.clone());
+    let gateway = Gateway::new(options, producer, Arc::clone(&parts.schemas), replies, parts.readers.clone());
     Ok((web::Data::new(gateway), waker))
 }
 
@@ -277,9 +291,9 @@ async fn serve_http(
         tasks.spawn(note_uses(authenticator.clone(), pool, stop.clone()).map(Ok));
     }
     let signer = config.ledger_key_file.as_deref().map(|file| signer(file, &config.ledger_key_name)).transpose()?;
-    let readers = TenantPool::connect(&config.database_url, config.database_connections, "twh-reads")
-        .context("TWH_DATABASE_URL is not usable")?;
-    let reads = web::Data::new(twh_api::Reads { pool: readers, wait: config.read_wait, signer });
+    let hooks = if accounts { Some(hooks(parts)?) } else { None };
+    let engine = projections::elastic(config)?.map(Engine::new);
+    let reads = web::Data::new(twh_api::Reads { pool: parts.readers.clone(), wait: config.read_wait, signer, engine });
     let body_limit = BodyLimit(config.body_bytes_max);
     let limiter = limiter(config, gateway.clone())?;
     let reference = Reference::new(&openapi::document());
@@ -296,7 +310,7 @@ async fn serve_http(
             routes = routes.merge(twh_api::routes());
         }
         if accounts {
-            routes = routes.merge(twh_accounts::routes());
+            routes = routes.merge(twh_accounts::routes()).merge(twh_webhooks::routes());
         }
         let app = App::new().app_data(reads.clone()).app_data(body_limit);
         let app = match &callers {
@@ -305,6 +319,10 @@ async fn serve_http(
         };
         let app = match &gateway {
             Some(gateway) => app.app_data(gateway.clone()),
+            None => app,
+        };
+        let app = match &hooks {
+            Some(hooks) => app.app_data(hooks.clone()),
             None => app,
         };
         let app = match &limiter {
@@ -349,16 +367,35 @@ async fn callers(parts: &Parts) -> anyhow::Result<(web::Data<Authenticator>, web
     let secrets = secrets(&parts.config)?;
     let tokens = Arc::new(Tokens::load(parts.pool.clone(), secrets.clone()).await?);
     let authenticator = web::Data::new(Authenticator::new(parts.pool.clone(), secrets.clone(), Arc::clone(&tokens)));
-    let accounts = Accounts::new(parts.pool.clone(), secrets, tokens, authenticator.clone(), sign_on(&parts.config)?)?;
+    let public_url = public_url(&parts.config)?;
+    let post = post(parts, &secrets, &public_url)?;
+    let sign_on = SignOn::new(public_url, Outbound::new(parts.config.outbound_allowed.clone())?);
+    let accounts = Accounts::new(parts.pool.clone(), secrets, tokens, authenticator.clone(), sign_on, post)?;
     Ok((authenticator, web::Data::new(accounts)))
 }
 
-/// What sign-on by identity providers stands on.
-fn sign_on(config: &Config) -> anyhow::Result<SignOn> {
+/// What the endpoints of webhooks stand on.
+fn hooks(parts: &Parts) -> anyhow::Result<web::Data<twh_webhooks::Webhooks>> {
+    let outbound = Outbound::new(parts.config.outbound_allowed.clone())?;
+    let (pool, readers, secrets) = (parts.pool.clone(), parts.readers.clone(), secrets(&parts.config)?);
+    Ok(web::Data::new(twh_webhooks::Webhooks { pool, readers, secrets, outbound }))
+}
+
+/// Where people reach the API.
+fn public_url(config: &Config) -> anyhow::Result<PublicUrl> {
     let scheme = if config.tls_certificate_file.is_some() { "https" } else { "http" };
     let own = || PublicUrl::parse(&format!("{scheme}://{}", config.http_addr)).map_err(anyhow::Error::msg);
-    let public_url = config.public_url.clone().map_or_else(own, Ok)?;
-    Ok(SignOn::new(public_url, Outbound::new(config.outbound_allowed.clone())?))
+    config.public_url.clone().map_or_else(own, Ok)
+}
+
+/// Where mails are left, if there are any.
+fn post(parts: &Parts, secrets: &Secrets, public_url: &PublicUrl) -> anyhow::Result<Post> {
+    let Config { smtp_url, mail_from, .. } = &parts.config;
+    if smtp_url.is_empty() {
+        return Ok(Post::none());
+    }
+    let mailer = Mailer::new(smtp_url, mail_from).context("TWH_SMTP_URL and TWH_MAIL_FROM do not make mails")?;
+    Ok(Post::start(mailer, parts.pool.clone(), secrets.clone(), public_url.clone()))
 }
 
 /// What holds tenants to the limits of their plans. Redis may be away: it is looked for in the background.

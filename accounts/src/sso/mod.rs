@@ -67,7 +67,7 @@ impl PublicUrl {
         self.secure
     }
 
-    fn at(&self, path: &str) -> String {
+    pub(crate) fn at(&self, path: &str) -> String {
         format!("{}{path}", self.text)
     }
 }

@@ -1,7 +1,6 @@
 //! The identity providers of a tenant: set up, changed, disabled, removed by its admins.
 
 use super::{OIDC, SAML, SignOn, secret_purpose};
-use crate::fields::Problems;
 use crate::keys::path_id;
 use crate::shapes::{self, PageQuery};
 use crate::{Accounts, secret};
@@ -22,6 +21,7 @@ use twh_edge::auth::Caller;
 use twh_edge::body::Body;
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::problems::Problems;
 use twh_edge::query::Query;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
 use twh_sinks::postgres::accounts::people;

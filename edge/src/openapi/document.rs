@@ -192,6 +192,8 @@ fn headers() -> Value {
         "ETag": text("The version of what is answered.", "\"3\""),
         "Location": text("Where it is.", "/v1/items/0193…"),
         "X-TWH-Position": text("The command's place in the log; send it as X-TWH-At-Least with a read that must see it.", "3-1042"),
+        "X-TWH-Reflects": text("The last command that the answer reflects; it may reflect more.", "3-1042"),
+        "X-TWH-Search": text("What answered: `postgres` or `elasticsearch`.", "postgres"),
         "X-TWH-Command-Id": text("The command; movements carry it.", "0193…"),
         "Idempotent-Replayed": text("`true` where this answer was given before.", "true"),
         "Retry-After": { "description": "Seconds after which a retry makes sense.", "schema": { "type": "integer", "minimum": 0 } },

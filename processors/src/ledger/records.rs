@@ -9,8 +9,10 @@ use twh_domain::entity::LevelKey;
 use twh_domain::event::DomainEvent;
 use twh_domain::level::StockLevel;
 use twh_domain::outcome::Position;
+use twh_domain::state::Effects;
 use twh_schemas::catalogue::{EVENTS, LEVELS, MOVEMENTS, OUTCOMES};
 use twh_schemas::codec::EncodeError;
+use twh_schemas::records::StockChange;
 use twh_schemas::{Schemas, headers, records};
 use twh_sinks::kafka::RecordHeader;
 use twh_sinks::postgres::ledger::LedgerError;
@@ -43,9 +45,10 @@ impl<'a> Records<'a> {
         if with_outcome {
             self.outcome(decoded, decision, trace)?;
         }
-        for event in &decision.effects.events {
-            let payload =
-                self.schemas.events.encode(&records::DomainEvent::new(event, position)).map_err(encode_error)?;
+        let mut stock = stock_by_event(&decision.effects);
+        for (index, event) in decision.effects.events.iter().enumerate() {
+            let record = records::DomainEvent::new(event, position, stock.remove(&index).unwrap_or_default());
+            let payload = self.schemas.events.encode(&record).map_err(encode_error)?;
             self.records.push(OutboxRecord {
                 topic: EVENTS.name,
                 partition: None,
@@ -104,6 +107,19 @@ impl<'a> Records<'a> {
         }
         Ok(self.records)
     }
+}
+
+/// What each event did to levels: a movement belongs to the last event about its document, which has seen all of them.
+fn stock_by_event(effects: &Effects) -> BTreeMap<usize, Vec<StockChange>> {
+    let mut stock: BTreeMap<usize, Vec<StockChange>> = BTreeMap::new();
+    let last = effects.events.len().saturating_sub(1);
+    for movement in &effects.movements {
+        let about =
+            |event: &DomainEvent| event.subject == movement.reference && event.subject_kind == movement.reference_kind;
+        let index = effects.events.iter().rposition(about).unwrap_or(last);
+        StockChange::add(stock.entry(index).or_default(), movement);
+    }
+    stock
 }
 
 const fn reply_partitions() -> i32 {

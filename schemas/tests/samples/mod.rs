@@ -16,7 +16,7 @@ use twh_domain::outcome::{Outcome, Position, Refusal, Resource, Verdict};
 use twh_domain::timestamp::Timestamp;
 use twh_schemas::catalogue::Topic;
 use twh_schemas::codec::{Codec, DecodeError, SchemaSource};
-use twh_schemas::records::{CommandOutcome, DomainEvent, StockLevel, StockMovement};
+use twh_schemas::records::{CommandOutcome, DomainEvent, StockChange, StockLevel, StockMovement};
 use uuid::Uuid;
 
 /// The id by which a codec of [`codec`] writes.
@@ -220,7 +220,16 @@ pub fn events() -> Vec<DomainEvent> {
         command,
         data: "{\"number\":\"1\"}".into(),
     };
-    vec![DomainEvent::new(&event, Position { partition: 1, offset: 2 })]
+    let stock = StockChange {
+        item_id: ItemId(Uuid::from_u128(6)),
+        location_id: LocationId(Uuid::from_u128(7)),
+        version_before: 1,
+        version: 3,
+        qty_on_hand: "-1.5".parse().unwrap(),
+        qty_reserved: "2".parse().unwrap(),
+    };
+    let position = Position { partition: 1, offset: 2 };
+    vec![DomainEvent::new(&event, position, vec![stock]), DomainEvent::new(&event, position, Vec::new())]
 }
 
 /// An accepted one that repeats another, and a refused one.

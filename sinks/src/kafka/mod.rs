@@ -231,6 +231,12 @@ impl Producer {
     pub fn cluster_id(&self, timeout: Duration) -> Option<String> {
         self.inner.client().fetch_cluster_id(timeout)
     }
+
+    /// How many partitions a topic has. Blocks.
+    pub fn partitions(&self, topic: &str, timeout: Duration) -> Result<usize, KafkaError> {
+        let metadata = self.inner.client().fetch_metadata(Some(topic), timeout)?;
+        Ok(metadata.topics().first().map_or(0, |topic| topic.partitions().len()))
+    }
 }
 
 /// Waits for a record that was handed over.

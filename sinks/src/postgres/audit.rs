@@ -3,7 +3,9 @@
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
+use twh_domain::event::{AUDIT_CHAIN, CONTROL_CHAIN};
 use twh_domain::id::TenantId;
+use twh_domain::movement::genesis;
 use twh_domain::timestamp::Timestamp;
 use uuid::Uuid;
 
@@ -101,49 +103,249 @@ fn row(row: &PgRow) -> Result<AuditRow, sqlx::Error> {
     })
 }
 
+/// Records of the ledger's account that are looked through for a page at most. It has no index for what is asked but a thing's id:
+/// each would cost every write, and this many take some tens of milliseconds.
+const LOOKED_THROUGH_MAX: i64 = 50_000;
+
+/// A page of both accounts.
+#[derive(Debug)]
+pub struct AuditPage {
+    /// Newest first.
+    pub rows: Vec<AuditRow>,
+    /// Before which numbers of the ledger's and the control account the next begins; `None` at the end.
+    pub next: Option<(i64, i64)>,
+}
+
+impl Chain {
+    const fn table(self) -> &'static str {
+        match self {
+            Self::Ledger => "audit_log",
+            Self::Control => "control_audit",
+        }
+    }
+
+    const fn head(self) -> &'static str {
+        match self {
+            Self::Ledger => "select audit_sequence from ledger_heads where tenant_id = $1",
+            Self::Control => "select sequence from control_audit_heads where tenant_id = $1",
+        }
+    }
+
+    const fn genesis(self) -> &'static str {
+        match self {
+            Self::Ledger => AUDIT_CHAIN,
+            Self::Control => CONTROL_CHAIN,
+        }
+    }
+}
+
+/// How many records an account has, or had before a time: their numbers go to there. Times never go back within an account, so that
+/// the place is found by halving.
+async fn records_before(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    chain: Chain,
+    time: Option<Timestamp>,
+) -> Result<i64, sqlx::Error> {
+    let (head, table) = (chain.head(), chain.table());
+    let Some(time) = time else {
+        let head: Option<i64> = sqlx::query_scalar(head).bind(tenant.0).fetch_optional(connection).await?;
+        return Ok(head.unwrap_or(0));
+    };
+    // The middle is a column of its own: see `last_sequence` of the queries.
+    let sql = format!(
+        "with recursive search (low, high, middle) as (
+             select 0::bigint, h.high, (h.high + 1) / 2 from (select coalesce(({head}), 0) as high) h
+             union all
+             select n.low, n.high, (n.low + n.high + 1) / 2
+             from search join {table} r on r.tenant_id = $1 and r.sequence = search.middle
+             cross join lateral (select case when r.recorded_at < $2 then r.sequence else low end,
+                 case when r.recorded_at < $2 then high else r.sequence - 1 end) n (low, high)
+             where search.low < search.high)
+         select low from search where low = high"
+    );
+    let found: Option<i64> =
+        sqlx::query_scalar(&sql).bind(tenant.0).bind(time.datetime()).fetch_optional(connection).await?;
+    found.ok_or_else(|| sqlx::Error::Decode(format!("a record of {table} is missing").into()))
+}
+
+/// The numbers of an account's records within a time: after the first, up to the second.
+pub async fn records_within(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    chain: Chain,
+    (from, to): (Option<Timestamp>, Option<Timestamp>),
+) -> Result<(i64, i64), sqlx::Error> {
+    let after = match from {
+        Some(_) => records_before(connection, tenant, chain, from).await?,
+        None => 0,
+    };
+    Ok((after, records_before(connection, tenant, chain, to).await?))
+}
+
 /// A page of both accounts by time, newest first; of each account only what is before a number. The values before a document's
-/// change are those of the record of its version before.
+/// change are those of the record of its version before. Where much is to be looked through, a page can be short, or empty, and still
+/// not be the last.
 pub async fn list_audit(
     connection: &mut PgConnection,
     tenant: TenantId,
     filter: &AuditFilter,
-    (before_ledger, before_control): (i64, i64),
+    before: (i64, i64),
+    limit: i64,
+) -> Result<AuditPage, sqlx::Error> {
+    let within = (filter.from, filter.to);
+    let (first, last) = records_within(connection, tenant, Chain::Ledger, within).await?;
+    let last = last.min(before.0.saturating_sub(1));
+    let floor = if filter.entity_id.is_some() { first } else { first.max(last - LOOKED_THROUGH_MAX) };
+    let (control_first, control_last) = records_within(connection, tenant, Chain::Control, within).await?;
+    let numbers = [floor, last, control_first, control_last.min(before.1.saturating_sub(1))];
+    let mut rows = newest(connection, tenant, filter, numbers, limit + 1).await?;
+    let oldest = |rows: &[AuditRow], chain| rows.iter().rev().find(|row| row.chain == chain).map(|row| row.sequence);
+    let all_looked_through = floor == first;
+    if !all_looked_through {
+        // What is older than where the looking ended may come after something that was not looked at yet.
+        let ended: OffsetDateTime =
+            sqlx::query_scalar("select recorded_at from audit_log where tenant_id = $1 and sequence = $2")
+                .bind(tenant.0)
+                .bind(floor)
+                .fetch_one(connection)
+                .await?;
+        rows.retain(|row| row.chain == Chain::Ledger || row.recorded_at >= ended.into());
+    }
+    let full = usize::try_from(limit).unwrap_or(usize::MAX);
+    let has_more = rows.len() > full;
+    rows.truncate(full);
+    // A full page may hold records of one account only: of the other nothing is done with then.
+    let ledger = if has_more { oldest(&rows, Chain::Ledger).unwrap_or(before.0) } else { floor + 1 };
+    let next = (ledger, oldest(&rows, Chain::Control).unwrap_or(before.1));
+    Ok(AuditPage { rows, next: (has_more || !all_looked_through).then_some(next) })
+}
+
+/// The newest records that are asked for, of both accounts, among those after and up to these numbers of each. Conditions are written
+/// only where something is asked: what a statement does not say cannot lead its plan away from the index.
+async fn newest(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    filter: &AuditFilter,
+    [after, through, control_after, control_through]: [i64; 4],
     limit: i64,
 ) -> Result<Vec<AuditRow>, sqlx::Error> {
-    let conditions = "tenant_id = $1 and ($3::text is null or action = $3) and ($4::text is null or entity_kind = $4)
-         and ($5::uuid is null or entity_id = $5) and ($6::text is null or actor_id = $6) and ($7::text is null or request_id = $7)
-         and ($8::timestamptz is null or recorded_at >= $8) and ($9::timestamptz is null or recorded_at < $9)";
+    let texts = [
+        ("action", &filter.action),
+        ("entity_kind", &filter.entity_kind),
+        ("actor_id", &filter.actor_id),
+        ("request_id", &filter.request_id),
+    ];
+    let asked: Vec<_> = texts.iter().filter_map(|(column, text)| text.as_deref().map(|text| (column, text))).collect();
+    let mut conditions: String =
+        asked.iter().zip(7..).map(|((column, _), number)| format!(" and {column} = ${number}")).collect();
+    // A thing's versions follow one another as its records do, and there is an index of them.
+    let mut order = "sequence";
+    if filter.entity_id.is_some() {
+        conditions.push_str(&format!(" and entity_id = ${}", 7 + asked.len()));
+        order = "entity_version";
+    }
     let sql = format!(
-        "select * from (
-             (select true as of_ledger, a.sequence, a.action, a.entity_kind, a.entity_id, null::text as old, a.document::text as new,
-                  a.actor_kind, a.actor_id, a.ip, a.user_agent, a.request_id, a.command_id, a.recorded_at, a.hash, a.entity_version
-              from audit_log a where {conditions} and sequence < $2 order by sequence desc limit $11)
+        "select f.of_ledger, f.sequence, f.action, f.entity_kind, f.entity_id, f.new, f.actor_kind, f.actor_id, f.ip, f.user_agent,
+             f.request_id, f.command_id, f.recorded_at, f.hash, coalesce(f.old, o.document::text) as old
+         from (select * from (
+             (select true as of_ledger, sequence, action, entity_kind, entity_id, null::text as old, document::text as new,
+                  actor_kind, actor_id, ip, user_agent, request_id, command_id, recorded_at, hash, entity_version
+              from audit_log where tenant_id = $1 and sequence > $2 and sequence <= $3{conditions} order by {order} desc limit $6)
              union all
              (select false, sequence, action, entity_kind, entity_id, old::text, new::text, actor_kind, actor_id, ip, user_agent,
                   request_id, null::uuid, recorded_at, hash, 0
-              from control_audit where {conditions} and sequence < $10 order by sequence desc limit $11)
-         ) both_chains order by recorded_at desc, of_ledger, sequence desc limit $11"
-    );
-    let with_old = format!(
-        "select f.of_ledger, f.sequence, f.action, f.entity_kind, f.entity_id, f.new, f.actor_kind, f.actor_id, f.ip, f.user_agent,
-             f.request_id, f.command_id, f.recorded_at, f.hash, coalesce(f.old, o.document::text) as old
-         from ({sql}) f left join lateral (select document from audit_log where f.of_ledger and f.entity_version > 1
+              from control_audit where tenant_id = $1 and sequence > $4 and sequence <= $5{conditions} order by sequence desc limit $6)
+             ) both_chains order by recorded_at desc, of_ledger, sequence desc limit $6) f
+         left join lateral (select document from audit_log where f.of_ledger and f.entity_version > 1
              and tenant_id = $1 and entity_id = f.entity_id and entity_version = f.entity_version - 1 limit 1) o on true
          order by f.recorded_at desc, f.of_ledger, f.sequence desc"
     );
-    let rows = sqlx::query(&with_old)
+    let mut query = sqlx::query(&sql)
         .bind(tenant.0)
-        .bind(before_ledger)
-        .bind(filter.action.as_deref())
-        .bind(filter.entity_kind.as_deref())
-        .bind(filter.entity_id)
-        .bind(filter.actor_id.as_deref())
-        .bind(filter.request_id.as_deref())
-        .bind(filter.from.map(Timestamp::datetime))
-        .bind(filter.to.map(Timestamp::datetime))
-        .bind(before_control)
-        .bind(limit)
+        .bind(after)
+        .bind(through)
+        .bind(control_after)
+        .bind(control_through)
+        .bind(limit);
+    for (_, text) in asked {
+        query = query.bind(text);
+    }
+    if let Some(entity) = filter.entity_id {
+        query = query.bind(entity);
+    }
+    query.fetch_all(connection).await?.iter().map(row).collect()
+}
+
+/// Records in a part of an export, and bytes of documents after which it ends sooner.
+const EXPORTED_AT_ONCE: i64 = 500;
+const EXPORTED_BYTES: i64 = 1_000_000;
+
+/// A record with all that its hash is over.
+#[derive(Debug, Clone)]
+pub struct ExportedRow {
+    /// The record; a document's record has it as its new values.
+    pub record: AuditRow,
+    /// Of the ledger: which operation of its command it answers, where it does.
+    pub operation_index: Option<i32>,
+    /// Of the ledger: the document's version.
+    pub entity_version: Option<i64>,
+}
+
+/// The next part of an account in its own order, after a number: some hundred records, or fewer large ones.
+pub async fn export(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    chain: Chain,
+    after: i64,
+    through: i64,
+) -> Result<Vec<ExportedRow>, sqlx::Error> {
+    let (columns, bytes) = match chain {
+        Chain::Ledger => (
+            "true as of_ledger, null::text as old, document::text as new, command_id, operation_index, entity_version",
+            "octet_length(document::text)",
+        ),
+        Chain::Control => (
+            "false as of_ledger, old::text as old, new::text as new, null::uuid as command_id, null::int as operation_index,
+             null::bigint as entity_version",
+            "coalesce(octet_length(old::text), 0) + coalesce(octet_length(new::text), 0)",
+        ),
+    };
+    let sql = format!(
+        "select sequence, action, entity_kind, entity_id, actor_kind, actor_id, ip, user_agent, request_id, recorded_at, hash, {columns}
+         from (select *, sum({bytes}) over (order by sequence) - ({bytes}) as bytes_before
+               from (select * from {} where tenant_id = $1 and sequence > $2 and sequence <= $3 order by sequence limit $4) r) r
+         where bytes_before < $5 order by sequence",
+        chain.table()
+    );
+    let rows = sqlx::query(&sql)
+        .bind(tenant.0)
+        .bind(after)
+        .bind(through)
+        .bind(EXPORTED_AT_ONCE)
+        .bind(EXPORTED_BYTES)
         .fetch_all(connection)
         .await?;
-    rows.iter().map(row).collect()
+    let exported = |of: &PgRow| {
+        Ok(ExportedRow {
+            record: row(of)?,
+            operation_index: of.try_get("operation_index")?,
+            entity_version: of.try_get("entity_version")?,
+        })
+    };
+    rows.iter().map(exported).collect()
+}
+
+/// The hash of an account's record with a number, or what comes before its first; `None` where there is no such record.
+pub async fn hash_at(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    chain: Chain,
+    sequence: i64,
+) -> Result<Option<Vec<u8>>, sqlx::Error> {
+    if sequence == 0 {
+        return Ok(Some(genesis(chain.genesis(), tenant).to_vec()));
+    }
+    let sql = format!("select hash from {} where tenant_id = $1 and sequence = $2", chain.table());
+    sqlx::query_scalar(&sql).bind(tenant.0).bind(sequence).fetch_optional(connection).await
 }

@@ -6,12 +6,14 @@ pub mod committer;
 pub mod digest;
 pub mod ledger;
 pub mod outbox;
+pub mod positions;
 pub mod queries;
 pub mod rehearsal;
-mod statement;
+pub(crate) mod statement;
 pub mod tenant;
 pub mod tree;
 pub mod verification;
+pub mod webhooks;
 
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};

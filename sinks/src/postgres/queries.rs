@@ -87,9 +87,10 @@ pub async fn list_documents(
     let (beyond, order) = if newest_first { ("<", "desc") } else { (">", "asc") };
     // Filters on names and barcodes stand only where items do, so that other tables need no such columns.
     let items_only = match kind {
+        // A beginning is a range, as an index has it: from itself to itself with the last of all characters.
         EntityKind::Item => {
             "and ($5::text is null or id in (select item_id from item_barcodes where tenant_id = $1 and barcode = $5))
-             and ($6::text is null or lower(document ->> 'name') like $6)
+             and ($6::text is null or (name_key >= lower($6) and name_key < lower($6) || chr(1114111)))
              and ($7::text is null or document ->> 'type' = $7)"
         }
         _ => "and $5::text is null and $6::text is null and $7::text is null",
@@ -101,23 +102,18 @@ pub async fn list_documents(
          order by id {order} limit $8",
         kind.collection()
     );
-    let pattern = filter.name_prefix.as_ref().map(|prefix| format!("{}%", escape_like(&prefix.to_lowercase())));
     let rows = sqlx::query(&sql)
         .bind(tenant.0)
         .bind(after)
         .bind(filter.code.as_deref())
         .bind(filter.status.as_deref())
         .bind(filter.barcode.as_deref())
-        .bind(pattern)
+        .bind(filter.name_prefix.as_deref())
         .bind(filter.item_type.as_deref())
         .bind(limit)
         .fetch_all(connection)
         .await?;
     rows.iter().map(document).collect()
-}
-
-fn escape_like(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_")
 }
 
 /// A level, with the codes that people know it by.

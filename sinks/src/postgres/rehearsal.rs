@@ -1,7 +1,7 @@
 //! What commands would come to on the ledger as it is now. Nothing is written.
 
 use super::ledger::{LedgerError, load_on};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use twh_domain::command::Command;
@@ -31,9 +31,13 @@ pub struct Rehearsed {
 }
 
 /// Decides commands one after another, each on what the ones before it left, as if the log had them at `at`.
-pub async fn rehearse(pool: &PgPool, commands: &[Command], at: Timestamp) -> Result<Rehearsed, LedgerError> {
+pub async fn rehearse(
+    connection: &mut PgConnection,
+    commands: &[Command],
+    at: Timestamp,
+) -> Result<Rehearsed, LedgerError> {
     // One snapshot, so that the ledger may move on meanwhile.
-    let mut tx = pool.begin_with("begin transaction isolation level repeatable read read only").await?;
+    let mut tx = connection.begin_with("begin transaction isolation level repeatable read read only").await?;
     let mut state = State::default();
     loop {
         let mut needs = Needs::default();

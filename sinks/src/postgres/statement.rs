@@ -17,6 +17,9 @@ use uuid::Uuid;
 /// A table that gets more rows than this gets them by `COPY`.
 const INSERTED_ROWS_MAX: usize = 100;
 
+/// How `expect_moved` says that a partition has another writer; the detail is its number.
+pub(crate) const FENCED: &str = "TWH01";
+
 const COPY_SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// No flags, no header extension.
 const COPY_HEADER_REST: [u8; 8] = [0; 8];
@@ -29,7 +32,7 @@ const ROW_BYTES: usize = 256;
 
 /// A column's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sql {
+pub(crate) enum Sql {
     Bigint,
     Boolean,
     Bytea,
@@ -70,11 +73,11 @@ impl Sql {
 }
 
 /// Names and types of rows' fields, in order.
-pub(super) type Columns = &'static [(&'static str, Sql)];
+pub(crate) type Columns = &'static [(&'static str, Sql)];
 
 /// A statement being put together.
 #[derive(Default)]
-pub(super) struct Statement {
+pub(crate) struct Statement {
     parts: Vec<String>,
     checks: Vec<String>,
     arguments: PgArguments,
@@ -84,7 +87,7 @@ pub(super) struct Statement {
 
 impl Statement {
     /// Gives rows as arguments: an expression for `from`, with the columns' names.
-    pub(super) fn given(&mut self, columns: Columns, rows: &Rows) -> Result<String, sqlx::Error> {
+    pub(crate) fn given(&mut self, columns: Columns, rows: &Rows) -> Result<String, sqlx::Error> {
         let mut arrays = String::new();
         for (number, (_, sql)) in columns.iter().enumerate() {
             self.arguments.add(Column::of(rows, number, *sql)).map_err(sqlx::Error::Encode)?;
@@ -96,17 +99,17 @@ impl Statement {
     }
 
     /// Adds a part, which others may read by its name. All parts see the tables as they were before the statement.
-    pub(super) fn part(&mut self, name: &str, sql: &str) {
+    pub(crate) fn part(&mut self, name: &str, sql: &str) {
         self.parts.push(format!("{name} as ({sql})"));
     }
 
     /// Adds an expression that is computed before the parts that no check reads; where it fails, nothing is changed.
-    pub(super) fn check(&mut self, expression: String) {
+    pub(crate) fn check(&mut self, expression: String) {
         self.checks.push(expression);
     }
 
     /// Adds rows to a table.
-    pub(super) fn insert(&mut self, table: &str, columns: Columns, rows: Rows) -> Result<(), sqlx::Error> {
+    pub(crate) fn insert(&mut self, table: &str, columns: Columns, rows: Rows) -> Result<(), sqlx::Error> {
         if rows.count > INSERTED_ROWS_MAX {
             let copy = format!("copy {table} ({}) from stdin (format binary)", names(columns));
             self.copies.push((copy, rows.into_copy()));
@@ -121,18 +124,26 @@ impl Statement {
     }
 
     /// Does it all, or nothing.
-    pub(super) async fn run(self, pool: &PgPool) -> Result<(), sqlx::Error> {
-        let sql = format!("with {} select {}", self.parts.join(",\n"), self.checks.join(", "));
-        let statement = sqlx::query_with(&sql, self.arguments);
+    pub(crate) async fn run(self, pool: &PgPool) -> Result<(), sqlx::Error> {
         if self.copies.is_empty() {
-            return statement.execute(pool).await.map(|_| ());
+            return self.run_in(&mut *pool.acquire().await?).await;
         }
         let mut tx = pool.begin().await?;
-        statement.execute(&mut *tx).await?;
-        for (statement, rows) in self.copies {
-            copy(&mut tx, &statement, rows).await?;
-        }
+        self.run_in(&mut tx).await?;
         tx.commit().await
+    }
+
+    /// Does it within a transaction.
+    pub(crate) async fn run_in(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        // All rows may be too many for a part.
+        if !self.parts.is_empty() {
+            let sql = format!("with {} select {}", self.parts.join(",\n"), self.checks.join(", "));
+            sqlx::query_with(&sql, self.arguments).execute(&mut *connection).await?;
+        }
+        for (statement, rows) in self.copies {
+            copy(connection, &statement, rows).await?;
+        }
+        Ok(())
     }
 }
 
@@ -147,14 +158,14 @@ async fn copy(connection: &mut PgConnection, statement: &str, rows: Vec<u8>) -> 
 }
 
 /// Rows, encoded one after another: each its number of fields, and each field led by its length.
-pub(super) struct Rows {
+pub(crate) struct Rows {
     count: usize,
     bytes: Vec<u8>,
 }
 
 impl Rows {
     /// Encodes rows, the fields of each in the order of the columns that they are meant for.
-    pub(super) fn of<T>(rows: impl Iterator<Item = T>, fields: impl Fn(&mut Row<'_>, T)) -> Self {
+    pub(crate) fn of<T>(rows: impl Iterator<Item = T>, fields: impl Fn(&mut Row<'_>, T)) -> Self {
         // Room for what goes before them in a `COPY`.
         let mut bytes = Vec::with_capacity(rows.size_hint().0.saturating_mul(ROW_BYTES));
         bytes.extend_from_slice(COPY_SIGNATURE);
@@ -169,11 +180,11 @@ impl Rows {
         Self { count, bytes }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.count
     }
 
@@ -208,7 +219,7 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 }
 
 /// A row being written.
-pub(super) struct Row<'a> {
+pub(crate) struct Row<'a> {
     bytes: &'a mut Vec<u8>,
     start: usize,
     fields: i16,
@@ -233,37 +244,37 @@ impl<'a> Row<'a> {
         self
     }
 
-    pub(super) fn uuid(&mut self, value: Uuid) -> &mut Self {
+    pub(crate) fn uuid(&mut self, value: Uuid) -> &mut Self {
         self.field(value.as_bytes())
     }
 
-    pub(super) fn bigint(&mut self, value: i64) -> &mut Self {
+    pub(crate) fn bigint(&mut self, value: i64) -> &mut Self {
         self.field(&value.to_be_bytes())
     }
 
-    pub(super) fn integer(&mut self, value: i32) -> &mut Self {
+    pub(crate) fn integer(&mut self, value: i32) -> &mut Self {
         self.field(&value.to_be_bytes())
     }
 
-    pub(super) fn boolean(&mut self, value: bool) -> &mut Self {
+    pub(crate) fn boolean(&mut self, value: bool) -> &mut Self {
         self.field(&[u8::from(value)])
     }
 
     /// Also for `json`, whose binary form is its text.
-    pub(super) fn text(&mut self, value: &str) -> &mut Self {
+    pub(crate) fn text(&mut self, value: &str) -> &mut Self {
         self.field(value.as_bytes())
     }
 
-    pub(super) fn bytes(&mut self, value: &[u8]) -> &mut Self {
+    pub(crate) fn bytes(&mut self, value: &[u8]) -> &mut Self {
         self.field(value)
     }
 
-    pub(super) fn timestamp(&mut self, value: Timestamp) -> &mut Self {
+    pub(crate) fn timestamp(&mut self, value: Timestamp) -> &mut Self {
         self.bigint(value.micros() - EPOCH_MICROS)
     }
 
     /// A field that may be null.
-    pub(super) fn optional<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) -> &mut Self {
+    pub(crate) fn optional<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) -> &mut Self {
         match value {
             Some(value) => write(self, value),
             None => {
@@ -274,7 +285,7 @@ impl<'a> Row<'a> {
         self
     }
 
-    pub(super) fn optional_text(&mut self, value: Option<&str>) -> &mut Self {
+    pub(crate) fn optional_text(&mut self, value: Option<&str>) -> &mut Self {
         self.optional(value, |row, value| {
             row.text(value);
         })

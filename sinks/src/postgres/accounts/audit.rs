@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use sqlx::{PgConnection, Row};
+use time::OffsetDateTime;
 use twh_domain::command::Actor;
 use twh_domain::event::{CONTROL_CHAIN, ControlRecord};
 use twh_domain::id::TenantId;
@@ -51,11 +52,18 @@ pub async fn record(connection: &mut PgConnection, deed: &Deed, change: Change<'
         .bind(deed.tenant.0)
         .fetch_one(&mut *connection)
         .await?;
+    let sequence: i64 = head.try_get("sequence")?;
+    let last: Option<OffsetDateTime> =
+        sqlx::query_scalar("select recorded_at from control_audit where tenant_id = $1 and sequence = $2")
+            .bind(deed.tenant.0)
+            .bind(sequence)
+            .fetch_optional(&mut *connection)
+            .await?;
     let previous: Vec<u8> = head.try_get("hash")?;
     let previous = previous.try_into().map_err(|_| sqlx::Error::Decode("a hash is not 32 bytes long".into()))?;
     let record = ControlRecord {
         tenant: deed.tenant,
-        sequence: head.try_get::<i64, _>("sequence")? + 1,
+        sequence: sequence + 1,
         action: change.action.to_owned(),
         entity_kind: change.entity_kind.to_owned(),
         entity: change.entity,
@@ -63,7 +71,8 @@ pub async fn record(connection: &mut PgConnection, deed: &Deed, change: Change<'
         new: change.new.map(|value| value.to_string()),
         actor: deed.actor.clone(),
         request_id: deed.request_id.clone(),
-        recorded_at: deed.at,
+        // Who waited for another's change, or whose clock is behind, comes after it all the same.
+        recorded_at: last.map_or(deed.at, |last| deed.at.max(last.into())),
     };
     let hash = record.chain(&previous);
     sqlx::query(

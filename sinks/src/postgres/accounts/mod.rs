@@ -1,5 +1,6 @@
 //! Tenants, people, keys and sessions; and the account of every change to them, written in the change's own transaction.
 
+pub mod attempts;
 pub mod audit;
 pub mod keys;
 pub mod people;

@@ -2,7 +2,7 @@
 
 use super::{Batch, Commit, LedgerError, OutcomeRow};
 use crate::postgres::outbox;
-use crate::postgres::statement::{Columns, Row, Rows, Sql, Statement};
+use crate::postgres::statement::{Columns, FENCED, Row, Rows, Sql, Statement};
 use sqlx::PgPool;
 use std::collections::BTreeMap;
 use twh_domain::entity::{CodeKey, EntityKind, LevelKey};
@@ -14,8 +14,6 @@ use twh_domain::outcome::Verdict;
 use twh_domain::state::{IdempotencyKey, LedgerHead};
 use uuid::Uuid;
 
-/// How `expect_moved` says that a partition has another writer; the detail is its number.
-const FENCED: &str = "TWH01";
 /// How `expect_changed` says that documents are not there.
 const NOT_CHANGED: &str = "TWH02";
 

@@ -1,0 +1,663 @@
+//! Sends what is queued for the tenants of one partition: a lane for each subscription, so that none waits for another.
+//!
+//! One task knows all lanes and does nothing slow itself: attempts, loads and records are tasks of their own, whose ends it is
+//! told. What it holds is bounded: attempts under way, deliveries in memory, and attempts that are not written down yet.
+
+use super::lane::{Lane, Next, Rules};
+use super::{Webhooks, attempts, now, replaying, transition};
+use prometheus::{IntGauge, register_int_gauge};
+use replaying::Step;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use twh_domain::id::TenantId;
+use twh_domain::timestamp::Timestamp;
+use twh_sinks::outbound::{Identity, OutboundError};
+use twh_sinks::postgres::sqlx;
+use twh_sinks::postgres::webhooks::deliveries::{self, Attempted, NewDelivery, Queue, Waiting};
+use twh_sinks::postgres::webhooks::replays::{self, Replay};
+use twh_sinks::postgres::webhooks::subscriptions::{self, Sealed, State, Subscription};
+use twh_sinks::webhook::{Attempt, Endpoint, SigningSecret, certificate_purpose, secret_purpose};
+use uuid::Uuid;
+
+/// Attempts under way at once.
+const ATTEMPTS_MAX: usize = 256;
+/// Attempts that are not written down yet; then no more are begun.
+const UNRECORDED_MAX: usize = 4_096;
+/// Deliveries written down in one statement.
+const RECORD_MAX: usize = 1_000;
+/// Deliveries that one lane may hold, while there is room, and when there is not.
+const WINDOW: usize = 512;
+const WINDOW_SMALL: usize = 4;
+/// Deliveries held over all lanes before there is no room: some 2 KB each.
+const HELD_MAX: usize = 10_000;
+/// Queues loaded at once.
+const LOADS_MAX: usize = 4;
+/// Batches of new deliveries that may wait to be taken.
+const BATCHES_MAX: usize = 64;
+/// How long what failed for want of the database is left alone.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often what has waited too long is given up, and replays that were full are looked at.
+const ROUND: Duration = Duration::from_secs(30);
+/// How long attempts under way may take to end when the partition is given up; the rest is sent again by its next owner.
+const DRAIN: Duration = Duration::from_secs(4);
+
+#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
+static UNDER_WAY: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("twh_webhook_attempts_under_way", "Attempts to deliver that are under way.")
+        .expect("the metric's name is unique")
+});
+
+/// The dispatcher of a partition, as its owner sees it.
+pub(super) struct Dispatcher {
+    queued: mpsc::Sender<Vec<NewDelivery>>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Dispatcher {
+    pub(super) fn start(webhooks: Webhooks, partition: i32) -> Self {
+        let (queued, receiver) = mpsc::channel(BATCHES_MAX);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(Dispatch::new(webhooks, partition).run(receiver, stop.clone()));
+        Self { queued, stop, task }
+    }
+
+    /// Hands over deliveries that were queued.
+    pub(super) async fn queued(&self, deliveries: Vec<NewDelivery>) {
+        if !deliveries.is_empty() {
+            // One that has ended leaves them to its successor.
+            let _ = self.queued.send(deliveries).await;
+        }
+    }
+
+    /// Ends it, once what is under way is written down.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        let _ = self.task.await;
+    }
+}
+
+/// A subscription and its lane.
+struct Slot {
+    subscription: Subscription,
+    /// Where to send; what keeps it from being sent to, where something does.
+    endpoint: Result<Endpoint, String>,
+    /// What signs once the secret before does no longer.
+    newest: Vec<SigningSecret>,
+    lane: Lane,
+    /// It is among those to be asked next.
+    runnable: bool,
+    /// It is asked again then.
+    timer: Option<Timestamp>,
+}
+
+/// Something that has ended.
+enum Ended {
+    Sent(Uuid, Waiting, Attempt),
+    Loaded(Uuid, Result<Queue, sqlx::Error>),
+    Recorded(Vec<Attempted>, Result<(), sqlx::Error>),
+    Refreshed(Vec<(TenantId, i64)>, Result<Refreshed, sqlx::Error>),
+    Stepped(Uuid, Result<Step, sqlx::Error>),
+    GivenUp(Vec<Uuid>, Timestamp, Result<u64, sqlx::Error>),
+    Changed,
+}
+
+/// What some tenants have now.
+struct Refreshed {
+    subscriptions: Vec<(Subscription, Sealed)>,
+    with_queue: HashSet<Uuid>,
+    replays: Vec<Replay>,
+}
+
+/// A replay that runs.
+struct Running {
+    subscription: Uuid,
+    tenant: TenantId,
+    under_way: bool,
+    full: bool,
+}
+
+struct Dispatch {
+    webhooks: Webhooks,
+    partition: i32,
+    slots: HashMap<Uuid, Slot>,
+    /// The tenants' versions that the slots are of.
+    versions: HashMap<TenantId, i64>,
+    refreshing: bool,
+    /// Subscriptions that something was queued for before they were known here.
+    missed: HashSet<Uuid>,
+    runnable: VecDeque<Uuid>,
+    timers: BinaryHeap<Reverse<(Timestamp, Uuid)>>,
+    to_load: VecDeque<(Uuid, usize)>,
+    loads: usize,
+    attempts: usize,
+    held: usize,
+    unrecorded: Vec<Attempted>,
+    recording: bool,
+    record_after: Option<Timestamp>,
+    replays: HashMap<Uuid, Running>,
+    next_round: Timestamp,
+    tasks: JoinSet<Ended>,
+}
+
+impl Dispatch {
+    fn new(webhooks: Webhooks, partition: i32) -> Self {
+        Self {
+            webhooks,
+            partition,
+            slots: HashMap::new(),
+            versions: HashMap::new(),
+            refreshing: false,
+            missed: HashSet::new(),
+            runnable: VecDeque::new(),
+            timers: BinaryHeap::new(),
+            to_load: VecDeque::new(),
+            loads: 0,
+            attempts: 0,
+            held: 0,
+            unrecorded: Vec::new(),
+            recording: false,
+            record_after: None,
+            replays: HashMap::new(),
+            next_round: later(now(), ROUND),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    async fn run(mut self, mut queued: mpsc::Receiver<Vec<NewDelivery>>, stop: CancellationToken) {
+        let mut versions = self.webhooks.versions.clone();
+        self.refresh();
+        loop {
+            self.fire_timers();
+            self.send();
+            self.load();
+            self.record();
+            let wake = self.wake_at();
+            let has_tasks = !self.tasks.is_empty();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(ended) = self.tasks.join_next(), if has_tasks => {
+                    self.take(ended);
+                    while let Some(ended) = self.tasks.try_join_next() {
+                        self.take(ended);
+                    }
+                }
+                Some(batch) = queued.recv() => self.accept(batch),
+                Ok(()) = versions.changed() => self.refresh(),
+                () = tokio::time::sleep(wake) => self.round(),
+            }
+        }
+        self.drain().await;
+    }
+
+    // --- what comes in -------------------------------------------------------------------------------------------------
+
+    fn accept(&mut self, batch: Vec<NewDelivery>) {
+        let now = now();
+        let window = self.window();
+        let mut unknown = false;
+        for new in batch {
+            let Some(slot) = self.slots.get_mut(&new.subscription) else {
+                self.missed.insert(new.subscription);
+                unknown = true;
+                continue;
+            };
+            let waiting = Waiting {
+                id: new.id,
+                event: new.event,
+                replay: new.replay,
+                due: new.at,
+                created_at: new.at,
+                attempts: 0,
+            };
+            if slot.lane.accept(waiting, window, now) {
+                self.held += 1;
+            }
+            wake(slot, new.subscription, &mut self.runnable);
+        }
+        if unknown {
+            self.refresh();
+        }
+    }
+
+    fn window(&self) -> usize {
+        if self.held < HELD_MAX { WINDOW } else { WINDOW_SMALL }
+    }
+
+    /// Reads anew what tenants of this partition have, where it has changed.
+    fn refresh(&mut self) {
+        if self.refreshing {
+            return;
+        }
+        let versions = Arc::clone(&self.webhooks.versions.borrow());
+        let changed: Vec<_> = versions
+            .iter()
+            .filter(|(tenant, version)| self.versions.get(tenant) != Some(version))
+            .filter(|(tenant, _)| self.webhooks.is_on(**tenant, self.partition))
+            .map(|(tenant, version)| (*tenant, *version))
+            .collect();
+        if changed.is_empty() {
+            return;
+        }
+        self.refreshing = true;
+        let pool = self.webhooks.settings.pool.clone();
+        self.tasks.spawn(async move {
+            let tenants: Vec<Uuid> = changed.iter().map(|(tenant, _)| tenant.0).collect();
+            let read = async {
+                let subscriptions = subscriptions::of_tenants(&pool, &tenants).await?;
+                let ids: Vec<Uuid> = subscriptions.iter().map(|(subscription, _)| subscription.id).collect();
+                let with_queue = deliveries::with_queue(&pool, &ids).await?.into_iter().collect();
+                let replays = replays::running(&pool, &tenants).await?;
+                Ok(Refreshed { subscriptions, with_queue, replays })
+            };
+            let refreshed = read.await;
+            Ended::Refreshed(changed, refreshed)
+        });
+    }
+
+    fn refreshed(&mut self, changed: Vec<(TenantId, i64)>, refreshed: Result<Refreshed, sqlx::Error>) {
+        self.refreshing = false;
+        let refreshed = match refreshed {
+            Ok(refreshed) => refreshed,
+            Err(error) => {
+                tracing::warn!(%error, partition = self.partition, "subscriptions cannot be read; trying again");
+                self.next_round = self.next_round.min(later(now(), AGAIN));
+                return;
+            }
+        };
+        let tenants: HashSet<TenantId> = changed.iter().map(|(tenant, _)| *tenant).collect();
+        let left: HashSet<Uuid> = refreshed.subscriptions.iter().map(|(subscription, _)| subscription.id).collect();
+        let slots = &mut self.slots;
+        let held = &mut self.held;
+        slots.retain(|id, slot| {
+            let stays = !tenants.contains(&slot.subscription.tenant) || left.contains(id);
+            if !stays {
+                *held = held.saturating_sub(slot.lane.held());
+            }
+            stays
+        });
+        for (subscription, sealed) in refreshed.subscriptions {
+            let has_queue = refreshed.with_queue.contains(&subscription.id) || self.missed.remove(&subscription.id);
+            self.put(subscription, &sealed, has_queue);
+        }
+        self.replays.retain(|_, running| !tenants.contains(&running.tenant));
+        for replay in refreshed.replays {
+            let running =
+                Running { subscription: replay.subscription, tenant: replay.tenant, under_way: false, full: false };
+            self.replays.insert(replay.id, running);
+        }
+        self.versions.extend(changed);
+        self.step_replays();
+        // Something may have changed while it was read.
+        self.refresh();
+    }
+
+    fn put(&mut self, subscription: Subscription, sealed: &Sealed, has_queue: bool) {
+        let (id, now) = (subscription.id, now());
+        let rules = Rules {
+            state: subscription.state,
+            ordered: subscription.ordered,
+            concurrency_max: usize::try_from(subscription.concurrency_max).unwrap_or(1).max(1),
+            rate_per_second: subscription.rate_per_second.map(i64::from),
+        };
+        match self.slots.get_mut(&id) {
+            Some(slot) => {
+                let changed = slot.subscription.version != subscription.version;
+                if !changed && !has_queue && slot.lane.held() == 0 {
+                    return;
+                }
+                self.held = self.held.saturating_sub(slot.lane.held());
+                slot.lane.reset(rules, now);
+                if changed {
+                    (slot.endpoint, slot.newest) = self.webhooks.endpoint(&subscription, sealed);
+                    slot.subscription = subscription;
+                }
+            }
+            None => {
+                let (endpoint, newest) = self.webhooks.endpoint(&subscription, sealed);
+                let mut lane = Lane::new(Arc::clone(&self.webhooks.settings.policy), rules, now);
+                if !has_queue {
+                    lane.has_nothing();
+                }
+                self.slots.insert(id, Slot { subscription, endpoint, newest, lane, runnable: false, timer: None });
+            }
+        }
+        if let Some(slot) = self.slots.get_mut(&id) {
+            wake(slot, id, &mut self.runnable);
+        }
+    }
+
+    fn take(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
+        match ended {
+            Ok(Ended::Sent(id, waiting, attempt)) => self.sent(id, waiting, &attempt),
+            Ok(Ended::Loaded(id, queue)) => self.loaded(id, queue),
+            Ok(Ended::Recorded(batch, written)) => self.recorded(batch, written),
+            Ok(Ended::Refreshed(changed, refreshed)) => self.refreshed(changed, refreshed),
+            Ok(Ended::Stepped(id, step)) => self.stepped(id, step),
+            Ok(Ended::GivenUp(ids, before, count)) => self.given_up(&ids, before, count),
+            Ok(Ended::Changed) => {}
+            Err(error) => tracing::error!(%error, "a task of the dispatcher ended unexpectedly"),
+        }
+    }
+
+    fn sent(&mut self, id: Uuid, waiting: Waiting, attempt: &Attempt) {
+        self.attempts -= 1;
+        UNDER_WAY.dec();
+        let now = now();
+        let delivery = waiting.id;
+        let Some(slot) = self.slots.get_mut(&id) else {
+            // The subscription is gone, and its deliveries with it.
+            return;
+        };
+        let consequence = slot.lane.attempted(waiting, attempt, now, fastrand::u64(0..=1_000));
+        if let Some((state, reason)) = consequence.change {
+            slot.lane.changed(state, now);
+            let (pool, from) = (self.webhooks.settings.pool.clone(), slot.subscription.clone());
+            self.tasks.spawn(async move {
+                transition::make(pool, from, state, reason).await;
+                Ended::Changed
+            });
+        }
+        self.unrecorded.push(Attempted {
+            subscription: id,
+            id: delivery,
+            fate: consequence.fate,
+            next_attempt_at: consequence.due,
+            at: now,
+            attempt: attempts::kept(attempt, now),
+        });
+        wake(slot, id, &mut self.runnable);
+    }
+
+    fn loaded(&mut self, id: Uuid, queue: Result<Queue, sqlx::Error>) {
+        self.loads -= 1;
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let before = slot.lane.held();
+        match queue {
+            Ok(queue) => slot.lane.loaded(queue),
+            Err(error) => {
+                tracing::warn!(%error, subscription_id = %id, "a queue cannot be loaded; trying again");
+                slot.lane.not_loaded(later(now(), AGAIN));
+            }
+        }
+        self.held = self.held + slot.lane.held() - before;
+        wake(slot, id, &mut self.runnable);
+    }
+
+    fn recorded(&mut self, batch: Vec<Attempted>, written: Result<(), sqlx::Error>) {
+        self.recording = false;
+        if let Err(error) = written {
+            tracing::warn!(%error, attempts = batch.len(), "attempts cannot be written down; trying again");
+            self.record_after = Some(later(now(), AGAIN));
+            self.unrecorded.splice(0..0, batch);
+            return;
+        }
+        for attempted in batch {
+            if let Some(slot) = self.slots.get_mut(&attempted.subscription) {
+                let before = slot.lane.held();
+                slot.lane.recorded(attempted.id, attempted.fate, attempted.next_attempt_at);
+                self.held = self.held + slot.lane.held() - before;
+                wake(slot, attempted.subscription, &mut self.runnable);
+            }
+        }
+    }
+
+    // --- what goes out -------------------------------------------------------------------------------------------------
+
+    /// Begins attempts, one lane after another, while there is room.
+    fn send(&mut self) {
+        while self.attempts < ATTEMPTS_MAX && self.unrecorded.len() < UNRECORDED_MAX {
+            let Some(id) = self.runnable.pop_front() else { return };
+            let window = self.window();
+            let Some(slot) = self.slots.get_mut(&id) else { continue };
+            slot.runnable = false;
+            let now = now();
+            if let Some(limit) = slot.lane.wants_load(window, now) {
+                self.to_load.push_back((id, limit));
+            }
+            let endpoint = match slot.endpoint(now) {
+                Ok(endpoint) => endpoint,
+                // What cannot be sent to now waits for a change of the subscription.
+                Err(_) => continue,
+            };
+            match slot.lane.next(now) {
+                Next::Send(waiting) => {
+                    self.held = self.held.saturating_sub(1);
+                    self.attempts += 1;
+                    UNDER_WAY.inc();
+                    self.tasks.spawn(async move {
+                        let attempt = attempts::send(&endpoint, &waiting).await;
+                        Ended::Sent(id, waiting, attempt)
+                    });
+                    wake(slot, id, &mut self.runnable);
+                }
+                Next::At(at) if slot.timer.is_none_or(|timer| at < timer) => {
+                    slot.timer = Some(at);
+                    self.timers.push(Reverse((at, id)));
+                }
+                Next::At(_) | Next::Nothing => {}
+            }
+        }
+    }
+
+    fn load(&mut self) {
+        while self.loads < LOADS_MAX {
+            let Some((id, limit)) = self.to_load.pop_front() else { return };
+            let Some(slot) = self.slots.get(&id) else { continue };
+            let (pool, ordered) = (self.webhooks.settings.pool.clone(), slot.subscription.ordered);
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            self.loads += 1;
+            self.tasks.spawn(async move { Ended::Loaded(id, deliveries::queue(&pool, id, ordered, limit).await) });
+        }
+    }
+
+    /// Writes attempts down: whatever came while the last were being written.
+    fn record(&mut self) {
+        let now = now();
+        if self.recording || self.unrecorded.is_empty() || self.record_after.is_some_and(|at| at > now) {
+            return;
+        }
+        self.record_after = None;
+        self.recording = true;
+        let batch: Vec<_> = self.unrecorded.drain(..self.unrecorded.len().min(RECORD_MAX)).collect();
+        let pool = self.webhooks.settings.pool.clone();
+        self.tasks.spawn(async move {
+            let written = deliveries::record(&pool, &batch).await;
+            Ended::Recorded(batch, written)
+        });
+    }
+
+    // --- what comes with time ------------------------------------------------------------------------------------------
+
+    fn fire_timers(&mut self) {
+        let now = now();
+        while let Some(Reverse((at, id))) = self.timers.peek().copied().filter(|Reverse((at, _))| *at <= now) {
+            self.timers.pop();
+            if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.timer == Some(at)) {
+                slot.timer = None;
+                wake(slot, id, &mut self.runnable);
+            }
+        }
+    }
+
+    fn wake_at(&self) -> Duration {
+        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        let next = [timer, self.record_after, Some(self.next_round)].into_iter().flatten().min();
+        let micros = next.map_or(0, |at| at.micros().saturating_sub(now().micros()));
+        Duration::from_micros(u64::try_from(micros).unwrap_or_default())
+    }
+
+    /// Gives up what has waited too long for those who are sent nothing, and looks after what was left alone.
+    fn round(&mut self) {
+        let now = now();
+        if now < self.next_round {
+            return;
+        }
+        self.next_round = later(now, ROUND);
+        self.refresh();
+        let horizon = i64::try_from(self.webhooks.settings.policy.horizon().as_micros()).unwrap_or(i64::MAX);
+        let before = Timestamp::from_micros(now.micros().saturating_sub(horizon));
+        let waits = |slot: &&Slot| slot.lane.state() != State::Active || slot.endpoint.is_err();
+        let idle: Vec<Uuid> = self.slots.values().filter(waits).map(|slot| slot.subscription.id).collect();
+        if !idle.is_empty() {
+            let pool = self.webhooks.settings.pool.clone();
+            self.tasks.spawn(async move {
+                let count = deliveries::give_up(&pool, &idle, before, now).await;
+                Ended::GivenUp(idle, before, count)
+            });
+        }
+        for running in self.replays.values_mut() {
+            running.full = false;
+        }
+        self.step_replays();
+    }
+
+    fn given_up(&mut self, ids: &[Uuid], before: Timestamp, count: Result<u64, sqlx::Error>) {
+        match count {
+            Ok(0) => {}
+            Ok(count) => {
+                tracing::warn!(
+                    partition = self.partition,
+                    count,
+                    "deliveries have waited too long and were given up; they can be replayed"
+                );
+                for id in ids {
+                    let Some(slot) = self.slots.get_mut(id) else { continue };
+                    self.held = self.held.saturating_sub(slot.lane.held());
+                    slot.lane.give_up(before);
+                    self.held += slot.lane.held();
+                }
+            }
+            Err(error) => tracing::warn!(%error, "what has waited too long cannot be given up; trying again"),
+        }
+    }
+
+    fn step_replays(&mut self) {
+        for (id, running) in &mut self.replays {
+            if running.under_way || running.full {
+                continue;
+            }
+            let Some(slot) = self.slots.get(&running.subscription) else { continue };
+            running.under_way = true;
+            let pool = self.webhooks.settings.pool.clone();
+            let (id, filter) = (*id, slot.subscription.filter.clone());
+            self.tasks.spawn(async move { Ended::Stepped(id, replaying::next(&pool, id, &filter).await) });
+        }
+    }
+
+    fn stepped(&mut self, id: Uuid, step: Result<Step, sqlx::Error>) {
+        let Some(running) = self.replays.get_mut(&id) else { return };
+        running.under_way = false;
+        let subscription = running.subscription;
+        match step {
+            Ok(Step::Over) => drop(self.replays.remove(&id)),
+            Ok(Step::Made) => {}
+            Ok(Step::Full) => {
+                running.full = true;
+                self.next_round = self.next_round.min(later(now(), AGAIN));
+            }
+            Err(error) => {
+                tracing::warn!(%error, replay_id = %id, "a replay cannot go on; trying again");
+                running.full = true;
+                self.next_round = self.next_round.min(later(now(), AGAIN));
+            }
+        }
+        if let Some(slot) = self.slots.get_mut(&subscription) {
+            slot.lane.look(now());
+            wake(slot, subscription, &mut self.runnable);
+        }
+        self.step_replays();
+    }
+
+    /// Waits for what is under way, and writes it down.
+    async fn drain(mut self) {
+        let deadline = tokio::time::Instant::now() + DRAIN;
+        while self.attempts > 0 || self.recording || !self.unrecorded.is_empty() {
+            self.record();
+            match tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
+                Ok(Some(ended)) => self.take(ended),
+                Ok(None) => tokio::time::sleep(AGAIN / 10).await,
+                Err(_) => break,
+            }
+            if tokio::time::Instant::now() >= deadline {
+                break;
+            }
+        }
+        let open = i64::try_from(self.attempts).unwrap_or_default();
+        UNDER_WAY.sub(open);
+        if open > 0 {
+            tracing::info!(
+                partition = self.partition,
+                attempts = open,
+                "attempts were given up with the partition; they are made again by its next owner"
+            );
+        }
+    }
+}
+
+impl Slot {
+    /// Where to send now.
+    fn endpoint(&mut self, now: Timestamp) -> Result<Endpoint, String> {
+        if self.subscription.previous_until.is_some_and(|until| until <= now) {
+            self.subscription.previous_until = None;
+            if let Ok(endpoint) = &mut self.endpoint {
+                *endpoint = endpoint.signed_by(std::mem::take(&mut self.newest));
+            }
+        }
+        self.endpoint.clone()
+    }
+}
+
+fn wake(slot: &mut Slot, id: Uuid, runnable: &mut VecDeque<Uuid>) {
+    if !slot.runnable {
+        slot.runnable = true;
+        runnable.push_back(id);
+    }
+}
+
+fn later(at: Timestamp, wait: Duration) -> Timestamp {
+    Timestamp::from_micros(at.micros().saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)))
+}
+
+impl Webhooks {
+    /// Where a subscription's deliveries go, and what alone signs them once the secret before does no longer.
+    fn endpoint(&self, subscription: &Subscription, sealed: &Sealed) -> (Result<Endpoint, String>, Vec<SigningSecret>) {
+        let id = subscription.id;
+        let newest = self.signing(id, &sealed.secret);
+        let made = newest.and_then(|newest| {
+            let previous = subscription.previous_until.filter(|until| *until > now());
+            let mut secrets = vec![newest.clone()];
+            if let Some(previous) = sealed.previous_secret.as_deref().filter(|_| previous.is_some()) {
+                secrets.push(self.signing(id, previous)?);
+            }
+            let identity = sealed.client_certificate.as_deref().map(|pem| self.identity(id, pem)).transpose()?;
+            let timeout = Duration::from_millis(u64::try_from(subscription.timeout_ms).unwrap_or(1));
+            let endpoint = Endpoint::new(&self.settings.outbound, &subscription.url, secrets, timeout, identity);
+            Ok((endpoint.map_err(|error: OutboundError| error.to_string())?, newest))
+        });
+        match made {
+            Ok((endpoint, newest)) => (Ok(endpoint), vec![newest]),
+            Err(reason) => {
+                tracing::error!(subscription_id = %subscription.id, tenant_id = %subscription.tenant, reason, "a subscription cannot be sent to; its queue waits");
+                (Err(reason), Vec::new())
+            }
+        }
+    }
+
+    fn signing(&self, id: Uuid, sealed: &[u8]) -> Result<SigningSecret, String> {
+        let opened = self.settings.secrets.open(&secret_purpose(id), sealed).map_err(|error| error.to_string())?;
+        let text = String::from_utf8(opened).map_err(|_| "its secret is no text".to_owned())?;
+        SigningSecret::parse(&text).ok_or_else(|| "its secret is none".to_owned())
+    }
+
+    fn identity(&self, id: Uuid, sealed: &[u8]) -> Result<Identity, String> {
+        let pem = self.settings.secrets.open(&certificate_purpose(id), sealed).map_err(|error| error.to_string())?;
+        Identity::from_pem(&pem).map_err(|error| error.to_string())
+    }
+}

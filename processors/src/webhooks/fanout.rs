@@ -1,0 +1,158 @@
+//! Turns events into deliveries: keeps the events of tenants that have webhooks, and queues one delivery for each subscription
+//! that wants one, in the transaction that moves the partition.
+
+use super::dispatcher::Dispatcher;
+use super::{Webhooks, apply_error, now, render};
+use crate::runtime::{ApplyError, DecodeError, Decoded, Record, Worker};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use twh_domain::id::TenantId;
+use twh_schemas::records::DomainEvent;
+use twh_sinks::postgres::positions::{Hold, skip};
+use twh_sinks::postgres::webhooks::deliveries::{self, NewDelivery};
+use twh_sinks::postgres::webhooks::events::Event;
+use twh_sinks::postgres::webhooks::subscriptions::{self, State, Subscription};
+use uuid::Uuid;
+
+/// An event is told to subscriptions that are older than it, or younger by no more than this: clocks differ, and who has just
+/// subscribed expects to hear of what comes next. Catching up with a long log tells nobody of what was before them.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
+
+/// What works on one partition of the events.
+pub struct Fanout {
+    webhooks: Webhooks,
+    hold: Hold,
+    subscriptions: HashMap<TenantId, (i64, Vec<Subscription>)>,
+    dispatcher: Dispatcher,
+    /// What was taken on and is not written.
+    taken: Option<(Vec<Decoded<DomainEvent>>, i64)>,
+}
+
+impl Fanout {
+    pub(super) fn new(webhooks: Webhooks, hold: Hold, dispatcher: Dispatcher) -> Self {
+        Self { webhooks, hold, subscriptions: HashMap::new(), dispatcher, taken: None }
+    }
+
+    /// Writes what was taken on.
+    async fn write(&mut self) -> Result<(), ApplyError> {
+        let Some((batch, next_offset)) = self.taken.take() else { return Ok(()) };
+        let written = self.queue(&batch, next_offset).await;
+        if written.is_err() {
+            self.taken = Some((batch, next_offset));
+        }
+        written
+    }
+
+    async fn queue(&mut self, batch: &[Decoded<DomainEvent>], next_offset: i64) -> Result<(), ApplyError> {
+        let kept = self.look_up(batch).await?;
+        let (events, queued) = self.deliveries(batch, &kept);
+        let pool = &self.webhooks.settings.pool;
+        if events.is_empty() {
+            // Nobody is to hear of it: a crash that forgets the move costs a second look.
+            skip(pool, &self.hold, next_offset).await.map_err(apply_error)?;
+        } else {
+            deliveries::fan_out(pool, &self.hold, next_offset, &events, &queued).await.map_err(apply_error)?;
+        }
+        self.hold.next_offset = next_offset;
+        self.dispatcher.queued(queued).await;
+        Ok(())
+    }
+
+    /// Of the batch's tenants, those whose events are kept; their subscriptions are as they are now.
+    async fn look_up(&mut self, batch: &[Decoded<DomainEvent>]) -> Result<BTreeSet<TenantId>, ApplyError> {
+        let tenants: BTreeSet<Uuid> = batch.iter().map(|decoded| decoded.item.tenant_id.0).collect();
+        let tenants: Vec<Uuid> = tenants.into_iter().collect();
+        let pool = &self.webhooks.settings.pool;
+        let kept = subscriptions::kept_among(pool, &tenants).await.map_err(ApplyError::unavailable)?;
+        let changed: Vec<_> = kept
+            .iter()
+            .filter(|kept| self.subscriptions.get(&kept.tenant).is_none_or(|(version, _)| *version != kept.version))
+            .collect();
+        if !changed.is_empty() {
+            let ids: Vec<Uuid> = changed.iter().map(|kept| kept.tenant.0).collect();
+            let found = subscriptions::of_tenants(pool, &ids).await.map_err(ApplyError::unavailable)?;
+            // A change after the version was read is met with the next batch.
+            for kept in changed {
+                self.subscriptions.insert(kept.tenant, (kept.version, Vec::new()));
+            }
+            for (subscription, _) in found {
+                if let Some((_, list)) = self.subscriptions.get_mut(&subscription.tenant) {
+                    list.push(subscription);
+                }
+            }
+        }
+        Ok(kept.iter().map(|kept| kept.tenant).collect())
+    }
+
+    fn deliveries(
+        &self,
+        batch: &[Decoded<DomainEvent>],
+        kept: &BTreeSet<TenantId>,
+    ) -> (Vec<Arc<Event>>, Vec<NewDelivery>) {
+        let (mut events, mut queued) = (Vec::new(), Vec::new());
+        for decoded in batch.iter().filter(|decoded| kept.contains(&decoded.item.tenant_id)) {
+            let event = match render::event(&decoded.item) {
+                Ok(event) => Arc::new(event),
+                Err(error) => {
+                    tracing::error!(%error, event_id = %decoded.item.event_id, "an event's document is no JSON; nobody is told of it");
+                    continue;
+                }
+            };
+            if let Some((_, list)) = self.subscriptions.get(&event.tenant) {
+                queued.extend(list.iter().filter(|one| is_for(one, &event)).map(|one| NewDelivery {
+                    id: Uuid::now_v7(),
+                    subscription: one.id,
+                    event: Arc::clone(&event),
+                    replay: None,
+                    at: now(),
+                }));
+            }
+            events.push(event);
+        }
+        (events, queued)
+    }
+}
+
+/// Whether a subscription is told of an event that happens now.
+fn is_for(subscription: &Subscription, event: &Event) -> bool {
+    let slack = i64::try_from(CLOCKS_DIFFER.as_micros()).unwrap_or_default();
+    matches!(subscription.state, State::Active | State::Quarantined)
+        && event.recorded_at.micros() + slack >= subscription.created_at.micros()
+        && subscription.filter.wants(&event.event_type, &event.items, &event.locations)
+}
+
+impl Worker for Fanout {
+    type Item = DomainEvent;
+
+    async fn decode(&mut self, record: &Record) -> Result<DomainEvent, DecodeError> {
+        self.webhooks.settings.schemas.events.decode(&record.payload).await.map_err(|error| {
+            if error.is_poison() {
+                DecodeError::Poison(error.to_string())
+            } else {
+                DecodeError::Unavailable(error.to_string())
+            }
+        })
+    }
+
+    async fn apply(&mut self, batch: Vec<Decoded<DomainEvent>>, next_offset: i64) -> Result<(), ApplyError> {
+        self.taken = Some((batch, next_offset));
+        self.write().await
+    }
+
+    async fn written(&mut self) -> Result<(), ApplyError> {
+        self.write().await
+    }
+
+    async fn finish(&mut self) -> Result<(), ApplyError> {
+        self.write().await
+    }
+
+    fn applied_through(&self) -> i64 {
+        self.hold.next_offset
+    }
+
+    async fn drain(self) {
+        self.dispatcher.stop().await;
+    }
+}

@@ -1,0 +1,127 @@
+//! The consumer group `webhooks`: turns events into deliveries, and sends them.
+//!
+//! The owner of a partition of `domain.events` queues its tenants' deliveries in the transaction that moves the partition, and
+//! is the one who sends them: so order, concurrency and rate of a subscription are known in one place. What is sent is written
+//! down afterwards; a crash between the two sends it once more, under the same id.
+//!
+//! It never sends what is not queued, and never forgets what is not written down as sent.
+
+mod attempts;
+mod directory;
+mod dispatcher;
+mod fanout;
+mod keeping;
+mod lane;
+pub mod policy;
+mod render;
+mod replaying;
+mod transition;
+
+pub use keeping::keep;
+pub use policy::Policy;
+
+use crate::runtime::{ApplyError, Claimed, Group, Watermarks};
+use dispatcher::Dispatcher;
+use fanout::Fanout;
+use std::sync::Arc;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use twh_domain::id::TenantId;
+use twh_domain::timestamp::Timestamp;
+use twh_schemas::Schemas;
+use twh_schemas::partition::partition_of;
+use twh_schemas::records::DomainEvent;
+use twh_sinks::outbound::Outbound;
+use twh_sinks::postgres::PgPool;
+use twh_sinks::postgres::positions::{self, PositionError};
+use twh_sinks::secrets::Secrets;
+
+/// The group's name, without prefixes.
+pub const GROUP: &str = "webhooks";
+
+/// What the group works with.
+pub struct Settings {
+    /// The database.
+    pub pool: PgPool,
+    /// What events are decoded with.
+    pub schemas: Arc<Schemas>,
+    /// What opens the subscriptions' secrets.
+    pub secrets: Secrets,
+    /// What keeps deliveries off this network.
+    pub outbound: Outbound,
+    /// What is done about failures.
+    pub policy: Arc<Policy>,
+    /// Which cluster it is.
+    pub kafka_cluster_id: String,
+    /// Who we are.
+    pub owner: String,
+    /// The group's full name.
+    pub group: String,
+    /// How many partitions the topic has.
+    pub partitions: i32,
+}
+
+/// The group. Cheap to clone.
+#[derive(Clone)]
+pub struct Webhooks {
+    settings: Arc<Settings>,
+    versions: watch::Receiver<directory::Versions>,
+}
+
+fn now() -> Timestamp {
+    OffsetDateTime::now_utc().into()
+}
+
+impl Webhooks {
+    /// The group, which looks for changes of subscriptions until it is told to stop.
+    #[must_use]
+    pub fn new(settings: Settings, stop: CancellationToken) -> Self {
+        let versions = directory::start(settings.pool.clone(), stop);
+        Self { settings: Arc::new(settings), versions }
+    }
+
+    /// Whether a tenant's events stand on a partition.
+    fn is_on(&self, tenant: TenantId, partition: i32) -> bool {
+        partition_of(tenant.to_string().as_bytes(), self.settings.partitions) == partition
+    }
+}
+
+fn apply_error(error: PositionError) -> ApplyError {
+    match error {
+        PositionError::Fenced { .. } => ApplyError::Fenced(error.to_string()),
+        PositionError::OtherCluster { .. } => ApplyError::Halted(error.to_string()),
+        PositionError::Database(_) => ApplyError::Unavailable(error.to_string()),
+    }
+}
+
+impl Group for Webhooks {
+    type Item = DomainEvent;
+    type Worker = Fanout;
+
+    async fn claim(&self, partition: i32) -> Result<Claimed<Fanout>, ApplyError> {
+        let Settings { pool, group, kafka_cluster_id, owner, .. } = &*self.settings;
+        let hold = positions::claim(pool, group, partition, 0, kafka_cluster_id, owner).await.map_err(apply_error)?;
+        let next_offset = hold.next_offset;
+        let dispatcher = Dispatcher::start(self.clone(), partition);
+        Ok(Claimed { worker: Fanout::new(self.clone(), hold, dispatcher), next_offset })
+    }
+
+    fn check_log(&self, next_offset: i64, watermarks: Watermarks) -> Result<(), ApplyError> {
+        if next_offset > watermarks.high {
+            return Err(ApplyError::Halted(format!(
+                "webhooks were sent of what is before offset {next_offset}, but the topic ends at {}: it was made anew or restored \
+                 from an older copy; set next_offset in consumer_positions by hand once it is clear what was lost",
+                watermarks.high
+            )));
+        }
+        if next_offset > 0 && next_offset < watermarks.low {
+            return Err(ApplyError::Halted(format!(
+                "the topic begins at offset {}, but webhooks were sent only of what is before {next_offset}: events are lost to \
+                 retention; set next_offset in consumer_positions by hand to go on without them",
+                watermarks.low
+            )));
+        }
+        Ok(())
+    }
+}

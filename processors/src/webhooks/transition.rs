@@ -1,0 +1,78 @@
+//! A subscription changes its state by itself: into quarantine, out of it, or off. The account of changes says so, and so does
+//! an event, to the tenant's other subscriptions.
+
+use super::now;
+use crate::runtime::Backoff;
+use serde_json::json;
+use std::time::Duration;
+use twh_domain::command::Actor;
+use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
+use twh_sinks::postgres::webhooks::deliveries::{self, NewDelivery};
+use twh_sinks::postgres::webhooks::subscriptions::{self, State, Subscription};
+use twh_sinks::postgres::webhooks::{events, touch};
+use twh_sinks::postgres::{PgPool, sqlx};
+use twh_sinks::webhook::body::about_subscription;
+use uuid::Uuid;
+
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// Makes a change, trying again while the database is away; who is told to stop leaves it, and the next owner finds out anew.
+pub(super) async fn make(pool: PgPool, subscription: Subscription, to: State, reason: String) {
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+    while let Err(error) = attempt(&pool, &subscription, to, &reason).await {
+        tracing::warn!(%error, subscription_id = %subscription.id, to = to.name(), "the state of a subscription cannot be changed; trying again");
+        tokio::time::sleep(backoff.pause()).await;
+    }
+}
+
+async fn attempt(pool: &PgPool, from: &Subscription, to: State, reason: &str) -> Result<(), sqlx::Error> {
+    let at = now();
+    let mut tx = pool.begin().await?;
+    let Some(changed) = subscriptions::change_state(&mut tx, from, to, reason, at).await? else {
+        // Somebody else has changed it meanwhile.
+        return Ok(());
+    };
+    let event_type = match to {
+        State::Quarantined => "webhook.quarantined",
+        State::Active => "webhook.recovered",
+        State::Disabled | State::Deleted => "webhook.disabled",
+    };
+    let deed = Deed {
+        tenant: from.tenant,
+        actor: Actor { kind: "system".to_owned(), id: "webhooks".to_owned(), ip: None, user_agent: None },
+        request_id: String::new(),
+        at,
+    };
+    let change = Change {
+        action: event_type,
+        entity_kind: "webhook_subscription",
+        entity: from.id,
+        old: Some(json!({ "state": from.state.name() })),
+        new: Some(json!({ "state": to.name(), "state_reason": reason })),
+    };
+    record(&mut tx, &deed, change).await?;
+    let event = about_subscription(event_type, &changed, Uuid::now_v7(), at);
+    let event = std::sync::Arc::new(event.map_err(|error| sqlx::Error::Encode(error.into()))?);
+    events::insert(&mut tx, &event).await?;
+    let others = subscriptions::of_tenants(pool, &[from.tenant.0]).await?;
+    let told = others.iter().map(|(other, _)| other).filter(|other| {
+        other.id != from.id
+            && matches!(other.state, State::Active | State::Quarantined)
+            && other.filter.wants(event_type, &[], &[])
+    });
+    let queued: Vec<_> = told
+        .map(|other| NewDelivery {
+            id: Uuid::now_v7(),
+            subscription: other.id,
+            event: std::sync::Arc::clone(&event),
+            replay: None,
+            at,
+        })
+        .collect();
+    deliveries::insert(&mut tx, &queued).await?;
+    touch(&mut tx, from.tenant).await?;
+    tx.commit().await?;
+    tracing::warn!(tenant_id = %from.tenant, subscription_id = %from.id, url = from.url, from = from.state.name(), to = to.name(), reason, "a webhook subscription changed its state");
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! A query as the engine is asked it. Every clause has a score of its own making, so that an order does not change with what
+//! else is in the index.
+
+use super::document::{MARK_LENGTH, folded_code, mark, pair};
+use crate::search::text::{is_compact, mistakes_max, parts};
+use crate::search::{BUCKETS_MAX, Facet, MATCHES_MAX, Place, SearchQuery, Sort};
+use serde_json::{Value, json};
+use twh_domain::id::TenantId;
+use twh_domain::timestamp::Timestamp;
+
+/// Scores of codes, and what words get on top, so that the one never comes before the other.
+pub(super) const CODE: f64 = 500.0;
+pub(super) const CODE_FOLDED: f64 = 400.0;
+pub(super) const CODE_PREFIX: f64 = 300.0;
+const WORDS: f64 = 100.0;
+/// What a word may mean: itself, a beginning, a part, a misspelling.
+const ITSELF: f64 = 1.0;
+const BEGINNING: f64 = 0.9;
+const PART: f64 = 0.7;
+const ONE_MISTAKE: f64 = 0.6;
+const TWO_MISTAKES: f64 = 0.4;
+/// A description counts half of a name.
+const FIELDS: [(&str, f64); 2] = [("name", 1.0), ("description", 0.5)];
+/// The longest beginning that is indexed, the mark included.
+pub(super) const PREFIX_LENGTH_MAX: usize = 19;
+const EXPANSIONS_MAX: u32 = 50;
+
+/// How many of the words an item must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Must {
+    /// All.
+    All,
+    /// All but one.
+    AllButOne,
+}
+
+fn scored(filter: Value, score: f64) -> Value {
+    json!({ "constant_score": { "filter": filter, "boost": score } })
+}
+
+/// What a word may mean, in any field.
+pub(super) fn word(mark: &str, word: &str) -> Value {
+    let marked = format!("{mark}{word}");
+    let (length, mistakes) = (word.chars().count(), mistakes_max(word));
+    let mut meanings = Vec::new();
+    for (field, weight) in FIELDS {
+        #[expect(clippy::float_arithmetic, reason = "scores are no quantities")]
+        let mut may_be = |filter: Value, score: f64| meanings.push(scored(filter, score * weight));
+        may_be(json!({ "term": { field: marked } }), ITSELF);
+        if length >= 2 {
+            may_be(json!({ "prefix": { field: marked } }), BEGINNING);
+        }
+        if is_compact(word) && length >= 2 {
+            let all: Vec<_> =
+                parts(word).iter().map(|part| json!({ "term": { field: format!("{mark}{part}") } })).collect();
+            may_be(json!({ "bool": { "filter": all } }), PART);
+        }
+        for (distance, score) in [(1, ONE_MISTAKE), (2, TWO_MISTAKES)].into_iter().take(mistakes) {
+            let fuzzy = json!({ "value": marked, "fuzziness": distance, "prefix_length": MARK_LENGTH,
+                "max_expansions": EXPANSIONS_MAX, "transpositions": true });
+            may_be(json!({ "fuzzy": { field: fuzzy } }), score);
+        }
+    }
+    json!({ "dis_max": { "queries": meanings } })
+}
+
+fn codes(text: &str) -> Vec<Value> {
+    let (code, folded) = (text.trim(), folded_code(text));
+    vec![
+        scored(json!({ "term": { "codes": code } }), CODE),
+        scored(json!({ "term": { "codes_folded": folded } }), CODE_FOLDED),
+        scored(json!({ "prefix": { "codes_folded": folded } }), CODE_PREFIX),
+    ]
+}
+
+/// All of some words, or all but one: a short name counts more than a long one.
+pub(super) fn all_words(mark: &str, words: &[String], must: Must) -> Value {
+    let each: Vec<_> = words.iter().map(|one| word(mark, one)).collect();
+    let least = match must {
+        Must::All => each.len(),
+        Must::AllButOne => each.len().saturating_sub(1).max(1),
+    };
+    let factor = json!({ "field": "brevity", "missing": 0 });
+    let sum = json!({ "function_score": {
+        "query": { "bool": { "should": each, "minimum_should_match": least } },
+        "functions": [{ "weight": 1 }, { "field_value_factor": factor }],
+        "score_mode": "sum", "boost_mode": "multiply" } });
+    json!({ "bool": { "must": [sum], "should": [scored(json!({ "match_all": {} }), WORDS)] } })
+}
+
+fn at_location(location: uuid::Uuid, available: Option<bool>) -> Value {
+    let mut of_level = vec![json!({ "term": { "levels.location": location } })];
+    of_level.extend(available.map(|is| {
+        let range = if is { json!({ "gt": 0 }) } else { json!({ "lte": 0 }) };
+        json!({ "range": { "levels.available": range } })
+    }));
+    json!({ "nested": { "path": "levels", "query": { "bool": { "filter": of_level } } } })
+}
+
+/// What is available, somewhere or at the location that is asked for.
+fn in_stock(query: &SearchQuery, is: bool) -> Value {
+    match query.location_id {
+        Some(location) => at_location(location, Some(is)),
+        None if is => json!({ "range": { "available": { "gt": 0 } } }),
+        None => json!({ "range": { "available": { "lte": 0 } } }),
+    }
+}
+
+/// What narrows a query, the tenant first of all.
+fn filters(tenant: TenantId, query: &SearchQuery) -> Vec<Value> {
+    let mut all = vec![json!({ "term": { "tenant": tenant.0 } }), json!({ "exists": { "field": "item_type" } })];
+    all.extend(query.location_id.map(|location| at_location(location, None)));
+    all.extend(query.in_stock.map(|is| in_stock(query, is)));
+    all.extend(query.category.as_ref().map(|category| json!({ "term": { "category": category } })));
+    all.extend(query.item_type.map(|item_type| json!({ "term": { "item_type": item_type } })));
+    all.extend(query.metadata.iter().map(|(key, value)| json!({ "term": { "pairs": pair(key, value) } })));
+    all
+}
+
+fn facet(query: &SearchQuery, facet: Facet) -> Value {
+    let terms = |field: &str| json!({ "terms": { "field": field, "size": BUCKETS_MAX, "order": [{ "_count": "desc" }, { "_key": "asc" }] } });
+    match facet {
+        Facet::Category => terms("category"),
+        Facet::Type => terms("item_type"),
+        Facet::InStock => {
+            json!({ "filters": { "filters": { "true": in_stock(query, true), "false": in_stock(query, false) } } })
+        }
+        Facet::Location => json!({
+            "nested": { "path": "levels" },
+            "aggs": { "available": {
+                "filter": { "range": { "levels.available": { "gt": 0 } } },
+                "aggs": { "values": terms("levels.location") } } } }),
+    }
+}
+
+fn sort(query: &SearchQuery) -> Value {
+    let by = match query.sort {
+        Sort::Relevance => json!({ "_score": "desc" }),
+        Sort::Name => json!({ "name_sort": "asc" }),
+        Sort::Sku => json!({ "sku": "asc" }),
+        Sort::Updated => json!({ "updated_at": "desc" }),
+        Sort::Available => match query.location_id {
+            None => json!({ "available": "desc" }),
+            Some(location) => json!({ "levels.available": { "order": "desc", "nested": {
+                "path": "levels", "filter": { "term": { "levels.location": location } } } } }),
+        },
+    };
+    json!([by, { "item": "asc" }])
+}
+
+/// A place as the engine takes it; `None` where it is none of ours.
+fn place(sort: Sort, (value, item): &Place) -> Option<Value> {
+    let value = match sort {
+        Sort::Name | Sort::Sku => json!(value),
+        Sort::Relevance => json!(value.parse::<f64>().ok()?),
+        Sort::Available => json!(value.parse::<i64>().ok()?),
+        Sort::Updated => json!(value.parse::<Timestamp>().ok()?.micros()),
+    };
+    Some(json!([value, item]))
+}
+
+/// The request for a page. `words` are those that are looked for, of which there may be fewer than were typed.
+pub(super) fn page(tenant: TenantId, query: &SearchQuery, words: &[String], must: Must) -> Value {
+    let mut ways = Vec::new();
+    if !query.text.is_empty() {
+        ways.extend(codes(&query.text));
+        if !words.is_empty() {
+            ways.push(all_words(&mark(tenant), words, must));
+        }
+    }
+    let text = if ways.is_empty() { json!({ "match_all": {} }) } else { json!({ "dis_max": { "queries": ways } }) };
+    let facets: serde_json::Map<_, _> =
+        query.facets.iter().map(|one| (one.name().to_owned(), facet(query, *one))).collect();
+    let mut body = json!({
+        "query": { "bool": { "filter": filters(tenant, query), "must": text } },
+        "size": query.limit + 1,
+        "sort": sort(query),
+        "track_scores": true,
+        "track_total_hits": MATCHES_MAX,
+        "_source": ["item", "document", "levels"],
+        "aggs": facets,
+    });
+    let after = query.after.as_ref().and_then(|after| place(query.sort, after));
+    if let (Some(after), Some(body)) = (after, body.as_object_mut()) {
+        body.insert("search_after".to_owned(), after);
+    }
+    body
+}
+
+/// The request that tells which words mean anything to a tenant, and whether an item has all of them.
+pub(super) fn known(tenant: TenantId, words: &[String]) -> Value {
+    let mark = mark(tenant);
+    let mut aggs: serde_json::Map<_, _> = words
+        .iter()
+        .enumerate()
+        .map(|(number, one)| (number.to_string(), json!({ "filter": word(&mark, one) })))
+        .collect();
+    aggs.insert("all".to_owned(), json!({ "filter": all_words(&mark, words, Must::All) }));
+    json!({
+        "query": { "bool": { "filter": [{ "term": { "tenant": tenant.0 } }] } },
+        "size": 0, "track_total_hits": false, "aggs": aggs,
+    })
+}

@@ -1,0 +1,251 @@
+//! Search in the ledger's own database: never behind, nothing to run besides. What finds items is `search_items` (migration
+//! 0020); what is here filters, counts and sorts them under the tenant's row-level security, in one statement.
+
+use super::{BUCKETS_MAX, Bucket, Facet, Found, Hit, HitLevel, MATCHES_MAX, Match, SearchQuery, Sort};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sqlx::{Connection as _, PgConnection, Row as _};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use twh_domain::decimal::Quantity;
+use twh_domain::id::TenantId;
+use twh_domain::outcome::Position;
+use uuid::Uuid;
+
+/// The statement's answer, as JSON.
+#[derive(Deserialize)]
+struct Rows {
+    candidates: i64,
+    total: i64,
+    hits: Vec<HitRow>,
+    facets: BTreeMap<Facet, Vec<Bucket>>,
+}
+
+#[derive(Deserialize)]
+struct HitRow {
+    id: Uuid,
+    tier: i32,
+    score: f64,
+    place: String,
+    document: Box<RawValue>,
+    levels: Vec<LevelJson>,
+}
+
+#[derive(Deserialize)]
+struct LevelJson {
+    location_id: Uuid,
+    location_code: String,
+    on_hand_micro: i64,
+    reserved_micro: i64,
+}
+
+/// The column that an order goes by, its type, and whether the greatest comes first.
+const fn order(sort: Sort) -> (&'static str, &'static str, bool) {
+    match sort {
+        Sort::Relevance => ("f.tier * 100 + f.score", "float8", true),
+        Sort::Name => ("f.name_key", "text", false),
+        Sort::Sku => ("f.code", "text", false),
+        Sort::Updated => ("f.updated_at", "timestamptz", true),
+        Sort::Available => ("f.available", "bigint", true),
+    }
+}
+
+fn facet(facet: Facet) -> String {
+    let counted = match facet {
+        Facet::Category => {
+            "select f.category as value, count(*) from filtered f where f.category is not null group by 1"
+        }
+        Facet::InStock => "select (f.available > 0)::text as value, count(*) from filtered f group by 1",
+        Facet::Type => "select f.item_type as value, count(*) from filtered f group by 1",
+        Facet::Location => {
+            "select p.code as value, count(*) from filtered f
+             join stock_levels l on l.tenant_id = $1 and l.item_id = f.id and l.on_hand_micro > l.reserved_micro
+             join locations p on p.tenant_id = $1 and p.id = l.location_id group by 1"
+        }
+    };
+    format!(
+        "'{}', (select coalesce(json_agg(b order by b.count desc, b.value), '[]')
+                from (select * from ({counted}) c order by c.count desc, c.value limit {BUCKETS_MAX}) b)",
+        facet.name()
+    )
+}
+
+/// The statement for a query: of fixed parts only, since values are bound.
+fn statement(query: &SearchQuery) -> String {
+    let wants = |one: Facet| query.facets.contains(&one);
+    let (matched, kept, candidates) = if query.text.is_empty() {
+        let all = "select i.id as item_id, 0 as tier, 0::float8 as score from items i where i.tenant_id = $1";
+        (all, "not materialized", "0")
+    } else {
+        let some = "select s.item_id, max(s.tier) as tier, max(s.score)::float8 as score from search_items($2, $12 + 1) s group by s.item_id";
+        (some, "materialized", "(select count(*) from matched)")
+    };
+    // What is not asked for is not computed: a document is read once for each column.
+    let name = if query.sort == Sort::Name { "lower(coalesce(i.document ->> 'name', ''))" } else { "null::text" };
+    let category = if wants(Facet::Category) { "i.document -> 'metadata' ->> 'category'" } else { "null::text" };
+    let item_type = if wants(Facet::Type) { "i.document ->> 'type'" } else { "null::text" };
+    let of_stock = query.location_id.is_some()
+        || query.in_stock.is_some()
+        || query.sort == Sort::Available
+        || wants(Facet::InStock);
+    let stock = if of_stock {
+        "(select coalesce(sum(l.on_hand_micro - l.reserved_micro), 0)::bigint as available, count(*) > 0 as is_known
+          from stock_levels l
+          where l.tenant_id = $1 and l.item_id = i.id and ($3::uuid is null or l.location_id = $3))"
+    } else {
+        "(select null::bigint as available, true as is_known)"
+    };
+    let (column, of_type, greatest_first) = order(query.sort);
+    let (beyond, direction) = if greatest_first { ("<", "desc") } else { (">", "asc") };
+    let facets = query.facets.iter().map(|one| facet(*one)).collect::<Vec<_>>().join(", ");
+    format!(
+        "with matched as {kept} ({matched}),
+         filtered as materialized (
+             select i.id, i.code, i.updated_at, m.tier, m.score, s.available, {name} as name_key, {category} as category,
+                    {item_type} as item_type
+             from matched m join items i on i.tenant_id = $1 and i.id = m.item_id
+             cross join lateral {stock} s
+             where ($3::uuid is null or s.is_known) and ($4::boolean is null or (s.available > 0) = $4)
+               and ($5::text is null or i.document -> 'metadata' ->> 'category' = $5)
+               and ($6::text is null or i.document ->> 'type' = $6)
+               and ($7::text[] is null or not exists (select from unnest($7, $8::text[]) p (key, value)
+                    where i.document -> 'metadata' ->> p.key is distinct from p.value))
+             limit $12 + 1),
+         page as (
+             select f.id, f.tier, f.score, {column} as place from filtered f
+             where $9::text is null or {column} {beyond} $9::{of_type} or ({column} = $9::{of_type} and f.id > $10)
+             order by place {direction}, f.id limit $11)
+         select json_build_object(
+             'candidates', {candidates}, 'total', (select count(*) from filtered),
+             'facets', json_build_object({facets}),
+             'hits', (select coalesce(json_agg(json_build_object('id', h.id, 'tier', h.tier, 'score', h.score,
+                     'place', h.place::text, 'document', h.document, 'levels', h.levels) order by h.place {direction}, h.id), '[]')
+                 from (select p.*, i.document, (
+                           select coalesce(json_agg(json_build_object('location_id', l.location_id, 'location_code', o.code,
+                               'on_hand_micro', l.on_hand_micro, 'reserved_micro', l.reserved_micro) order by o.code), '[]')
+                           from stock_levels l join locations o on o.tenant_id = $1 and o.id = l.location_id
+                           where l.tenant_id = $1 and l.item_id = p.id) as levels
+                       from page p join items i on i.tenant_id = $1 and i.id = p.id) h))::text as found"
+    )
+}
+
+/// The location with a code.
+pub async fn location_of_code(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    code: &str,
+) -> Result<Option<Uuid>, sqlx::Error> {
+    sqlx::query_scalar("select id from locations where tenant_id = $1 and code = $2")
+        .bind(tenant.0)
+        .bind(code)
+        .fetch_optional(connection)
+        .await
+}
+
+/// Gives the locations in what was found their codes, and levels their order by these.
+pub async fn name_locations(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    found: &mut Found,
+) -> Result<(), sqlx::Error> {
+    let of_hits = found.hits.iter().flat_map(|hit| &hit.levels).map(|level| level.location_id);
+    let of_facet = found.facets.get(&Facet::Location).into_iter().flatten().filter_map(|one| one.value.parse().ok());
+    let ids: BTreeSet<Uuid> = of_hits.chain(of_facet).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let rows = sqlx::query("select id, code from locations where tenant_id = $1 and id = any($2)")
+        .bind(tenant.0)
+        .bind(ids.into_iter().collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    let codes: HashMap<Uuid, String> =
+        rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("code")?))).collect::<Result<_, sqlx::Error>>()?;
+    for hit in &mut found.hits {
+        for level in &mut hit.levels {
+            level.location_code = codes.get(&level.location_id).cloned().unwrap_or_default();
+        }
+        hit.levels.sort_by(|one, other| one.location_code.cmp(&other.location_code));
+    }
+    for bucket in found.facets.get_mut(&Facet::Location).into_iter().flatten() {
+        if let Some(code) = bucket.value.parse().ok().and_then(|id: Uuid| codes.get(&id)) {
+            bucket.value.clone_from(code);
+        }
+    }
+    Ok(())
+}
+
+/// The last command that the tenant's tables reflect; `None` before its first.
+pub async fn reflects(connection: &mut PgConnection, tenant: TenantId) -> Result<Option<Position>, sqlx::Error> {
+    let row = sqlx::query(
+        "select p.partition, p.next_offset - 1 as log_offset
+         from (select partition from command_outcomes where tenant_id = $1 limit 1) o
+         join ledger_partitions p on p.partition = o.partition",
+    )
+    .bind(tenant.0)
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| Ok(Position { partition: row.try_get("partition")?, offset: row.try_get("log_offset")? })).transpose()
+}
+
+/// Searches a tenant's items, all as of one moment.
+pub async fn search(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    query: &SearchQuery,
+) -> Result<Found, sqlx::Error> {
+    let mut tx = connection.begin_with("begin transaction isolation level repeatable read read only").await?;
+    let reflects = reflects(&mut tx, tenant).await?;
+    let (keys, values): (Vec<&str>, Vec<&str>) =
+        query.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).unzip();
+    let asks_for_pairs = !keys.is_empty();
+    // How often a statement is run says nothing of what its text finds: it is planned for what it is given.
+    let text: String = sqlx::query_scalar(&statement(query))
+        .persistent(false)
+        .bind(tenant.0)
+        .bind(query.text.as_str())
+        .bind(query.location_id)
+        .bind(query.in_stock)
+        .bind(query.category.as_deref())
+        .bind(query.item_type)
+        .bind(asks_for_pairs.then_some(keys))
+        .bind(asks_for_pairs.then_some(values))
+        .bind(query.after.as_ref().map(|after| after.0.as_str()))
+        .bind(query.after.as_ref().map(|after| after.1))
+        .bind(query.limit + 1)
+        .bind(i32::try_from(MATCHES_MAX).unwrap_or(i32::MAX))
+        .fetch_one(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    let rows: Rows = serde_json::from_str(&text).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    Ok(Found {
+        total: rows.total.min(MATCHES_MAX),
+        total_is_exact: rows.total.max(rows.candidates) <= MATCHES_MAX,
+        facets: rows.facets,
+        hits: rows.hits.into_iter().map(hit).collect::<Result<_, sqlx::Error>>()?,
+        reflects,
+    })
+}
+
+fn hit(row: HitRow) -> Result<Hit, sqlx::Error> {
+    let levels = row.levels.into_iter().map(level_of).collect::<Result<_, sqlx::Error>>()?;
+    let matched = match row.tier {
+        4.. => Match::Code,
+        3 => Match::CodePrefix,
+        1..=2 => Match::Words,
+        _ => Match::Everything,
+    };
+    Ok(Hit { item_id: row.id, matched, score: row.score, place: row.place, document: row.document, levels })
+}
+
+fn level_of(level: LevelJson) -> Result<HitLevel, sqlx::Error> {
+    let quantity = |micros: i64| {
+        Quantity::from_micros(micros)
+            .ok_or_else(|| sqlx::Error::Decode(format!("a level is out of range: {micros}").into()))
+    };
+    Ok(HitLevel {
+        location_id: level.location_id,
+        location_code: level.location_code,
+        on_hand: quantity(level.on_hand_micro)?,
+        reserved: quantity(level.reserved_micro)?,
+    })
+}

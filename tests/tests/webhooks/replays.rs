@@ -1,0 +1,84 @@
+use crate::sink::Behaviour;
+use crate::{item, register, until, world};
+use serde_json::json;
+use std::collections::BTreeSet;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_sends_what_is_wanted_of_a_range_and_goes_on_after_a_crash() {
+    let (mut world, tenant, sink) = world().await;
+    let made = register(&tenant, &sink.url("/all"), json!({ "rate_per_second": 200 })).await;
+    let path = format!("/v1/webhooks/{}", made.id());
+    let mut third = String::new();
+    for number in 0..10 {
+        let answer = tenant.done("/v1/items", json!({ "sku": format!("A-{number}") })).await.unwrap();
+        if number == 2 {
+            third = answer.header("x-twh-position").to_owned();
+        }
+    }
+    let commands: Vec<_> = (0..1_500)
+        .map(|number| json!({ "type": "item.create", "idempotency_key": format!("k{number}"), "body": { "sku": format!("B-{number}") } }))
+        .collect();
+    for part in commands.chunks(500) {
+        tenant.done("/v1/commands:batch", json!({ "commands": part })).await.unwrap();
+    }
+    sink.until("/all", "all events", |all| all.len() >= 1_510).await;
+    let ask = async |body| tenant.post(&format!("{path}/replay"), body).await.unwrap();
+    let dry = ask(json!({ "from_position": third, "dry_run": true })).await;
+    assert_eq!((&dry.body["events"], &dry.body["first_sequence"]), (&json!(1_508), &json!(3)), "{}", dry.body);
+    assert_eq!(ask(json!({ "from_sequence": 1, "to_sequence": 4, "dry_run": true })).await.body["events"], json!(4));
+    let far = json!({ "from_time": "2100-01-01T00:00:00Z", "dry_run": true });
+    assert_eq!(ask(far).await.body["events"], json!(0));
+    for wrong in [json!({}), json!({ "from_sequence": 1, "dead_letters": true }), json!({ "from_time": "soon" })] {
+        assert_eq!(ask(wrong).await.status, 422);
+    }
+    let before = sink.all("/all").len();
+    let replay = ask(json!({ "from_position": third })).await;
+    sink.until("/all", "some of the replay", |all| all.len() > before + 100).await;
+    world.kill_server().await.unwrap();
+    world.start_server().await.unwrap();
+    until(&tenant, replay.header("location"), |body| body["state"] == "finished").await;
+    until(&tenant, &path, |body| body["pending"] == 0).await;
+    let again: BTreeSet<_> = sink.all("/all")[before..].iter().map(|one| one.sequence()).collect();
+    assert_eq!((again.len(), again.first()), (1_508, Some(&3)), "each of the range, and nothing before it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_is_cancelled_sends_no_more() {
+    let (_world, tenant, sink) = world().await;
+    let made = register(&tenant, &sink.url("/slow"), json!({})).await;
+    let path = format!("/v1/webhooks/{}", made.id());
+    for number in 0..40 {
+        item(&tenant, &format!("A-{number}")).await;
+    }
+    sink.until("/slow", "all events", |all| all.len() == 40).await;
+    let slow = json!({ "rate_per_second": 2 }).to_string().into_bytes();
+    tenant.send(reqwest::Method::PATCH, &path, &[("content-type", "application/json")], Some(slow)).await.unwrap();
+    let replay = tenant.post(&format!("{path}/replay"), json!({ "from_sequence": 1 })).await.unwrap();
+    sink.until("/slow", "some of the replay", |all| all.len() > 41).await;
+    let cancelled = tenant.post(&format!("{}/cancel", replay.header("location")), json!({})).await.unwrap();
+    assert_eq!(cancelled.body["state"], "cancelled", "{}", cancelled.body);
+    until(&tenant, &path, |body| body["pending"] == 0).await;
+    // What was on its way when it was cancelled may still come.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let sent = sink.all("/slow").len();
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!(sink.all("/slow").len(), sent);
+    assert!(sent < 60, "{sent}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_delivery_is_sent_again_and_a_test_is_sent_at_once() {
+    let (_world, tenant, sink) = world().await;
+    let made = register(&tenant, &sink.url("/one"), json!({ "event_types": ["order.*"] })).await;
+    let path = format!("/v1/webhooks/{}", made.id());
+    let test = tenant.post(&format!("{path}/test"), json!({})).await.unwrap();
+    assert_eq!(test.status, 202, "{}", test.body);
+    let got = sink.first("/one").await;
+    assert_eq!((&got.body["type"], &got.body["data"]["id"]), (&json!("webhook.test"), &json!(made.id())));
+    until(&tenant, test.header("location"), |body| body["state"] == "delivered").await;
+    sink.behave("/one", Behaviour::Answers(204));
+    let again = tenant.post(&format!("{}/replay", test.header("location")), json!({})).await.unwrap();
+    assert_eq!(again.body["event_id"], got.body["id"], "{}", again.body);
+    let all = sink.until("/one", "the event again", |all| all.len() == 2).await;
+    assert_eq!(all[0].header("webhook-id"), all[1].header("webhook-id"));
+}

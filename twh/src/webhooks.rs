@@ -1,0 +1,66 @@
+//! Starts the consumer group that sends webhooks.
+
+use crate::serve::{BATCH_BYTES_MAX, KAFKA_TIMEOUT, Parts, secrets};
+use anyhow::Context as _;
+use futures::FutureExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use twh_processors::runtime::{self, DeadLetters, Limits};
+use twh_processors::webhooks::{self, Policy, Settings, Webhooks};
+use twh_schemas::catalogue::{EVENTS, WEBHOOKS_DLQ};
+use twh_sinks::kafka::Producer;
+use twh_sinks::outbound::Outbound;
+use twh_sinks::postgres;
+
+/// Shared by the partitions: each writes what it queues and what it has sent, and loads queues.
+const CONNECTIONS: u32 = 8;
+/// Events turned into deliveries in one transaction.
+const EVENTS_MAX: usize = 500;
+/// Dead letters are never given up.
+const NEVER: Duration = Duration::ZERO;
+
+pub(crate) async fn start(
+    parts: &Parts,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let config = &parts.config;
+    let producer = Producer::new(&config.kafka_brokers, &format!("{}-webhooks-dlq", parts.client_id), NEVER)?;
+    let topic = EVENTS.full_name(&config.topic_prefix);
+    let (asked, name) = (producer.clone(), topic.clone());
+    let (cluster_id, partitions) =
+        tokio::task::spawn_blocking(move || (asked.cluster_id(KAFKA_TIMEOUT), asked.partitions(&name, KAFKA_TIMEOUT)))
+            .await?;
+    let group = format!("{}{}{}", config.topic_prefix, config.group_prefix, webhooks::GROUP);
+    let pool = postgres::connect_persistent(&config.database_url, CONNECTIONS, "twh-webhooks")
+        .context("TWH_DATABASE_URL is not usable")?;
+    let policy = Policy::new(&config.webhook_retry_seconds, config.webhook_quarantine, config.webhook_probe_max);
+    let settings = Settings {
+        pool,
+        schemas: Arc::clone(&parts.schemas),
+        secrets: secrets(config)?,
+        outbound: Outbound::new(config.outbound_allowed.clone())?,
+        policy: Arc::new(policy),
+        kafka_cluster_id: cluster_id.context("Kafka does not say which cluster it is")?,
+        owner: parts.client_id.clone(),
+        group: group.clone(),
+        partitions: i32::try_from(partitions?).context("the topic of events has too many partitions")?,
+    };
+    let dead_letters =
+        DeadLetters::new(producer, group.clone(), topic.clone(), WEBHOOKS_DLQ.full_name(&config.topic_prefix));
+    let options = runtime::Options {
+        brokers: config.kafka_brokers.clone(),
+        client_id: format!("{}-webhooks", parts.client_id),
+        group,
+        topic,
+        limits: Limits { records_max: EVENTS_MAX, bytes_max: BATCH_BYTES_MAX },
+    };
+    let group = Webhooks::new(settings, stop.clone());
+    let stopped = stop.clone();
+    tasks.spawn(async move { Ok(runtime::run(group, options, dead_letters, stopped).await?) });
+    // Where what is old begins differs from time to time, and the plan with it: not for a pool that plans once.
+    tasks.spawn(webhooks::keep(parts.pool.clone(), config.webhook_keep, stop.clone()).map(Ok));
+    Ok(())
+}
