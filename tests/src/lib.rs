@@ -2,6 +2,7 @@
 //!
 //! The parts are those that `./dev env` names; the server is the built binary. Nothing is mocked.
 
+pub mod mail;
 pub mod proxy;
 pub mod redis;
 

@@ -18,6 +18,7 @@ use twh_domain::movement::genesis;
 use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{ENDPOINTS, Need, Role, Scope, Scopes};
 use twh_sinks::postgres::sqlx::{self, Row};
+use twh_tests::mail::MailServer;
 use twh_tests::{Answer, Tenant, World};
 use uuid::Uuid;
 
@@ -318,57 +319,11 @@ async fn who_guesses_waits_however_many_at_once_and_whatever_process_is_asked() 
     assert_eq!(log_in(&anyone, "ada@example.com", PASSWORD).await.status, 200, "what went before is forgotten");
 }
 
-/// A server of mails, which keeps them in a folder.
-struct MailServer {
-    process: tokio::process::Child,
-    folder: std::path::PathBuf,
-    port: u16,
-}
-
-impl MailServer {
-    fn start() -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let folder = std::env::temp_dir().join(format!("twh_mails_{port}"));
-        let process = tokio::process::Command::new(twh_tests::python().unwrap())
-            .args(["-m", "aiosmtpd", "-n", "-l", &format!("127.0.0.1:{port}"), "-c", "aiosmtpd.handlers.Mailbox"])
-            .arg(&folder)
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        Self { process, folder, port }
-    }
-
-    fn mails(&self) -> Vec<String> {
-        let Ok(files) = std::fs::read_dir(self.folder.join("new")) else { return Vec::new() };
-        files.filter_map(|file| std::fs::read_to_string(file.unwrap().path()).ok()).collect()
-    }
-
-    /// Waits for the one mail to an address, and takes the token out of it.
-    async fn token_for(&self, to: &str) -> String {
-        for _ in 0..600 {
-            let mails = self.mails();
-            if let Some(mail) = mails.iter().find(|mail| mail.contains(&format!("To: {to}"))) {
-                let text = mail.replace("=\n", "").replace("=3D", "=");
-                return text.split_once("\"token\": \"").unwrap().1.split('"').next().unwrap().to_owned();
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("no mail to {to}");
-    }
-}
-
-impl Drop for MailServer {
-    fn drop(&mut self) {
-        let _ = self.process.start_kill();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
 #[tokio::test]
 async fn invitations_and_tokens_for_lost_passwords_come_by_mail() {
-    let server = MailServer::start();
-    let url = format!("smtp://127.0.0.1:{}", server.port);
-    let settings = [UNLIMITED[0], ("TWH_SMTP_URL", url.as_str()), ("TWH_MAIL_FROM", "The stock <stock@example.com>")];
+    let server = MailServer::start().unwrap();
+    let settings =
+        [UNLIMITED[0], ("TWH_SMTP_URL", server.url.as_str()), ("TWH_MAIL_FROM", "The stock <stock@example.com>")];
     let world = World::start_with(&settings).await.unwrap();
     let anyone = world.tenant().await.unwrap();
     let account = sign_up(&anyone, "ada@example.com").await;
@@ -379,7 +334,7 @@ async fn invitations_and_tokens_for_lost_passwords_come_by_mail() {
     assert_eq!(forgotten("nobody@example.com").await.status, 204);
     assert_eq!(forgotten("Ada@example.com").await.status, 204);
     assert_eq!(forgotten("ada").await.code(), "VALIDATION_FAILED");
-    let token = server.token_for("Ada@example.com").await;
+    let token = server.token_for("Ada@example.com").await.unwrap();
     let reset = json!({ "token": token, "password": "a password that is new" });
     assert_eq!(ask(&anyone, "POST", "/v1/auth/password-reset", Some(reset)).await.status, 204);
     assert_eq!(ask(&ada, "GET", "/v1/me", None).await.status, 401, "all sessions ended");
@@ -387,7 +342,7 @@ async fn invitations_and_tokens_for_lost_passwords_come_by_mail() {
     let ada = anyone.with(text(&login.body, "/tokens/access_token"));
     let invited =
         ask(&ada, "POST", "/v1/invitations", Some(json!({ "email": "eve@example.com", "role": "dev" }))).await;
-    assert_eq!(server.token_for("eve@example.com").await, text(&invited.body, "/token"));
+    assert_eq!(server.token_for("eve@example.com").await.unwrap(), text(&invited.body, "/token"));
     assert!(server.mails().iter().all(|mail| !mail.contains("nobody@example.com")));
     // No box is flooded, wherever it is asked from.
     for _ in 0..4 {

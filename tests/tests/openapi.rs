@@ -12,6 +12,7 @@
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
+use twh_tests::mail::MailServer;
 use twh_tests::{World, npm_packages, python, root};
 
 const DESCRIPTION: &str = "docs/openapi.json";
@@ -44,12 +45,15 @@ async fn said(command: &mut Command) -> String {
     text
 }
 
-/// With a key that signs checkpoints, so that all of the API is there.
-async fn world() -> (World, Folder) {
+/// With a key that signs checkpoints, and mail, so that all of the API is there.
+async fn world() -> (World, Folder, MailServer) {
     let folder = Folder::new();
+    let mails = MailServer::start().unwrap();
     let key = folder.0.join("ledger.pem");
     let mut world = World::prepare(&[
         ("TWH_LEDGER_KEY_FILE", key.to_str().unwrap()),
+        ("TWH_SMTP_URL", &mails.url),
+        ("TWH_MAIL_FROM", "stock@example.com"),
         // Generated requests come as fast as they can.
         ("TWH_RATE_LIMITS", "off"),
     ])
@@ -57,14 +61,14 @@ async fn world() -> (World, Folder) {
     .unwrap();
     said(&mut world.command(&["ledger-key", "--out", key.to_str().unwrap()]).unwrap()).await;
     world.start_server().await.unwrap();
-    (world, folder)
+    (world, folder, mails)
 }
 
 /// Schemathesis makes requests of every kind that the description allows, and of those that it forbids, alone and one out of
 /// another's answer, and holds each answer to the description. `TWH_TEST_SEED` repeats a run.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_keeps_to_its_description() {
-    let (world, _folder) = world().await;
+    let (world, _folder, _mails) = world().await;
     // A person, whose session outlives what the requests do to API keys.
     let person = json!({ "organization": "Tested", "name": "Ada", "email": "ada@example.com", "password": PASSWORD });
     let made = world.tenant().await.unwrap().post("/v1/auth/signup", person).await.unwrap();
@@ -93,7 +97,7 @@ async fn the_server_keeps_to_its_description() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_client_made_from_the_description_walks_an_order_through() {
-    let (world, folder) = world().await;
+    let (world, folder, _mails) = world().await;
     let tenant = world.tenant().await.unwrap();
     let package = folder.0.join("twh_client");
     let python = python().unwrap();
@@ -113,7 +117,7 @@ fn copy(from: &Path, to: &Path, name: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_typescript_client_made_from_the_description_walks_an_order_through() {
-    let (world, folder) = world().await;
+    let (world, folder, _mails) = world().await;
     let tenant = world.tenant().await.unwrap();
     let (modules, own) = (npm_packages().unwrap(), root().join("clients/typescript"));
     copy(&own, &folder.0, "order.ts");
