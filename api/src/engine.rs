@@ -6,10 +6,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
+use twh_sinks::postgres::builds::{Projection, freshness};
 use twh_sinks::postgres::sqlx;
 use twh_sinks::postgres::tenant::TenantConnection;
 use twh_sinks::search::elastic::{Elastic, ElasticError};
-use twh_sinks::search::indexes::{Freshness, freshness};
 use twh_sinks::search::{Found, SearchQuery, postgres};
 
 /// An engine that has failed is left alone for so long.
@@ -62,12 +62,13 @@ impl Engine {
             SEARCHES.with_label_values(&["left_alone"]).inc();
             return Ok(None);
         }
-        let fresh = freshness(connection, tenant).await?.filter(|fresh| reaches(fresh, at_least));
+        let fresh = freshness(connection, Projection::Search, tenant).await?;
+        let fresh = fresh.filter(|fresh| at_least.is_none_or(|wanted| fresh.reaches(wanted)));
         let Some(fresh) = fresh else {
             SEARCHES.with_label_values(&["behind"]).inc();
             return Ok(None);
         };
-        match self.elastic.search(&fresh.index, tenant, query).await {
+        match self.elastic.search(&fresh.build.name, tenant, query).await {
             Ok(mut found) => {
                 found.reflects = fresh.reflects;
                 postgres::name_locations(connection, tenant, &mut found).await?;
@@ -92,11 +93,4 @@ impl Engine {
             }
         }
     }
-}
-
-/// Whether an index reflects what was asked for.
-fn reaches(fresh: &Freshness, at_least: Option<Position>) -> bool {
-    let Some(wanted) = at_least else { return true };
-    fresh.events_behind == 0
-        || fresh.reflects.is_some_and(|at| at.partition == wanted.partition && at.offset >= wanted.offset)
 }

@@ -17,16 +17,19 @@ mod documents;
 mod engine;
 mod ledger;
 mod movements;
+mod projected;
 mod reader;
 mod search;
 mod signer;
 mod stock;
+mod supply;
 mod text;
 mod versioned;
 
 use twh_edge::access::{
-    ExportAudit, GetCheckpoint, GetCommand, GetItemStock, GetLedgerKeys, GetMovement, GetMovementProof,
-    GetVerification, ListAudit, ListItemMovements, ListMovements, ListStock, SearchItems,
+    ExportAudit, GetCheckpoint, GetCommand, GetFreshness, GetItemStock, GetItemSupply, GetLeadTimes, GetLedgerKeys,
+    GetMovement, GetMovementProof, GetStockHistory, GetVerification, ListAudit, ListItemMovements, ListLowStock,
+    ListMovements, ListOpenLines, ListStock, SearchItems,
 };
 use twh_edge::routes::Routes;
 
@@ -41,6 +44,12 @@ pub fn routes() -> Routes {
         .on(SearchItems, search::items)
         .on(ListStock, stock::list)
         .on(GetItemStock, stock::of_item)
+        .on(GetStockHistory, supply::history)
+        .on(GetItemSupply, supply::of_item)
+        .on(ListLowStock, supply::low)
+        .on(ListOpenLines, supply::open)
+        .on(GetLeadTimes, supply::lead_times)
+        .on(GetFreshness, supply::all_freshness)
         .on(ListItemMovements, movements::of_item)
         .on(ListMovements, movements::list)
         .on(GetMovement, movements::one)

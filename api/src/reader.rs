@@ -21,8 +21,8 @@ use twh_sinks::postgres::tenant::{TenantConnection, TenantPool};
 
 const AT_LEAST: &str = "x-twh-at-least";
 /// Pauses between looks at how far the ledger is: doubling from the first to the last.
-const PAUSE_FIRST: Duration = Duration::from_millis(2);
-const PAUSE_MAX: Duration = Duration::from_millis(50);
+pub(crate) const PAUSE_FIRST: Duration = Duration::from_millis(2);
+pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// What the read side works with.
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ pub(crate) struct Read {
     pub(crate) engine: Option<Engine>,
     /// The position that was asked for, which the ledger has reached.
     pub(crate) at_least: Option<Position>,
-    wait: Duration,
+    pub(crate) wait: Duration,
 }
 
 /// The one who calls an endpoint of the read side, and may.

@@ -142,6 +142,7 @@ payloads! {
     CreateReservation => "reservation.create",
     ReleaseReservation => "reservation.release",
     ExpireReservation => "reservation.expire",
+    ReportLowStock => "item.report_low",
 }
 
 impl Payload {
@@ -165,7 +166,7 @@ impl Payload {
     /// True for what only the platform itself asks for, never a client.
     #[must_use]
     pub const fn is_internal(&self) -> bool {
-        matches!(self, Self::ExpireReservation(_))
+        matches!(self, Self::ExpireReservation(_) | Self::ReportLowStock(_))
     }
 }
 
@@ -664,6 +665,14 @@ bodies! {
         #[schemars(length(min = 1, max = NAME_LENGTH_MAX))]
         reference: Option<String>,
     }
+
+    /// The platform's own: what can be promised of an item, over all locations, has come down to its reorder point.
+    ReportLowStock {
+        /// What could be promised then.
+        available: Quantity,
+        /// The item's reorder point then.
+        reorder_point: Quantity,
+    }
 }
 
 empty_bodies! {
@@ -683,6 +692,12 @@ empty_bodies! {
     ReleaseReservation
     /// The platform's own: the reservation's time has come.
     ExpireReservation
+}
+
+impl ReportLowStock {
+    fn check(&self, problems: &mut Problems) {
+        problems.not_negative("reorder_point", Some(self.reorder_point));
+    }
 }
 
 impl CreateItem {

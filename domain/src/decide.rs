@@ -130,6 +130,7 @@ fn operate<'a>(draft: &mut Draft<'a>, operation: &'a Operation) -> Result<(), St
         Payload::CreateReservation(body) => reservation::create(draft, body),
         Payload::ReleaseReservation(_) => reservation::release(draft),
         Payload::ExpireReservation(_) => reservation::expire(draft),
+        Payload::ReportLowStock(body) => item::report_low(draft, body),
     }?;
     Ok(draft.end()?)
 }

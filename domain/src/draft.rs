@@ -16,6 +16,7 @@ use crate::outcome::{Resource, Verdict};
 use crate::rejection::{Rejection, Shortage};
 use crate::state::{Effects, LedgerHead, Need, State};
 use crate::timestamp::Timestamp;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -295,7 +296,7 @@ impl<'a> Draft<'a> {
         let before = self.entity(key.kind, key.id)?;
         let (version, created_at) = before.map_or((1, self.recorded.at), |old| (old.version() + 1, old.created_at()));
         entity.stamp(version, created_at, self.recorded.at);
-        let document = document(&entity);
+        let document = json(&entity);
         let entity = Arc::new(entity);
         if answers {
             self.resources.push(Resource {
@@ -311,6 +312,12 @@ impl<'a> Draft<'a> {
         self.entities.insert(key, Arc::clone(&entity));
         self.effects.documents.push((key, entity, document));
         Ok(())
+    }
+
+    /// Tells something of a document that changes nothing.
+    pub(crate) fn tell(&mut self, kind: EntityKind, id: Uuid, event_type: &'static str, data: &impl Serialize) {
+        let key = EntityKey { tenant: self.command.tenant_id, kind, id };
+        self.announce(key, event_type, &json(data));
     }
 
     fn account(&mut self, key: EntityKey, version: i64, document: &Arc<str>, answers: bool) {
@@ -431,6 +438,6 @@ impl<'a> Draft<'a> {
     clippy::expect_used,
     reason = "serialising these structs to a string cannot fail: every map key is a string, and nothing is written"
 )]
-fn document(entity: &Entity) -> Arc<str> {
-    serde_json::to_string(entity).expect("a document has only string keys").into()
+fn json(document: &impl Serialize) -> Arc<str> {
+    serde_json::to_string(document).expect("a document has only string keys").into()
 }

@@ -35,6 +35,7 @@ pub const EVENT_TYPES: &[(&str, &str)] = &[
     ("return.received", "Returned goods came in."),
     ("stock.adjusted", "Stock was corrected."),
     ("stock.counted", "Stock was counted."),
+    ("stock.low", "What can be promised of an item has come down to its reorder point."),
     ("reservation.created", "Stock was held."),
     ("reservation.released", "Held stock was let go."),
     ("reservation.expired", "Held stock was let go because its time had come."),
@@ -61,7 +62,7 @@ pub struct DomainEvent {
     pub recorded_at: Timestamp,
     /// The command behind it.
     pub command: CommandId,
-    /// The document after it, as JSON.
+    /// The document after it, as JSON; for `stock.low`, which changes none, a [`LowStock`](crate::item::LowStock).
     pub data: Arc<str>,
 }
 

@@ -1,6 +1,6 @@
 //! Items: the catalogue. A stock item has levels and movements; a service (postage, a fee) only stands on documents.
 
-use crate::command::{CreateItem, UpdateItem};
+use crate::command::{CreateItem, ReportLowStock, UpdateItem};
 use crate::decimal::Quantity;
 use crate::draft::{Draft, Stop};
 use crate::entity::{Entity, EntityKind};
@@ -57,6 +57,21 @@ pub struct Item {
     pub updated_at: Timestamp,
 }
 
+/// What `stock.low` says: an item whose availability, over all locations, has come down to its reorder point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LowStock {
+    /// Of what.
+    pub item_id: ItemId,
+    /// Of what, as the client calls it.
+    pub sku: String,
+    /// What people call it.
+    pub name: Option<String>,
+    /// What could be promised when it came down.
+    pub available: Quantity,
+    /// The reorder point that it came down to.
+    pub reorder_point: Quantity,
+}
+
 pub(crate) fn create(draft: &mut Draft<'_>, body: &CreateItem) -> Result<(), Stop> {
     let id = ItemId(draft.subject_id());
     draft.claim_code(EntityKind::Item, "sku", &body.sku)?;
@@ -104,6 +119,21 @@ pub(crate) fn update(draft: &mut Draft<'_>, body: &UpdateItem) -> Result<(), Sto
         item.metadata.clone_from(metadata);
     }
     draft.save(item, "item.updated")
+}
+
+pub(crate) fn report_low(draft: &mut Draft<'_>, body: &ReportLowStock) -> Result<(), Stop> {
+    let Entity::Item(item) = draft.subject(EntityKind::Item)?.as_ref() else {
+        return Err(Rejection::NotFound(EntityKind::Item).into());
+    };
+    let low = LowStock {
+        item_id: item.id,
+        sku: item.sku.clone(),
+        name: item.name.clone(),
+        available: body.available,
+        reorder_point: body.reorder_point,
+    };
+    draft.tell(EntityKind::Item, low.item_id.0, "stock.low", &low);
+    Ok(())
 }
 
 /// Absent stays, named is set, cleared is emptied.

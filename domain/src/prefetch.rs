@@ -222,6 +222,7 @@ impl<'a> Walk<'a> {
             Payload::ReleaseReservation(_) | Payload::ExpireReservation(_) => {
                 self.document(EntityKind::Reservation, subject)
             }
+            Payload::ReportLowStock(_) => self.document(EntityKind::Item, subject),
         }
     }
 }

@@ -273,6 +273,8 @@ endpoints! {
         CreateItem POST "/v1/items" WRITE_CATALOG, does "item.create", "Adds an item to the catalogue.";
         UpdateItem PATCH "/v1/items/{id}" WRITE_CATALOG, does "item.update", "Changes an item.";
         GetItemStock GET "/v1/items/{id}/stock" READ_STOCK, "An item's stock over all locations.";
+        GetStockHistory GET "/v1/items/{id}/stock/history" READ_STOCK, "An item's stock day by day.";
+        GetItemSupply GET "/v1/items/{id}/supply" READ_STOCK, "What there is of an item, what comes, what goes, and what to order.";
         ListItemMovements GET "/v1/items/{id}/movements" READ_STOCK, "An item's movements, newest first.";
         ListLocations GET "/v1/locations" READ_CATALOG, "Locations, oldest first.";
         GetLocation GET "/v1/locations/{id}" READ_CATALOG, "A location.";
@@ -282,6 +284,7 @@ endpoints! {
         GetSupplier GET "/v1/suppliers/{id}" READ_CATALOG, "A supplier.";
         CreateSupplier POST "/v1/suppliers" WRITE_CATALOG, does "supplier.create", "Adds a supplier.";
         UpdateSupplier PATCH "/v1/suppliers/{id}" WRITE_CATALOG, does "supplier.update", "Changes a supplier.";
+        GetLeadTimes GET "/v1/suppliers/{id}/lead-times" READ_ORDERS, "How long a supplier has taken.";
         ListPurchaseOrders GET "/v1/purchase_orders" READ_ORDERS, "Purchase orders, newest first.";
         GetPurchaseOrder GET "/v1/purchase_orders/{id}" READ_ORDERS, "A purchase order.";
         CreatePurchaseOrder POST "/v1/purchase_orders" WRITE_ORDERS, does "purchase_order.create", "Drafts a purchase order.";
@@ -319,6 +322,9 @@ endpoints! {
         BatchCommands POST "/v1/commands:batch" ANY_WRITE, "Many commands in one request; each needs its own scope.";
         GetCommand GET "/v1/commands/{id}" ANY_OUTCOME, "What became of a command.";
         ListStock GET "/v1/stock" READ_STOCK, "Levels, now or as of a time.";
+        ListLowStock GET "/v1/stock/low" READ_STOCK, "Items of which there is no more than their reorder point.";
+        ListOpenLines GET "/v1/stock/open" READ_ORDERS, "Lines of which something is still to come, to arrive or to go.";
+        GetFreshness GET "/v1/freshness" READ_CATALOG, "How far the ledger and its read models are.";
         ListMovements GET "/v1/movements" READ_STOCK, "Movements, newest first.";
         GetMovement GET "/v1/movements/{sequence}" READ_STOCK, "A movement, by its number in the ledger.";
         GetMovementProof GET "/v1/movements/{sequence}/proof" READ_LEDGER, "The proof that a movement is in the ledger." refuses NotFound;

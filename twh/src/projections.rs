@@ -1,30 +1,29 @@
-//! Starts the consumer group that makes the index of search, and builds such an index anew (`twh rebuild search`).
+//! Starts the consumer groups that make read models, and makes one anew (`twh rebuild …`).
 
 use crate::config::Config;
 use crate::print;
 use crate::progress::Progress;
 use crate::serve::{BATCH_BYTES_MAX, KAFKA_TIMEOUT, Parts, pool, prepare_topics};
 use anyhow::{Context as _, bail};
-use clap::Args;
-use std::collections::HashMap;
+use clap::{Args, ValueEnum};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use twh_processors::projections::{self, Projections, Settings, Target, positions_of};
+use twh_processors::projections::{Model, Projections, SearchIndex, Settings, Supply, Target};
 use twh_processors::replay::Source;
 use twh_processors::runtime::{self, DeadLetters, Limits};
 use twh_schemas::Schemas;
-use twh_schemas::catalogue::{EVENTS, PROJECTIONS_DLQ};
+use twh_schemas::catalogue::{COMMANDS, EVENTS, PROJECTIONS_DLQ};
 use twh_sinks::kafka::Producer;
-use twh_sinks::postgres::{self, PgPool};
+use twh_sinks::postgres::builds::{self, Build, Projection, State};
+use twh_sinks::postgres::{self, PgPool, supply};
 use twh_sinks::search::elastic::Elastic;
-use twh_sinks::search::indexes::{self, State};
 
 const CONNECTIONS: u32 = 4;
-/// Events that go into the index at once, as they come, and where it is built anew.
+/// Events that go into a model at once, as they come, and where it is made anew.
 const EVENTS_MAX: usize = 2_000;
 const EVENTS_MAX_REBUILDING: usize = 20_000;
 /// Dead letters are never given up.
@@ -48,31 +47,29 @@ pub(crate) fn alias(config: &Config) -> String {
     if prefix.is_empty() { "twh-items".to_owned() } else { format!("twh-items-{prefix}") }
 }
 
-/// The group, once more or for the first time: it writes to the target until it is told to stop.
-async fn run_group(
+/// The group of a model, once more or for the first time: it writes to the target until it is told to stop.
+async fn run_group<M: Model>(
     config: &Config,
     client_id: &str,
     schemas: Arc<Schemas>,
-    elastic: Elastic,
+    model: M,
     target: Target,
     stop: CancellationToken,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
-    let producer = Producer::new(&config.kafka_brokers, &format!("{client_id}-projections-dlq"), NEVER)?;
+    let name = M::PROJECTION.group();
+    let producer = Producer::new(&config.kafka_brokers, &format!("{client_id}-{name}-dlq"), NEVER)?;
     let asked = producer.clone();
     let cluster_id = tokio::task::spawn_blocking(move || asked.cluster_id(KAFKA_TIMEOUT)).await?;
     let topic = EVENTS.full_name(&config.topic_prefix);
     let (name, records_max) = match &target {
-        Target::Serving { .. } => (projections::GROUP.to_owned(), EVENTS_MAX),
-        Target::Building(index) => (positions_of(index).replace('/', "-"), EVENTS_MAX_REBUILDING),
+        Target::Serving { .. } => (name.to_owned(), EVENTS_MAX),
+        Target::Building(build) => (build.positions().replace('/', "-"), EVENTS_MAX_REBUILDING),
     };
     let group = format!("{}{}{name}", config.topic_prefix, config.group_prefix);
-    let pool = postgres::connect(&config.database_url, CONNECTIONS, "twh-projections")
-        .context("TWH_DATABASE_URL is not usable")?;
+    let pool = projections_pool(config)?;
     let settings = Settings {
         pool,
         schemas,
-        elastic,
-        alias: alias(config),
         target,
         kafka_cluster_id: cluster_id.context("Kafka does not say which cluster it is")?,
         owner: client_id.to_owned(),
@@ -81,13 +78,30 @@ async fn run_group(
         DeadLetters::new(producer, group.clone(), topic.clone(), PROJECTIONS_DLQ.full_name(&config.topic_prefix));
     let options = runtime::Options {
         brokers: config.kafka_brokers.clone(),
-        client_id: format!("{client_id}-projections"),
+        client_id: format!("{client_id}-{name}"),
         group,
         topic,
         limits: Limits { records_max, bytes_max: 4 * BATCH_BYTES_MAX },
     };
-    let group = Projections::new(settings);
+    let group = Projections::new(settings, model);
     Ok(async move { Ok(runtime::run(group, options, dead_letters, stop).await?) })
+}
+
+fn projections_pool(config: &Config) -> anyhow::Result<PgPool> {
+    postgres::connect(&config.database_url, CONNECTIONS, "twh-projections").context("TWH_DATABASE_URL is not usable")
+}
+
+fn search_index(config: &Config, elastic: Elastic) -> anyhow::Result<SearchIndex> {
+    Ok(SearchIndex { pool: projections_pool(config)?, elastic, alias: alias(config) })
+}
+
+fn supply_model(config: &Config, client_id: &str, schemas: Arc<Schemas>) -> anyhow::Result<Supply> {
+    Ok(Supply {
+        pool: projections_pool(config)?,
+        schemas,
+        producer: Producer::new(&config.kafka_brokers, &format!("{client_id}-supply"), NEVER)?,
+        commands_topic: COMMANDS.full_name(&config.topic_prefix),
+    })
 }
 
 pub(crate) async fn start(
@@ -95,58 +109,123 @@ pub(crate) async fn start(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let Some(elastic) = elastic(&parts.config)? else {
+    let (config, client_id) = (&parts.config, &parts.client_id);
+    let schemas = || Arc::clone(&parts.schemas);
+    let model = supply_model(config, client_id, schemas())?;
+    let target = Target::Serving { first: "supply-000001".to_owned() };
+    tasks.spawn(run_group(config, client_id, schemas(), model, target, stop.clone()).await?);
+    let Some(elastic) = elastic(config)? else {
         tracing::info!("TWH_SEARCH_URL is not set: PostgreSQL answers searches, and no index is made");
         return Ok(());
     };
-    let target = Target::Serving { first: format!("{}-000001", alias(&parts.config)) };
-    let schemas = Arc::clone(&parts.schemas);
-    tasks.spawn(run_group(&parts.config, &parts.client_id, schemas, elastic, target, stop.clone()).await?);
+    let target = Target::Serving { first: format!("{}-000001", alias(config)) };
+    let model = search_index(config, elastic)?;
+    tasks.spawn(run_group(config, client_id, schemas(), model, target, stop.clone()).await?);
     Ok(())
+}
+
+/// A read model, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// The index of search.
+    Search,
+    /// What there is of items, what comes and what goes.
+    Supply,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RebuildArguments {
-    /// What is built anew.
-    #[arg(value_parser = ["search"])]
-    what: String,
+    /// What is made anew.
+    what: What,
     /// Begins anew where a rebuild was begun and is not finished.
     #[arg(long)]
     anew: bool,
-    /// Leaves the index that answered before, which is otherwise deleted.
+    /// Leaves the build that answered before, which is otherwise deleted.
     #[arg(long)]
     keep: bool,
 }
 
+/// Where a model's builds are, besides how far they are.
+enum Place {
+    Search(SearchIndex),
+    Supply(PgPool),
+}
+
+impl Place {
+    const fn projection(&self) -> Projection {
+        match self {
+            Self::Search(_) => Projection::Search,
+            Self::Supply(_) => Projection::Supply,
+        }
+    }
+
+    async fn make(&self, build: &Build) -> anyhow::Result<()> {
+        match self {
+            Self::Search(index) => Ok(index.elastic.create(&build.name).await?),
+            Self::Supply(_) => Ok(()),
+        }
+    }
+
+    async fn serve(&self, build: &Build) -> anyhow::Result<()> {
+        match self {
+            Self::Search(index) => {
+                index.elastic.refresh(&build.name).await?;
+                Ok(index.elastic.serve(&index.alias, &build.name).await?)
+            }
+            Self::Supply(_) => Ok(()),
+        }
+    }
+
+    async fn delete(&self, build: &Build) -> anyhow::Result<()> {
+        match self {
+            Self::Search(index) => Ok(index.elastic.delete(&build.name).await?),
+            Self::Supply(pool) => Ok(supply::delete(pool, build).await?),
+        }
+    }
+}
+
 /// Runs the command.
 pub(crate) async fn rebuild(config: &Config, arguments: RebuildArguments) -> anyhow::Result<ExitCode> {
-    let elastic = elastic(config)?
-        .with_context(|| format!("TWH_SEARCH_URL is not set: there is nothing to rebuild of {}", arguments.what))?;
     let pool = pool(config)?;
+    let (place, prefix) = match arguments.what {
+        What::Search => {
+            let elastic = elastic(config)?.context("TWH_SEARCH_URL is not set: there is no index of search to rebuild")?;
+            (Place::Search(search_index(config, elastic)?), alias(config))
+        }
+        What::Supply => (Place::Supply(pool.clone()), "supply".to_owned()),
+    };
     postgres::migrate(&pool).await.context("the tables could not be brought up to date")?;
     let schemas = Arc::new(prepare_topics(config).await?);
+    let projection = place.projection();
     if arguments.anew
-        && let Some(index) = indexes::in_state(&pool, State::Building).await?
+        && let Some(build) = builds::in_state(&pool, projection, State::Building).await?
     {
-        drop_index(&pool, &elastic, &index).await?;
+        drop_build(&pool, &place, &build).await?;
     }
     let now = OffsetDateTime::now_utc().unix_timestamp();
-    let index = indexes::begin(&pool, &format!("{}-{now}", alias(config)), State::Building).await?;
-    elastic.create(&index).await?;
+    let build = builds::begin(&pool, projection, &format!("{prefix}-{now}"), State::Building).await?;
+    place.make(&build).await?;
     let stop = CancellationToken::new();
     let _stop_on_return = stop.clone().drop_guard();
     let client_id = format!("twh-rebuild-{}", uuid::Uuid::new_v4().simple());
-    let target = Target::Building(index.clone());
-    let group = run_group(config, &client_id, schemas, elastic.clone(), target, stop.clone()).await?;
-    let mut group = tokio::spawn(group);
-    let (source, group_of_index) = (source(config), positions_of(&index));
+    let target = Target::Building(build.clone());
+    let mut group = match &place {
+        Place::Search(index) => {
+            let model = search_index(config, index.elastic.clone())?;
+            tokio::spawn(run_group(config, &client_id, schemas, model, target, stop.clone()).await?)
+        }
+        Place::Supply(_) => {
+            let model = supply_model(config, &client_id, Arc::clone(&schemas))?;
+            tokio::spawn(run_group(config, &client_id, schemas, model, target, stop.clone()).await?)
+        }
+    };
+    let source = source(config);
     let caught_up = async {
-        let read = catch_up(&source, &pool, &group_of_index, true).await?;
-        elastic.refresh(&index).await?;
-        elastic.serve(&alias(config), &index).await?;
-        let before = indexes::replace(&pool, &index).await?;
-        // What was written to the index before, until its writers knew, is on the topic by now.
-        catch_up(&source, &pool, &group_of_index, false).await?;
+        let read = catch_up(&source, &pool, &build, true).await?;
+        place.serve(&build).await?;
+        let before = builds::replace(&pool, &build).await?;
+        // What was written to the build before, until its writers knew, is on the topic by now.
+        catch_up(&source, &pool, &build, false).await?;
         anyhow::Ok((read, before))
     };
     let (read, before) = tokio::select! {
@@ -155,17 +234,17 @@ pub(crate) async fn rebuild(config: &Config, arguments: RebuildArguments) -> any
     };
     stop.cancel();
     group.await??;
-    print(&format!("{index} answers searches now: {read} events were read\n"))?;
+    print(&format!("{} answers now: {read} events were read\n", build.name))?;
     for old in before.iter().filter(|_| !arguments.keep) {
-        drop_index(&pool, &elastic, old).await?;
-        print(&format!("{old} is deleted\n"))?;
+        drop_build(&pool, &place, old).await?;
+        print(&format!("{} is deleted\n", old.name))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn drop_index(pool: &PgPool, elastic: &Elastic, index: &str) -> anyhow::Result<()> {
-    elastic.delete(index).await?;
-    indexes::forget(pool, index, &positions_of(index)).await?;
+async fn drop_build(pool: &PgPool, place: &Place, build: &Build) -> anyhow::Result<()> {
+    place.delete(build).await?;
+    builds::forget(pool, build).await?;
     Ok(())
 }
 
@@ -173,14 +252,14 @@ fn source(config: &Config) -> Source {
     Source { brokers: config.kafka_brokers.clone(), topic: EVENTS.full_name(&config.topic_prefix) }
 }
 
-/// Waits until a group has read all that the topic held a moment ago; says how many events that were.
-async fn catch_up(source: &Source, pool: &PgPool, group: &str, says_so: bool) -> anyhow::Result<u64> {
+/// Waits until a build has read all that the topic held a moment ago; says how many events that were.
+async fn catch_up(source: &Source, pool: &PgPool, build: &Build, says_so: bool) -> anyhow::Result<u64> {
     let sum = |offsets: &[i64]| u64::try_from(offsets.iter().sum::<i64>()).unwrap_or_default();
     let mut progress = None;
     let mut ends: Option<Vec<i64>> = None;
     let (mut last, mut moved) = (0, tokio::time::Instant::now());
     loop {
-        let positions: HashMap<i32, i64> = indexes::positions(pool, group).await?.into_iter().collect();
+        let positions = builds::positions(pool, build).await?;
         let count = ends.as_ref().map_or(0, Vec::len);
         let at: Vec<i64> = (0..count)
             .map(|partition| {

@@ -9,7 +9,7 @@ use twh_domain::adjustment::Adjustment;
 use twh_domain::count::Count;
 use twh_domain::decimal::Quantity;
 use twh_domain::id::TenantId;
-use twh_domain::item::Item;
+use twh_domain::item::{Item, LowStock};
 use twh_domain::location::Location;
 use twh_domain::purchase_order::PurchaseOrder;
 use twh_domain::reservation::Reservation;
@@ -132,6 +132,7 @@ fn data(event_type: &str) -> Schema {
         "reservation" => of::<Reservation>(),
         "webhook" => of::<WebhookNotice>(),
         _ if event_type == "stock.counted" => of::<Count>(),
+        _ if event_type == "stock.low" => of::<LowStock>(),
         _ => of::<Adjustment>(),
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod audit;
+pub mod builds;
 pub mod committer;
 pub mod digest;
 pub mod ledger;
@@ -10,6 +11,7 @@ pub mod positions;
 pub mod queries;
 pub mod rehearsal;
 pub(crate) mod statement;
+pub mod supply;
 pub mod tenant;
 pub mod tree;
 pub mod verification;

@@ -509,3 +509,16 @@ pub async fn applied_through(connection: &mut PgConnection, partition: i32) -> R
         .fetch_optional(&mut *connection)
         .await
 }
+
+/// The last command that the tenant's tables reflect; `None` before its first.
+pub async fn reflects(connection: &mut PgConnection, tenant: TenantId) -> Result<Option<Position>, sqlx::Error> {
+    let row = sqlx::query(
+        "select p.partition, p.next_offset - 1 as log_offset
+         from (select partition from command_outcomes where tenant_id = $1 limit 1) o
+         join ledger_partitions p on p.partition = o.partition",
+    )
+    .bind(tenant.0)
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| Ok(Position { partition: row.try_get("partition")?, offset: row.try_get("log_offset")? })).transpose()
+}

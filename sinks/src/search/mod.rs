@@ -5,7 +5,6 @@
 //! could be wrong, and chooses no tenant.
 
 pub mod elastic;
-pub mod indexes;
 pub mod postgres;
 pub mod text;
 

@@ -2,13 +2,13 @@
 //! 0020); what is here filters, counts and sorts them under the tenant's row-level security, in one statement.
 
 use super::{BUCKETS_MAX, Bucket, Facet, Found, Hit, HitLevel, MATCHES_MAX, Match, SearchQuery, Sort};
+use crate::postgres::queries::reflects;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use twh_domain::decimal::Quantity;
 use twh_domain::id::TenantId;
-use twh_domain::outcome::Position;
 use uuid::Uuid;
 
 /// The statement's answer, as JSON.
@@ -172,19 +172,6 @@ pub async fn name_locations(
         }
     }
     Ok(())
-}
-
-/// The last command that the tenant's tables reflect; `None` before its first.
-pub async fn reflects(connection: &mut PgConnection, tenant: TenantId) -> Result<Option<Position>, sqlx::Error> {
-    let row = sqlx::query(
-        "select p.partition, p.next_offset - 1 as log_offset
-         from (select partition from command_outcomes where tenant_id = $1 limit 1) o
-         join ledger_partitions p on p.partition = o.partition",
-    )
-    .bind(tenant.0)
-    .fetch_optional(connection)
-    .await?;
-    row.map(|row| Ok(Position { partition: row.try_get("partition")?, offset: row.try_get("log_offset")? })).transpose()
 }
 
 /// Searches a tenant's items, all as of one moment.

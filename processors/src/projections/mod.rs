@@ -1,0 +1,265 @@
+//! The consumer groups that make read models, of `domain.events` alone: one a model, so that one that stands still holds up no
+//! other.
+//!
+//! A model's builds have positions of their own. The group writes to the build that answers; while another is made from the
+//! beginning of the log, whoever makes it is this group once more, of another name.
+
+mod search;
+mod supply;
+
+pub use search::SearchIndex;
+pub use supply::Supply;
+
+use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Record, Watermarks, Worker};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use twh_domain::entity::EntityKind;
+use twh_domain::id::{ItemId, TenantId};
+use twh_domain::outcome::Position;
+use twh_schemas::Schemas;
+use twh_schemas::records::DomainEvent;
+use twh_sinks::postgres::PgPool;
+use twh_sinks::postgres::builds::{self, Build, Progress, Projection, State};
+use twh_sinks::postgres::positions::{self, Hold, PositionError};
+
+/// Which build the group writes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The one that answers, whichever it is; the first is made where there is none.
+    Serving {
+        /// What the first is called.
+        first: String,
+    },
+    /// This one, until it answers.
+    Building(Build),
+}
+
+/// What the group works with.
+pub struct Settings {
+    /// The database.
+    pub pool: PgPool,
+    /// What events are decoded with.
+    pub schemas: Arc<Schemas>,
+    /// Which build.
+    pub target: Target,
+    /// Which cluster it is.
+    pub kafka_cluster_id: String,
+    /// Who we are.
+    pub owner: String,
+}
+
+/// A batch of events of one partition, on its way into a build.
+pub struct Batch<'a> {
+    /// Where to.
+    pub build: &'a Build,
+    /// By which right.
+    pub hold: &'a Hold,
+    /// The events, in order.
+    pub events: &'a [Decoded<DomainEvent>],
+    /// Where the partition stands after them.
+    pub next_offset: i64,
+    /// The last of each tenant's events.
+    pub progress: &'a [Progress],
+    /// Whether the build answers, so that someone may wait for it.
+    pub answers: bool,
+}
+
+/// A read model.
+pub trait Model: Send + Sync + 'static {
+    /// Which one.
+    const PROJECTION: Projection;
+
+    /// Makes room for the first build.
+    fn make_first(&self, name: &str) -> impl Future<Output = Result<(), ApplyError>> + Send;
+
+    /// Refuses a build that is not there any more.
+    fn check(&self, build: &Build) -> impl Future<Output = Result<(), ApplyError>> + Send;
+
+    /// Adds a batch, and moves the partition. What a crash leaves of it does no harm when the batch comes again.
+    fn write(&self, batch: &Batch<'_>) -> impl Future<Output = Result<(), ApplyError>> + Send;
+}
+
+/// The group of a model.
+pub struct Projections<M>(Arc<Parts<M>>);
+
+struct Parts<M> {
+    settings: Settings,
+    model: M,
+}
+
+fn position_error(error: PositionError) -> ApplyError {
+    match error {
+        PositionError::Fenced { .. } => ApplyError::Fenced(error.to_string()),
+        PositionError::OtherCluster { .. } => ApplyError::Halted(error.to_string()),
+        PositionError::Database(_) => ApplyError::Unavailable(error.to_string()),
+    }
+}
+
+/// The items that an event changes.
+fn touched(event: &DomainEvent) -> BTreeSet<ItemId> {
+    let own = (event.subject_type == EntityKind::Item.name()).then_some(ItemId(event.subject_id));
+    own.into_iter().chain(event.stock.iter().map(|change| change.item_id)).collect()
+}
+
+/// The items that events change, and whose they are.
+fn all_touched(events: &[Decoded<DomainEvent>]) -> Vec<(TenantId, ItemId)> {
+    let of = |event: &DomainEvent| touched(event).into_iter().map(|item| (event.tenant_id, item)).collect::<Vec<_>>();
+    let items: BTreeSet<_> = events.iter().flat_map(|decoded| of(&decoded.item)).collect();
+    items.into_iter().collect()
+}
+
+/// Whether an event carries its subject's document: all but one that changes nothing do.
+fn is_document_of(event: &DomainEvent, kind: EntityKind) -> bool {
+    event.subject_type == kind.name() && event.event_type != "stock.low"
+}
+
+impl<M: Model> Projections<M> {
+    /// The group.
+    pub fn new(settings: Settings, model: M) -> Self {
+        Self(Arc::new(Parts { settings, model }))
+    }
+
+    /// The build to write to now.
+    async fn build(&self) -> Result<Build, ApplyError> {
+        let Settings { pool, target, .. } = &self.0.settings;
+        let first = match target {
+            Target::Building(build) => return Ok(build.clone()),
+            Target::Serving { first } => first,
+        };
+        let serving = builds::in_state(pool, M::PROJECTION, State::Serving).await.map_err(ApplyError::unavailable)?;
+        if let Some(build) = serving {
+            return Ok(build);
+        }
+        self.0.model.make_first(first).await?;
+        let build = builds::begin(pool, M::PROJECTION, first, State::Serving).await.map_err(ApplyError::unavailable)?;
+        tracing::info!(projection = M::PROJECTION.name(), build = build.name, "the first build of a read model is made");
+        Ok(build)
+    }
+
+    /// Whether a build is still what this group writes to. One that is made goes on being so until its partitions are claimed
+    /// by others, since those may not be there.
+    async fn is_still(&self, build: &Build) -> Result<bool, ApplyError> {
+        let state = match &self.0.settings.target {
+            Target::Building(_) => State::Building,
+            Target::Serving { .. } => State::Serving,
+        };
+        let now = builds::in_state(&self.0.settings.pool, M::PROJECTION, state).await;
+        Ok(now.map_err(ApplyError::unavailable)?.as_ref() == Some(build))
+    }
+}
+
+impl<M: Model> Group for Projections<M> {
+    type Item = DomainEvent;
+    type Worker = Projector<M>;
+
+    async fn claim(&self, partition: i32) -> Result<Claimed<Projector<M>>, ApplyError> {
+        let build = self.build().await?;
+        if !self.is_still(&build).await? {
+            return Err(ApplyError::Fenced(format!(
+                "{} answers now: it is written to by those who write to what answers",
+                build.name
+            )));
+        }
+        self.0.model.check(&build).await?;
+        let Settings { pool, kafka_cluster_id, owner, .. } = &self.0.settings;
+        let hold = positions::claim(pool, &build.positions(), partition, 0, kafka_cluster_id, owner).await;
+        let hold = hold.map_err(position_error)?;
+        let next_offset = hold.next_offset;
+        let worker = Projector { projections: Self(Arc::clone(&self.0)), build, hold, taken: None };
+        Ok(Claimed { worker, next_offset })
+    }
+
+    fn check_log(&self, next_offset: i64, watermarks: Watermarks) -> Result<(), ApplyError> {
+        let name = M::PROJECTION.name();
+        if next_offset > watermarks.high {
+            return Err(ApplyError::Halted(format!(
+                "the read model {name} reflects what is before offset {next_offset}, but the topic ends at {}: it was made anew or \
+                 restored from an older copy; twh rebuild {name} makes it of what there is",
+                watermarks.high
+            )));
+        }
+        if next_offset < watermarks.low {
+            return Err(ApplyError::Halted(format!(
+                "the topic begins at offset {}, but the read model {name} reflects only what is before {next_offset}: events are \
+                 lost to retention; restore the topic",
+                watermarks.low
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What works on one partition.
+pub struct Projector<M> {
+    projections: Projections<M>,
+    build: Build,
+    hold: Hold,
+    /// What was taken on and is not written.
+    taken: Option<(Vec<Decoded<DomainEvent>>, i64)>,
+}
+
+impl<M: Model> Projector<M> {
+    async fn write(&mut self) -> Result<(), ApplyError> {
+        let Some((events, next_offset)) = self.taken.take() else { return Ok(()) };
+        let written = self.project(&events, next_offset).await;
+        match &written {
+            Ok(()) => self.hold.next_offset = next_offset,
+            Err(_) => self.taken = Some((events, next_offset)),
+        }
+        written
+    }
+
+    async fn project(&self, events: &[Decoded<DomainEvent>], next_offset: i64) -> Result<(), ApplyError> {
+        let Parts { settings, model } = &*self.projections.0;
+        let answers = matches!(settings.target, Target::Serving { .. });
+        if answers && !self.projections.is_still(&self.build).await? {
+            return Err(ApplyError::Fenced(format!("{} does not answer any more", self.build.name)));
+        }
+        let mut progress: BTreeMap<TenantId, Progress> = BTreeMap::new();
+        for Decoded { item: event, .. } in events {
+            let position = Position { partition: event.partition, offset: event.offset };
+            let reached = Progress { tenant: event.tenant_id, sequence: event.sequence, position };
+            let last = progress.entry(event.tenant_id).or_insert(reached);
+            // Events may come again, and then an older one after a newer one.
+            if last.sequence < reached.sequence {
+                *last = reached;
+            }
+        }
+        let progress: Vec<_> = progress.into_values().collect();
+        let (build, hold) = (&self.build, &self.hold);
+        model.write(&Batch { build, hold, events, next_offset, progress: &progress, answers }).await
+    }
+}
+
+impl<M: Model> Worker for Projector<M> {
+    type Item = DomainEvent;
+
+    async fn decode(&mut self, record: &Record) -> Result<DomainEvent, DecodeError> {
+        self.projections.0.settings.schemas.events.decode(&record.payload).await.map_err(|error| {
+            if error.is_poison() {
+                DecodeError::Poison(error.to_string())
+            } else {
+                DecodeError::Unavailable(error.to_string())
+            }
+        })
+    }
+
+    async fn apply(&mut self, batch: Vec<Decoded<DomainEvent>>, next_offset: i64) -> Result<(), ApplyError> {
+        self.taken = Some((batch, next_offset));
+        self.write().await
+    }
+
+    async fn written(&mut self) -> Result<(), ApplyError> {
+        self.write().await
+    }
+
+    async fn finish(&mut self) -> Result<(), ApplyError> {
+        self.write().await
+    }
+
+    fn applied_through(&self) -> i64 {
+        self.hold.next_offset
+    }
+
+    async fn drain(self) {}
+}

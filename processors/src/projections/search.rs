@@ -1,0 +1,101 @@
+//! The index that search looks into.
+//!
+//! An item in it is the sum of its events: its last document, and the last of each of its levels. The owner of a partition
+//! reads what stands there, adds a batch of events, writes it under the last event's number, and then moves the partition. A
+//! crash between the two writes the same once more; who has lost the partition without knowing it is refused by the numbers,
+//! and by the epoch.
+
+use super::{Batch, Model, all_touched, is_document_of, position_error, touched};
+use crate::runtime::ApplyError;
+use prometheus::{IntCounterVec, register_int_counter_vec};
+use std::collections::HashMap;
+use std::sync::LazyLock;
+use twh_domain::entity::EntityKind;
+use twh_domain::id::ItemId;
+use twh_schemas::records::DomainEvent;
+use twh_sinks::postgres::PgPool;
+use twh_sinks::postgres::builds::{self, Build, Projection};
+use twh_sinks::search::elastic::{Elastic, ElasticError, IndexedItem};
+
+/// Items read and written in one request.
+const ITEMS_AT_ONCE: usize = 1_000;
+
+#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
+static WRITTEN: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!("twh_search_items_total", "Items written to the search engine, by result.", &["result"])
+        .expect("the metric's name is unique")
+});
+
+/// The index.
+pub struct SearchIndex {
+    /// Where positions are.
+    pub pool: PgPool,
+    /// Where the index is.
+    pub elastic: Elastic,
+    /// What searches call the index that answers.
+    pub alias: String,
+}
+
+fn elastic_error(error: ElasticError) -> ApplyError {
+    match error {
+        ElasticError::Away(_) => ApplyError::Unavailable(error.to_string()),
+        ElasticError::NoIndex(_) => ApplyError::Halted(format!(
+            "{error}: it was deleted, or the search engine is another; twh rebuild search makes one of all that was ever told"
+        )),
+        ElasticError::Address(_) | ElasticError::Refused(_) => ApplyError::Halted(error.to_string()),
+    }
+}
+
+/// Adds an event to an item that it changes. One that the item reflects already changes nothing.
+fn add(item: &mut IndexedItem, id: ItemId, event: &DomainEvent) {
+    if item.sequence >= event.sequence {
+        return;
+    }
+    let describes = is_document_of(event, EntityKind::Item) && event.subject_id == id.0;
+    if describes && let Err(error) = item.describe(&event.data) {
+        tracing::error!(%error, event_id = %event.event_id, "an item's document is not understood; search keeps the one before");
+    }
+    for change in event.stock.iter().filter(|change| change.item_id == id) {
+        item.stock(change.location_id, change.qty_on_hand, change.qty_reserved, change.version);
+    }
+    item.sequence = event.sequence;
+}
+
+impl Model for SearchIndex {
+    const PROJECTION: Projection = Projection::Search;
+
+    async fn make_first(&self, name: &str) -> Result<(), ApplyError> {
+        self.elastic.create(name).await.map_err(elastic_error)?;
+        self.elastic.serve(&self.alias, name).await.map_err(elastic_error)
+    }
+
+    async fn check(&self, build: &Build) -> Result<(), ApplyError> {
+        if self.elastic.exists(&build.name).await.map_err(elastic_error)? {
+            return Ok(());
+        }
+        Err(elastic_error(ElasticError::NoIndex(build.name.clone())))
+    }
+
+    async fn write(&self, batch: &Batch<'_>) -> Result<(), ApplyError> {
+        let (elastic, index) = (&self.elastic, &batch.build.name);
+        let asked = all_touched(batch.events);
+        let mut items = HashMap::with_capacity(asked.len());
+        for some in asked.chunks(ITEMS_AT_ONCE) {
+            items.extend(elastic.items(index, some).await.map_err(elastic_error)?);
+        }
+        for event in batch.events.iter().map(|decoded| &decoded.item) {
+            for id in touched(event) {
+                add(items.entry(id).or_insert_with(|| IndexedItem::new(event.tenant_id, id)), id, event);
+            }
+        }
+        let items: Vec<_> = items.into_values().collect();
+        // Whoever waits for a write to be found waits for this; whoever makes a build does not.
+        for some in items.chunks(ITEMS_AT_ONCE) {
+            let written = elastic.write(index, some, batch.answers).await.map_err(elastic_error)?;
+            WRITTEN.with_label_values(&["written"]).inc_by(u64::try_from(written.written).unwrap_or_default());
+            WRITTEN.with_label_values(&["outdated"]).inc_by(u64::try_from(written.outdated).unwrap_or_default());
+        }
+        let advanced = builds::advance(&self.pool, batch.build, batch.hold, batch.next_offset, batch.progress).await;
+        advanced.map_err(position_error)
+    }
+}

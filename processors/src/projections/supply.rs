@@ -1,0 +1,113 @@
+//! What there is of each item, what comes and what goes; and which items come down to their reorder point.
+//!
+//! A batch is one transaction with the move of its partition, so it is added once. Events may stand on the topic twice: the
+//! repeat is known by its number. Before that transaction the ledger is asked to tell of each item that the batch brings down
+//! to its reorder point, under a name that is the same however often it is asked: by whoever reads the batch again after a
+//! crash, and by whoever makes the model anew.
+
+mod fold;
+#[cfg(test)]
+mod tests;
+
+use super::{Batch, Model, all_touched, position_error};
+use crate::runtime::ApplyError;
+use fold::{Crossing, Fold};
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+use twh_domain::command::{Actor, Command, Operation, Payload, RULES_VERSION, ReportLowStock, SYSTEM_KEY_PREFIX};
+use twh_domain::id::{CommandId, TenantId};
+use twh_schemas::Schemas;
+use twh_sinks::kafka::{Outgoing, Producer};
+use twh_sinks::postgres::PgPool;
+use twh_sinks::postgres::builds::{self, Build, Projection};
+use twh_sinks::postgres::supply;
+use uuid::Uuid;
+
+/// What was longer ago is not told: the ledger forgets under which names it was asked (after 30 days).
+const TOLD_WITHIN: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// The model.
+pub struct Supply {
+    /// Where it is kept.
+    pub pool: PgPool,
+    /// The contract of the topics.
+    pub schemas: Arc<Schemas>,
+    /// How commands get to the log.
+    pub producer: Producer,
+    /// The full name of `commands`.
+    pub commands_topic: String,
+}
+
+impl Supply {
+    /// Asks the ledger to tell of what came down to its reorder point.
+    async fn tell(&self, crossings: &[Crossing]) -> Result<(), ApplyError> {
+        let since = (OffsetDateTime::now_utc() - TOLD_WITHIN).into();
+        let mut records = Vec::new();
+        for crossing in crossings.iter().filter(|crossing| crossing.recorded_at >= since) {
+            let payload = self.schemas.commands.encode(&command(crossing)).map_err(ApplyError::unavailable)?;
+            records.push((crossing.tenant.to_string(), payload));
+        }
+        if records.is_empty() {
+            return Ok(());
+        }
+        let outgoing = records.iter().map(|(key, payload)| Outgoing {
+            topic: &self.commands_topic,
+            partition: None,
+            key: key.as_bytes(),
+            headers: &[],
+            payload,
+        });
+        self.producer.produce_all(outgoing).await.map_err(ApplyError::unavailable)?;
+        tracing::info!(items = records.len(), "supply: items came down to their reorder point");
+        Ok(())
+    }
+}
+
+fn command(crossing: &Crossing) -> Command {
+    Command {
+        command_id: CommandId(Uuid::now_v7()),
+        tenant_id: crossing.tenant,
+        rules_version: RULES_VERSION,
+        issued_at: OffsetDateTime::now_utc().into(),
+        actor: Actor { kind: "system".to_owned(), id: "supply".to_owned(), ip: None, user_agent: None }.into(),
+        request_id: format!("low-stock-{}", crossing.item).into(),
+        idempotency_key: format!("{SYSTEM_KEY_PREFIX}low_stock/{}/{}", crossing.item, crossing.sequence),
+        fingerprint: "report_low".to_owned(),
+        operations: vec![Operation {
+            subject: crossing.item.0,
+            expected_version: None,
+            payload: Payload::ReportLowStock(ReportLowStock {
+                available: crossing.available,
+                reorder_point: crossing.reorder_point,
+            }),
+        }],
+    }
+}
+
+impl Model for Supply {
+    const PROJECTION: Projection = Projection::Supply;
+
+    async fn make_first(&self, _: &str) -> Result<(), ApplyError> {
+        Ok(())
+    }
+
+    async fn check(&self, _: &Build) -> Result<(), ApplyError> {
+        Ok(())
+    }
+
+    async fn write(&self, batch: &Batch<'_>) -> Result<(), ApplyError> {
+        let tenants: Vec<TenantId> = batch.progress.iter().map(|progress| progress.tenant).collect();
+        let reflected = builds::reflected(&self.pool, batch.build, &tenants).await.map_err(ApplyError::unavailable)?;
+        let held = supply::held(&self.pool, batch.build, &all_touched(batch.events)).await;
+        let mut fold = Fold::new(held.map_err(ApplyError::unavailable)?, reflected);
+        for decoded in batch.events {
+            fold.add(&decoded.item);
+        }
+        let (changed, crossings) = fold.finish();
+        self.tell(&crossings).await?;
+        supply::write(&self.pool, batch.build, batch.hold, batch.next_offset, batch.progress, &changed)
+            .await
+            .map_err(position_error)
+    }
+}

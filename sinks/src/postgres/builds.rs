@@ -1,0 +1,276 @@
+//! The builds of read models: which one answers, and how far each is.
+
+use super::PgPool;
+use super::positions::{Hold, PositionError};
+use super::queries::reflects;
+use super::sqlx::{self, PgConnection, Row as _};
+use super::statement::{Columns, Rows, Sql, Statement};
+use std::collections::HashMap;
+use twh_domain::id::TenantId;
+use twh_domain::outcome::Position;
+
+/// A read model that is made of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Projection {
+    /// The index of search.
+    Search,
+    /// What there is of items, what comes and what goes.
+    Supply,
+}
+
+impl Projection {
+    /// Every one.
+    pub const ALL: &[Self] = &[Self::Search, Self::Supply];
+
+    /// The stable name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Search => "search",
+            Self::Supply => "supply",
+        }
+    }
+
+    /// The consumer group that makes it, without prefixes.
+    #[must_use]
+    pub const fn group(self) -> &'static str {
+        match self {
+            Self::Search => "projections-search",
+            Self::Supply => "projections-supply",
+        }
+    }
+}
+
+/// What a build is for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It is being made and answers nothing.
+    Building,
+    /// It answers.
+    Serving,
+}
+
+impl State {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Building => "building",
+            Self::Serving => "serving",
+        }
+    }
+}
+
+/// One build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build {
+    /// Of what.
+    pub projection: Projection,
+    /// Its number, which the rows that it is made of carry.
+    pub number: i64,
+    /// Its name, unique among all.
+    pub name: String,
+}
+
+impl Build {
+    /// The name that its positions stand under.
+    #[must_use]
+    pub fn positions(&self) -> String {
+        format!("{}/{}", self.projection.group(), self.name)
+    }
+}
+
+/// The newest build in a state.
+pub async fn in_state(pool: &PgPool, projection: Projection, state: State) -> Result<Option<Build>, sqlx::Error> {
+    let row: Option<(i64, String)> = sqlx::query_as(
+        "select number, name from projection_builds where projection = $1 and state = $2 order by number desc limit 1",
+    )
+    .bind(projection.name())
+    .bind(state.name())
+    .fetch_optional(pool)
+    .await?;
+    Ok(row.map(|(number, name)| Build { projection, number, name }))
+}
+
+/// The build that is in a state, or a new one of this name, where none was.
+pub async fn begin(pool: &PgPool, projection: Projection, name: &str, state: State) -> Result<Build, sqlx::Error> {
+    if let Some(known) = in_state(pool, projection, state).await? {
+        return Ok(known);
+    }
+    sqlx::query("insert into projection_builds (projection, name, state) values ($1, $2, $3) on conflict do nothing")
+        .bind(projection.name())
+        .bind(name)
+        .bind(state.name())
+        .execute(pool)
+        .await?;
+    in_state(pool, projection, state).await?.ok_or(sqlx::Error::RowNotFound)
+}
+
+/// From now on a build answers, and the ones before it no longer; says which those are.
+pub async fn replace(pool: &PgPool, build: &Build) -> Result<Vec<Build>, sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    let before: Vec<(i64, String)> = sqlx::query_as(
+        "update projection_builds set state = 'retired', changed_at = now()
+         where projection = $1 and state = 'serving' and number <> $2 returning number, name",
+    )
+    .bind(build.projection.name())
+    .bind(build.number)
+    .fetch_all(&mut *tx)
+    .await?;
+    sqlx::query("update projection_builds set state = 'serving', changed_at = now() where number = $1")
+        .bind(build.number)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(before.into_iter().map(|(number, name)| Build { projection: build.projection, number, name }).collect())
+}
+
+/// Forgets a build that is gone, and how far it was.
+pub async fn forget(pool: &PgPool, build: &Build) -> Result<(), sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    sqlx::query("delete from projection_progress where build = $1").bind(build.number).execute(&mut *tx).await?;
+    let positions = build.positions();
+    sqlx::query("delete from consumer_positions where consumer_group = $1").bind(positions).execute(&mut *tx).await?;
+    sqlx::query("delete from projection_builds where number = $1").bind(build.number).execute(&mut *tx).await?;
+    tx.commit().await
+}
+
+/// How far a build is, over all partitions: what it has read is before these offsets.
+pub async fn positions(pool: &PgPool, build: &Build) -> Result<HashMap<i32, i64>, sqlx::Error> {
+    let rows: Vec<(i32, i64)> =
+        sqlx::query_as("select partition, next_offset from consumer_positions where consumer_group = $1")
+            .bind(build.positions())
+            .fetch_all(pool)
+            .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// The last event of a tenant that a build reflects, and where its command stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Its place among the tenant's events.
+    pub sequence: i64,
+    /// Where its command stands.
+    pub position: Position,
+}
+
+const PROGRESS: Columns = &[
+    ("tenant_id", Sql::Uuid),
+    ("sequence", Sql::Bigint),
+    ("partition", Sql::Integer),
+    ("log_offset", Sql::Bigint),
+];
+
+/// The last events of tenants that a build reflects.
+pub async fn reflected(
+    pool: &PgPool,
+    build: &Build,
+    tenants: &[TenantId],
+) -> Result<HashMap<TenantId, i64>, sqlx::Error> {
+    let tenants: Vec<_> = tenants.iter().map(|tenant| tenant.0).collect();
+    let rows: Vec<(uuid::Uuid, i64)> =
+        sqlx::query_as("select tenant_id, sequence from projection_progress where build = $1 and tenant_id = any ($2)")
+            .bind(build.number)
+            .bind(tenants)
+            .fetch_all(pool)
+            .await?;
+    Ok(rows.into_iter().map(|(tenant, sequence)| (TenantId(tenant), sequence)).collect())
+}
+
+/// Moves a build's partition, once it reflects what was read on the way.
+pub async fn advance(
+    pool: &PgPool,
+    build: &Build,
+    hold: &Hold,
+    next_offset: i64,
+    progress: &[Progress],
+) -> Result<(), PositionError> {
+    let mut statement = Statement::default();
+    advance_by(&mut statement, build, hold, next_offset, progress)?;
+    statement.run(pool).await.map_err(|error| hold.refused(error))
+}
+
+/// Moves a build's partition, as a part of the statement that writes what was read on the way.
+pub(crate) fn advance_by(
+    statement: &mut Statement,
+    build: &Build,
+    hold: &Hold,
+    next_offset: i64,
+    progress: &[Progress],
+) -> Result<(), sqlx::Error> {
+    hold.advance_by(statement, next_offset)?;
+    let rows = Rows::of(progress.iter(), |row, one| {
+        row.uuid(one.tenant.0).bigint(one.sequence).integer(one.position.partition).bigint(one.position.offset);
+    });
+    if !rows.is_empty() {
+        let given = statement.given(PROGRESS, &rows)?;
+        statement.part(
+            "progressed",
+            &format!(
+                "insert into projection_progress as p (build, tenant_id, sequence, partition, log_offset)
+                 select {}, * from {given}
+                 on conflict (build, tenant_id) do update
+                     set sequence = excluded.sequence, partition = excluded.partition, log_offset = excluded.log_offset
+                     where p.sequence < excluded.sequence",
+                build.number
+            ),
+        );
+    }
+    // The events are kept: a crash that forgets the move reads them once more.
+    statement.check("set_config('synchronous_commit', 'off', true)".to_owned());
+    Ok(())
+}
+
+/// The build that answers, and how far it is for a tenant.
+#[derive(Debug, Clone)]
+pub struct Freshness {
+    /// The build.
+    pub build: Build,
+    /// The last command that it reflects; `None` before the first.
+    pub reflects: Option<Position>,
+    /// Events of the tenant that it does not reflect yet.
+    pub events_behind: i64,
+}
+
+impl Freshness {
+    /// Whether it reflects what was asked for.
+    #[must_use]
+    pub fn reaches(&self, wanted: Position) -> bool {
+        self.events_behind == 0
+            || self.reflects.is_some_and(|at| at.partition == wanted.partition && at.offset >= wanted.offset)
+    }
+}
+
+/// The build that answers and how far it is for a tenant, seen from its ledger; `None` where none answers.
+pub async fn freshness(
+    connection: &mut PgConnection,
+    projection: Projection,
+    tenant: TenantId,
+) -> Result<Option<Freshness>, sqlx::Error> {
+    // Before the events are counted: what was applied until now is among them.
+    let applied = reflects(connection, tenant).await?;
+    let row = sqlx::query(
+        "select b.number, b.name, h.event_sequence, p.sequence, p.partition, p.log_offset
+         from projection_builds b
+         left join ledger_heads h on h.tenant_id = $1
+         left join projection_progress p on p.build = b.number and p.tenant_id = $1
+         where b.projection = $2 and b.state = 'serving'",
+    )
+    .bind(tenant.0)
+    .bind(projection.name())
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let build = Build { projection, number: row.try_get("number")?, name: row.try_get("name")? };
+    let newest: Option<i64> = row.try_get("event_sequence")?;
+    let sequence: Option<i64> = row.try_get("sequence")?;
+    let events_behind = newest.unwrap_or_default() - sequence.unwrap_or_default();
+    if events_behind <= 0 {
+        // Commands since the last event have changed nothing that it shows.
+        return Ok(Some(Freshness { build, reflects: applied, events_behind: 0 }));
+    }
+    let partition: Option<i32> = row.try_get("partition")?;
+    let offset: Option<i64> = row.try_get("log_offset")?;
+    let reflects = partition.zip(offset).map(|(partition, offset)| Position { partition, offset });
+    Ok(Some(Freshness { build, reflects, events_behind }))
+}

@@ -1,0 +1,93 @@
+//! Supply: what there is of each item, what comes and what goes, as the consumer group `projections-supply` makes it.
+
+mod read;
+mod write;
+
+pub use read::{
+    DayRow, History, ItemSupply, LeadTimes, OpenLineFilter, OpenLineRow, history, item_supply, lead_times, low_items,
+    open_lines,
+};
+pub use write::{Batch, Held, Line, delete, held, write};
+
+use twh_domain::decimal::Quantity;
+use twh_domain::id::{ItemId, LocationId, TenantId};
+use twh_domain::timestamp::Timestamp;
+use uuid::Uuid;
+
+/// An item that holds stock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Of what.
+    pub item: ItemId,
+    /// What the client calls it.
+    pub sku: String,
+    /// What people call it.
+    pub name: Option<String>,
+    /// The availability at which more should be ordered.
+    pub reorder_point: Option<Quantity>,
+    /// What can be promised over all locations, in millionths.
+    pub available_micro: i64,
+    /// Since when that is no more than the reorder point; `None` while it is more, or there is no such point.
+    pub low_since: Option<Timestamp>,
+}
+
+/// How much of an item a location holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Level {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Physically there.
+    pub on_hand: Quantity,
+    /// Promised.
+    pub reserved: Quantity,
+}
+
+/// Where something came or went, and when: days since 1970-01-01, UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Day {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Of what.
+    pub item: ItemId,
+    /// Where.
+    pub location: LocationId,
+    /// When.
+    pub day: i32,
+}
+
+/// What came and went, in millionths.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Change {
+    /// What came.
+    pub came: i64,
+    /// What went.
+    pub went: i64,
+}
+
+/// A line of a document, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LineKey {
+    /// Whose.
+    pub tenant: TenantId,
+    /// The document.
+    pub document: Uuid,
+    /// From 1.
+    pub line: i32,
+}
+
+/// How long a line of a purchase order took; what is known already stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// Whom from.
+    pub supplier: Uuid,
+    /// Of what.
+    pub item: ItemId,
+    /// When it was sent to the supplier.
+    pub ordered_at: Timestamp,
+    /// When the first of it came.
+    pub first_received_at: Option<Timestamp>,
+    /// When the last of it came.
+    pub received_at: Option<Timestamp>,
+}

@@ -1,0 +1,333 @@
+//! What a batch of events changes, in one statement with the move of its partition: so it is applied once.
+
+use super::{Change, Day, Item, Level, LineKey, Receipt};
+use crate::postgres::PgPool;
+use crate::postgres::builds::{Build, Progress, advance_by};
+use crate::postgres::positions::{Hold, PositionError};
+use crate::postgres::sqlx::{self, Row as _, postgres::PgRow};
+use crate::postgres::statement::{Columns, Rows, Sql, Statement};
+use std::collections::{BTreeMap, HashMap};
+use time::OffsetDateTime;
+use twh_domain::decimal::Quantity;
+use twh_domain::entity::EntityKind;
+use twh_domain::id::{ItemId, LocationId, TenantId};
+use twh_domain::timestamp::Timestamp;
+use uuid::Uuid;
+
+/// What is held of some items.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// The items.
+    pub items: HashMap<ItemId, Item>,
+    /// Their levels.
+    pub levels: HashMap<(ItemId, LocationId), Level>,
+}
+
+/// A line of which something is still to come, to arrive or to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// Of which kind of document.
+    pub kind: EntityKind,
+    /// The document's number.
+    pub number: String,
+    /// Of what.
+    pub item: ItemId,
+    /// Of what, as the client calls it.
+    pub sku: String,
+    /// Where to, or where from for what goes.
+    pub location: LocationId,
+    /// How much.
+    pub quantity: Quantity,
+    /// How much of it is neither shipped nor reserved.
+    pub backordered: Quantity,
+    /// Since when it is so.
+    pub since: Timestamp,
+}
+
+/// What a batch of events changes: the state after it, except for days, which are added to.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Items that changed.
+    pub items: Vec<Item>,
+    /// Levels that changed.
+    pub levels: HashMap<(ItemId, LocationId), Level>,
+    /// What came and went.
+    pub days: BTreeMap<Day, Change>,
+    /// Lines of documents that changed; `None` where nothing of them is outstanding any more.
+    pub lines: BTreeMap<LineKey, Option<Line>>,
+    /// Lines of purchase orders that were sent or received.
+    pub receipts: BTreeMap<LineKey, Receipt>,
+}
+
+pub(super) fn quantity(row: &PgRow, column: &str) -> Result<Quantity, sqlx::Error> {
+    let micros: i64 = row.try_get(column)?;
+    Quantity::from_micros(micros)
+        .ok_or_else(|| sqlx::Error::Decode(format!("{column} is out of range: {micros}").into()))
+}
+
+pub(super) fn optional_quantity(row: &PgRow, column: &str) -> Result<Option<Quantity>, sqlx::Error> {
+    let micros: Option<i64> = row.try_get(column)?;
+    Ok(micros.and_then(Quantity::from_micros))
+}
+
+pub(super) fn optional_time(row: &PgRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
+    Ok(row.try_get::<Option<OffsetDateTime>, _>(column)?.map(Timestamp::from))
+}
+
+/// What a build holds of some items.
+pub async fn held(pool: &PgPool, build: &Build, of: &[(TenantId, ItemId)]) -> Result<Held, sqlx::Error> {
+    let (tenants, items): (Vec<Uuid>, Vec<Uuid>) = of.iter().map(|(tenant, item)| (tenant.0, item.0)).unzip();
+    let mut held = Held::default();
+    let rows = sqlx::query(
+        "select s.tenant_id, s.item_id, s.sku, s.name, s.reorder_point_micro, s.available_micro, s.low_since
+         from unnest($2::uuid[], $3::uuid[]) as asked (tenant_id, item_id)
+         join supply_items s on s.build = $1 and s.tenant_id = asked.tenant_id and s.item_id = asked.item_id",
+    )
+    .bind(build.number)
+    .bind(&tenants)
+    .bind(&items)
+    .fetch_all(pool)
+    .await?;
+    for row in rows {
+        let item = Item {
+            tenant: TenantId(row.try_get("tenant_id")?),
+            item: ItemId(row.try_get("item_id")?),
+            sku: row.try_get("sku")?,
+            name: row.try_get("name")?,
+            reorder_point: optional_quantity(&row, "reorder_point_micro")?,
+            available_micro: row.try_get("available_micro")?,
+            low_since: optional_time(&row, "low_since")?,
+        };
+        held.items.insert(item.item, item);
+    }
+    let rows = sqlx::query(
+        "select s.tenant_id, s.item_id, s.location_id, s.on_hand_micro, s.reserved_micro
+         from unnest($2::uuid[], $3::uuid[]) as asked (tenant_id, item_id)
+         join supply_levels s on s.build = $1 and s.tenant_id = asked.tenant_id and s.item_id = asked.item_id",
+    )
+    .bind(build.number)
+    .bind(&tenants)
+    .bind(&items)
+    .fetch_all(pool)
+    .await?;
+    for row in rows {
+        let place = (ItemId(row.try_get("item_id")?), LocationId(row.try_get("location_id")?));
+        let level = Level {
+            tenant: TenantId(row.try_get("tenant_id")?),
+            on_hand: quantity(&row, "on_hand_micro")?,
+            reserved: quantity(&row, "reserved_micro")?,
+        };
+        held.levels.insert(place, level);
+    }
+    Ok(held)
+}
+
+const ITEMS: Columns = &[
+    ("tenant_id", Sql::Uuid),
+    ("item_id", Sql::Uuid),
+    ("sku", Sql::Text),
+    ("name", Sql::Text),
+    ("reorder_point_micro", Sql::Bigint),
+    ("available_micro", Sql::Bigint),
+    ("low_since", Sql::Timestamptz),
+];
+const LEVELS: Columns = &[
+    ("tenant_id", Sql::Uuid),
+    ("item_id", Sql::Uuid),
+    ("location_id", Sql::Uuid),
+    ("on_hand_micro", Sql::Bigint),
+    ("reserved_micro", Sql::Bigint),
+];
+const DAYS: Columns = &[
+    ("tenant_id", Sql::Uuid),
+    ("item_id", Sql::Uuid),
+    ("location_id", Sql::Uuid),
+    ("day", Sql::Integer),
+    ("in_micro", Sql::Bigint),
+    ("out_micro", Sql::Bigint),
+];
+const ENDED: Columns = &[("tenant_id", Sql::Uuid), ("document_id", Sql::Uuid), ("line", Sql::Integer)];
+const LINES: Columns = &[
+    ("tenant_id", Sql::Uuid),
+    ("document_id", Sql::Uuid),
+    ("line", Sql::Integer),
+    ("document_kind", Sql::Text),
+    ("number", Sql::Text),
+    ("item_id", Sql::Uuid),
+    ("sku", Sql::Text),
+    ("location_id", Sql::Uuid),
+    ("quantity_micro", Sql::Bigint),
+    ("backordered_micro", Sql::Bigint),
+    ("since", Sql::Timestamptz),
+];
+const RECEIPTS: Columns = &[
+    ("tenant_id", Sql::Uuid),
+    ("order_id", Sql::Uuid),
+    ("line", Sql::Integer),
+    ("supplier_id", Sql::Uuid),
+    ("item_id", Sql::Uuid),
+    ("ordered_at", Sql::Timestamptz),
+    ("first_received_at", Sql::Timestamptz),
+    ("received_at", Sql::Timestamptz),
+];
+
+/// Adds a part that writes rows of a build, over those that are there as `conflict` says.
+fn upsert(
+    statement: &mut Statement,
+    build: &Build,
+    table: &str,
+    columns: Columns,
+    rows: &Rows,
+    conflict: &str,
+) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let given = statement.given(columns, rows)?;
+    let names = columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let values = names.replace("day,", "date '1970-01-01' + day,");
+    statement.part(
+        &format!("into_{table}"),
+        &format!(
+            "insert into {table} as t (build, {names}) select {}, {values} from {given} on conflict {conflict}",
+            build.number
+        ),
+    );
+    Ok(())
+}
+
+/// Writes what a batch changes, and moves the partition past it: both or neither.
+pub async fn write(
+    pool: &PgPool,
+    build: &Build,
+    hold: &Hold,
+    next_offset: i64,
+    progress: &[Progress],
+    batch: &Batch,
+) -> Result<(), PositionError> {
+    let mut statement = Statement::default();
+    advance_by(&mut statement, build, hold, next_offset, progress)?;
+    let bigint = |row: &mut crate::postgres::statement::Row<'_>, value: i64| {
+        row.bigint(value);
+    };
+    let time = |row: &mut crate::postgres::statement::Row<'_>, value: Timestamp| {
+        row.timestamp(value);
+    };
+    let items = Rows::of(batch.items.iter(), |row, item| {
+        row.uuid(item.tenant.0)
+            .uuid(item.item.0)
+            .text(&item.sku)
+            .optional_text(item.name.as_deref())
+            .optional(item.reorder_point.map(Quantity::micros), bigint)
+            .bigint(item.available_micro)
+            .optional(item.low_since, time);
+    });
+    upsert(
+        &mut statement,
+        build,
+        "supply_items",
+        ITEMS,
+        &items,
+        "(build, tenant_id, item_id) do update set sku = excluded.sku, name = excluded.name,
+             reorder_point_micro = excluded.reorder_point_micro, available_micro = excluded.available_micro,
+             low_since = excluded.low_since",
+    )?;
+    let levels = Rows::of(batch.levels.iter(), |row, ((item, location), level)| {
+        row.uuid(level.tenant.0)
+            .uuid(item.0)
+            .uuid(location.0)
+            .bigint(level.on_hand.micros())
+            .bigint(level.reserved.micros());
+    });
+    upsert(
+        &mut statement,
+        build,
+        "supply_levels",
+        LEVELS,
+        &levels,
+        "(build, tenant_id, item_id, location_id) do update set on_hand_micro = excluded.on_hand_micro,
+             reserved_micro = excluded.reserved_micro",
+    )?;
+    let days = Rows::of(batch.days.iter(), |row, (at, change)| {
+        row.uuid(at.tenant.0)
+            .uuid(at.item.0)
+            .uuid(at.location.0)
+            .integer(at.day)
+            .bigint(change.came)
+            .bigint(change.went);
+    });
+    upsert(
+        &mut statement,
+        build,
+        "supply_days",
+        DAYS,
+        &days,
+        "(build, tenant_id, item_id, location_id, day) do update set in_micro = t.in_micro + excluded.in_micro,
+             out_micro = t.out_micro + excluded.out_micro",
+    )?;
+    let open = Rows::of(batch.lines.iter().filter_map(|(key, line)| Some((key, line.as_ref()?))), |row, (key, line)| {
+        row.uuid(key.tenant.0)
+            .uuid(key.document)
+            .integer(key.line)
+            .text(line.kind.name())
+            .text(&line.number)
+            .uuid(line.item.0)
+            .text(&line.sku)
+            .uuid(line.location.0)
+            .bigint(line.quantity.micros())
+            .bigint(line.backordered.micros())
+            .timestamp(line.since);
+    });
+    upsert(
+        &mut statement,
+        build,
+        "supply_open_lines",
+        LINES,
+        &open,
+        "(build, tenant_id, document_id, line) do update set quantity_micro = excluded.quantity_micro,
+             backordered_micro = excluded.backordered_micro",
+    )?;
+    let ended = Rows::of(batch.lines.iter().filter(|(_, line)| line.is_none()), |row, (key, _)| {
+        row.uuid(key.tenant.0).uuid(key.document).integer(key.line);
+    });
+    if !ended.is_empty() {
+        let given = statement.given(ENDED, &ended)?;
+        statement.part(
+            "ended",
+            &format!(
+                "delete from supply_open_lines l using {given} where l.build = {} and l.tenant_id = given.tenant_id
+                     and l.document_id = given.document_id and l.line = given.line",
+                build.number
+            ),
+        );
+    }
+    let receipts = Rows::of(batch.receipts.iter(), |row, (key, receipt)| {
+        row.uuid(key.tenant.0)
+            .uuid(key.document)
+            .integer(key.line)
+            .uuid(receipt.supplier)
+            .uuid(receipt.item.0)
+            .timestamp(receipt.ordered_at)
+            .optional(receipt.first_received_at, time)
+            .optional(receipt.received_at, time);
+    });
+    upsert(
+        &mut statement,
+        build,
+        "supply_receipts",
+        RECEIPTS,
+        &receipts,
+        "(build, tenant_id, order_id, line) do update
+             set first_received_at = coalesce(t.first_received_at, excluded.first_received_at),
+                 received_at = coalesce(t.received_at, excluded.received_at)",
+    )?;
+    statement.run(pool).await.map_err(|error| hold.refused(error))
+}
+
+/// Deletes all that a build holds.
+pub async fn delete(pool: &PgPool, build: &Build) -> Result<(), sqlx::Error> {
+    for table in ["supply_items", "supply_levels", "supply_days", "supply_open_lines", "supply_receipts"] {
+        sqlx::query(&format!("delete from {table} where build = $1")).bind(build.number).execute(pool).await?;
+    }
+    Ok(())
+}
