@@ -5,9 +5,12 @@ use actix_web::http::Method;
 use actix_web::{HttpResponse, web};
 use futures::future::BoxFuture;
 use prometheus::{Encoder as _, TextEncoder};
+use serde::Serialize;
 use serde_json::json;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+use time::OffsetDateTime;
+use twh_domain::timestamp::Timestamp;
 
 /// How long a check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -19,13 +22,42 @@ pub type Check = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send +
 #[derive(Clone, Default)]
 pub struct Checks(pub Vec<(&'static str, Check)>);
 
-/// Serves `/health`, `/ready` and `/metrics`.
-pub fn configure(checks: &Checks, config: &mut web::ServiceConfig) {
-    config.app_data(web::Data::new(checks.clone()));
+/// How far a consumer group is behind, on a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Lag {
+    /// The group.
+    pub group: String,
+    /// What it reads.
+    pub topic: String,
+    /// Which partition.
+    pub partition: i32,
+    /// The first offset that it has not applied.
+    pub next_offset: i64,
+    /// The offset of the next record to come.
+    pub end_offset: i64,
+    /// What is between them: records that it has not applied.
+    pub lag: i64,
+}
+
+/// How far every consumer group is behind, when it was last looked at.
+#[derive(Debug, Clone, Default)]
+pub struct Lags(Arc<RwLock<Option<(OffsetDateTime, Vec<Lag>)>>>);
+
+impl Lags {
+    /// Notes what was seen now.
+    pub fn saw(&self, lags: Vec<Lag>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some((OffsetDateTime::now_utc(), lags));
+    }
+}
+
+/// Serves `/health`, `/ready`, `/metrics` and, where someone looks, `/lag`.
+pub fn configure(checks: &Checks, lags: &Lags, config: &mut web::ServiceConfig) {
+    config.app_data(web::Data::new(checks.clone())).app_data(web::Data::new(lags.clone()));
     Routes::new()
         .route(Method::GET, "/health", health)
         .route(Method::GET, "/ready", ready)
         .route(Method::GET, "/metrics", metrics)
+        .route(Method::GET, "/lag", lag)
         .configure(config);
 }
 
@@ -46,6 +78,14 @@ async fn ready(checks: web::Data<Checks>) -> HttpResponse {
         .collect();
     let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.json(json!({ "status": if ready { "ready" } else { "not ready" }, "parts": parts }))
+}
+
+async fn lag(lags: web::Data<Lags>) -> HttpResponse {
+    match &*lags.0.read().unwrap_or_else(PoisonError::into_inner) {
+        Some((at, lags)) => HttpResponse::Ok().json(json!({ "looked_at": Timestamp::from(*at), "groups": lags })),
+        None => HttpResponse::ServiceUnavailable()
+            .json(json!({ "looked_at": null, "problem": "nobody has looked yet: a process of the role api does, every few seconds" })),
+    }
 }
 
 async fn metrics() -> HttpResponse {

@@ -42,6 +42,26 @@ pub struct Source {
     pub topic: String,
 }
 
+/// A connection that tells the offsets of a topic.
+pub struct Watch {
+    consumer: BaseConsumer,
+    topic: String,
+}
+
+impl Watch {
+    /// The offsets that each partition holds now. Blocks.
+    pub fn watermarks(&self) -> Result<Vec<Watermarks>, KafkaError> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), KAFKA_TIMEOUT)?;
+        let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        (0..i32::try_from(partitions).unwrap_or(i32::MAX))
+            .map(|partition| {
+                let (low, high) = self.consumer.fetch_watermarks(&self.topic, partition, KAFKA_TIMEOUT)?;
+                Ok(Watermarks { low, high })
+            })
+            .collect()
+    }
+}
+
 /// Up to where a partition is replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Until {
@@ -73,17 +93,14 @@ impl Source {
             .create()
     }
 
+    /// What tells the offsets that each partition holds, again and again.
+    pub fn watch(&self) -> Result<Watch, KafkaError> {
+        Ok(Watch { consumer: self.consumer()?, topic: self.topic.clone() })
+    }
+
     /// The offsets that each partition holds. Blocks.
     pub fn watermarks(&self) -> Result<Vec<Watermarks>, KafkaError> {
-        let consumer = self.consumer()?;
-        let metadata = consumer.fetch_metadata(Some(&self.topic), KAFKA_TIMEOUT)?;
-        let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
-        (0..i32::try_from(partitions).unwrap_or(i32::MAX))
-            .map(|partition| {
-                let (low, high) = consumer.fetch_watermarks(&self.topic, partition, KAFKA_TIMEOUT)?;
-                Ok(Watermarks { low, high })
-            })
-            .collect()
+        self.watch()?.watermarks()
     }
 
     /// Reads a partition from an offset to before another, batch by batch. Blocks while the receiver is slower.

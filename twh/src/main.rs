@@ -18,6 +18,7 @@ mod key_files;
 mod listen;
 mod openapi;
 mod progress;
+mod lag;
 mod projections;
 mod replay;
 mod roles;

@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::openapi;
+use crate::lag::LagWatch;
 use crate::projections;
 use crate::roles::Role;
 use crate::webhooks;
@@ -22,7 +23,7 @@ use twh_edge::auth::Authenticator;
 use twh_edge::body::BodyLimit;
 use twh_edge::guard::{self, OnlyTls, TrustedProxies, cors};
 use twh_edge::limits::Limiter;
-use twh_edge::ops::{self, Check, Checks};
+use twh_edge::ops::{self, Check, Checks, Lags};
 use twh_edge::reference::Reference;
 use twh_edge::routes::{Routes, not_found};
 use twh_edge::tokens::Tokens;
@@ -284,6 +285,11 @@ async fn serve_http(
 ) -> anyhow::Result<actix_web::dev::Server> {
     let config = &parts.config;
     let checks = checks(parts)?;
+    let lags = Lags::default();
+    if roles.contains(&Role::Api) {
+        let watch = LagWatch::new(config, parts.pool.clone(), lags.clone())?;
+        tasks.spawn(watch.run(stop.clone()).map(Ok));
+    }
     let (api, accounts) = (roles.contains(&Role::Api), roles.contains(&Role::Accounts));
     let callers = if gateway.is_some() || api || accounts { Some(callers(parts).await?) } else { None };
     if let Some((authenticator, _)) = &callers {
@@ -333,7 +339,7 @@ async fn serve_http(
             .app_data(only_tls)
             .wrap(middleware::from_fn(twh_edge::request::around))
             .wrap(middleware::Condition::new(!origins.is_empty(), cors(&origins)))
-            .configure(|config| ops::configure(&checks, config))
+            .configure(|config| ops::configure(&checks, &lags, config))
             .configure(|config| reference.configure(config))
             .configure(|config| routes.configure(config))
             .default_service(web::to(not_found))

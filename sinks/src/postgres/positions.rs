@@ -91,6 +91,33 @@ pub async fn claim(
     Err(PositionError::OtherCluster { group: group.to_owned(), kept, connected: kafka_cluster_id.to_owned() })
 }
 
+/// How far a group is on a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupPosition {
+    /// The group; of a read model, with the name of the build.
+    pub group: String,
+    /// Which partition.
+    pub partition: i32,
+    /// The first offset that is not applied yet.
+    pub next_offset: i64,
+}
+
+/// How far every group is: the ledger on `commands`, the others on `domain.events`. Builds that were replaced are left out.
+pub async fn all(pool: &PgPool) -> Result<Vec<GroupPosition>, sqlx::Error> {
+    let rows: Vec<(String, i32, i64)> = sqlx::query_as(
+        "select 'ledger', partition, next_offset from ledger_partitions
+         union all
+         select p.consumer_group, p.partition, p.next_offset from consumer_positions p
+         where not exists (select from projection_builds b
+             where b.state = 'retired' and b.name = split_part(p.consumer_group, '/', 2))
+         order by 1, 2",
+    )
+    .fetch_all(pool)
+    .await?;
+    let of = |(group, partition, next_offset)| GroupPosition { group, partition, next_offset };
+    Ok(rows.into_iter().map(of).collect())
+}
+
 /// Moves a held partition past what nothing is to be written for. A crash of the database may forget it: the move is then made
 /// again, which takes nothing along.
 pub async fn skip(pool: &PgPool, hold: &Hold, next_offset: i64) -> Result<(), PositionError> {

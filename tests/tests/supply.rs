@@ -1,0 +1,402 @@
+//! Supply: what there is of items, what comes and what goes, is what the ledger says, over crashes and while it is made anew; and
+//! an item that comes down to its reorder point is told of once.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests stop at the first surprise"
+)]
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+use twh_sinks::postgres::sqlx;
+use twh_tests::{Answer, Tenant, World};
+
+const ITEMS: usize = 20;
+
+async fn world() -> (World, Tenant) {
+    let world = World::start_with(&[("TWH_RATE_LIMITS", "off")]).await.unwrap();
+    let tenant = world.tenant().await.unwrap();
+    for code in ["NORTH", "SOUTH"] {
+        tenant.done("/v1/locations", json!({ "code": code })).await.unwrap();
+    }
+    (world, tenant)
+}
+
+async fn item(tenant: &Tenant, sku: &str, reorder_point: &str) -> String {
+    let body = json!({ "sku": sku, "name": format!("The {sku}"), "reorder_point": reorder_point });
+    tenant.done("/v1/items", body).await.unwrap().id().to_owned()
+}
+
+async fn adjust(tenant: &Tenant, sku: &str, location: &str, quantity: &str) -> String {
+    let lines = json!([{ "sku": sku, "quantity": quantity }]);
+    let body = json!({ "location_code": location, "reason": "found", "lines": lines });
+    tenant.done("/v1/adjustments", body).await.unwrap().header("x-twh-position").to_owned()
+}
+
+/// What a read model says once it reflects a position, and then the position that it says it reflects is no earlier.
+async fn at(tenant: &Tenant, path: &str, position: &str) -> Value {
+    for _ in 0..30 {
+        let headers = [("x-twh-at-least", position)];
+        let answer = tenant.send(reqwest::Method::GET, path, &headers, None).await.unwrap();
+        if answer.status == 200 {
+            let offset = |text: &str| text.split_once('-').unwrap().1.parse::<i64>().unwrap();
+            assert!(offset(answer.header("x-twh-reflects")) >= offset(position));
+            return answer.body;
+        }
+        assert_eq!(answer.code(), "POSITION_NOT_REACHED", "{}", answer.body);
+    }
+    panic!("{path} does not reflect {position}");
+}
+
+fn position(answer: &Answer) -> String {
+    answer.header("x-twh-position").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_there_is_comes_and_goes_follows_every_document() {
+    let (world, tenant) = world().await;
+    let cup = item(&tenant, "CUP", "10").await;
+    item(&tenant, "POT", "1").await;
+    let supplier = tenant.done("/v1/suppliers", json!({ "code": "ACME", "name": "Acme" })).await.unwrap().id().to_owned();
+    let expect = |body: &Value, expected: &Value| {
+        for (name, value) in expected.as_object().unwrap() {
+            assert_eq!(&body[name], value, "{name} in {body}");
+        }
+    };
+    let supply = format!("/v1/items/{cup}/supply");
+    let order = tenant
+        .done(
+            "/v1/purchase_orders",
+            json!({ "supplier_id": supplier, "location_code": "NORTH", "lines": [{ "sku": "CUP", "quantity": "8" }, { "sku": "POT", "quantity": "2" }] }),
+        )
+        .await
+        .unwrap();
+    let empty = at(&tenant, &supply, &position(&order)).await;
+    let nothing = json!({ "qty_on_hand": "0", "qty_incoming": "0", "suggested_order": "10", "sku": "CUP", "name": "The CUP" });
+    expect(&empty, &nothing);
+    assert!(empty["low_since"].is_string(), "it is low from its beginning");
+    let path = format!("/v1/purchase_orders/{}", order.id());
+    let ordered = tenant.done(&format!("{path}/order"), json!({})).await.unwrap();
+    expect(&at(&tenant, &supply, &position(&ordered)).await, &json!({ "qty_incoming": "8", "suggested_order": "2" }));
+    let mut last = position(&ordered);
+    // Nothing has come: nothing is measured.
+    let lead_times = format!("/v1/suppliers/{supplier}/lead-times");
+    let measured = at(&tenant, &lead_times, &last).await;
+    expect(&measured, &json!({ "lines": 0, "lines_outstanding": 2, "days": null }));
+    for quantity in ["5", "3"] {
+        let received = json!({ "lines": [{ "line": 1, "quantity": quantity }] });
+        last = position(&tenant.done(&format!("{path}/receive"), received).await.unwrap());
+    }
+    expect(
+        &at(&tenant, &supply, &last).await,
+        &json!({ "qty_on_hand": "8", "available": "8", "qty_incoming": "0", "suggested_order": "2" }),
+    );
+    let earlier = "update supply_receipts set ordered_at = ordered_at - interval '2 days 6 hours'";
+    sqlx::query(earlier).execute(&world.pool().await.unwrap()).await.unwrap();
+    let measured = at(&tenant, &lead_times, &last).await;
+    expect(&measured, &json!({ "lines": 1, "lines_outstanding": 1 }));
+    let days = json!({ "shortest": 2.25, "median": 2.25, "p90": 2.25, "longest": 2.25, "mean": 2.25 });
+    assert_eq!(measured["days"], days);
+    let of_cup = at(&tenant, &format!("{lead_times}?item_id={cup}"), &last).await;
+    expect(&of_cup, &json!({ "lines": 1, "lines_outstanding": 0, "item_id": cup }));
+
+    // A drafted order is wanted and not reserved; allocated it is reserved; shipped it is gone.
+    let sale = json!({ "location_code": "NORTH", "lines": [{ "sku": "CUP", "quantity": "6" }] });
+    let sale = tenant.done("/v1/sales_orders", sale).await.unwrap();
+    expect(
+        &at(&tenant, &supply, &position(&sale)).await,
+        &json!({ "qty_outgoing": "6", "qty_backordered": "6", "available": "8", "suggested_order": "8" }),
+    );
+    let backorders = at(&tenant, "/v1/stock/open?backordered=true", &position(&sale)).await;
+    let lines = backorders["data"].as_array().unwrap();
+    assert_eq!(lines.len(), 1, "{backorders}");
+    expect(
+        &lines[0],
+        &json!({ "document_type": "sales_order", "document_id": sale.id(), "sku": "CUP", "quantity": "6", "qty_backordered": "6", "location_code": "NORTH" }),
+    );
+    let path = format!("/v1/sales_orders/{}", sale.id());
+    let allocated = tenant.done(&format!("{path}/allocate"), json!({})).await.unwrap();
+    expect(
+        &at(&tenant, &supply, &position(&allocated)).await,
+        &json!({ "qty_outgoing": "6", "qty_backordered": "0", "qty_reserved": "6", "available": "2", "suggested_order": "8" }),
+    );
+    let some = json!({ "lines": [{ "line": 1, "quantity": "4" }] });
+    let shipped = tenant.done(&format!("{path}/ship"), some).await.unwrap();
+    expect(
+        &at(&tenant, &supply, &position(&shipped)).await,
+        &json!({ "qty_outgoing": "2", "qty_on_hand": "4", "qty_reserved": "2", "available": "2" }),
+    );
+    let transfer = json!({ "from_location_code": "NORTH", "to_location_code": "SOUTH", "lines": [{ "sku": "CUP", "quantity": "2" }] });
+    let transfer = tenant.done("/v1/transfers", transfer).await.unwrap();
+    let path = format!("/v1/transfers/{}", transfer.id());
+    let sent = tenant.done(&format!("{path}/dispatch"), json!({})).await.unwrap();
+    expect(
+        &at(&tenant, &supply, &position(&sent)).await,
+        &json!({ "qty_in_transit": "2", "qty_on_hand": "2", "available": "0", "suggested_order": "8" }),
+    );
+    let open = at(&tenant, "/v1/stock/open?limit=1", &position(&sent)).await;
+    let mut kinds = vec![open["data"][0]["document_type"].as_str().unwrap().to_owned()];
+    let mut cursor = open["next_cursor"].as_str().map(str::to_owned);
+    while let Some(next) = cursor {
+        let page = tenant.get(&format!("/v1/stock/open?limit=1&cursor={next}")).await.unwrap().body;
+        kinds.push(page["data"][0]["document_type"].as_str().unwrap().to_owned());
+        cursor = page["next_cursor"].as_str().map(str::to_owned);
+    }
+    assert_eq!(kinds, ["purchase_order", "sales_order", "transfer"], "POT is still to come");
+    let arrived = tenant.done(&format!("{path}/receive"), json!({})).await.unwrap();
+    let low = at(&tenant, "/v1/stock/low", &position(&arrived)).await;
+    let skus: Vec<_> = low["data"].as_array().unwrap().iter().map(|row| row["sku"].as_str().unwrap()).collect();
+    assert_eq!(skus, ["CUP", "POT"]);
+    expect(&low["data"][0], &json!({ "qty_in_transit": "0", "qty_on_hand": "4", "available": "2", "suggested_order": "8" }));
+    let fresh = tenant.get("/v1/freshness").await.unwrap().body;
+    let model = fresh["read_models"].as_array().unwrap().iter().find(|model| model["name"] == "supply").unwrap();
+    assert_eq!((&model["events_behind"], &model["reflects"]), (&json!(0), &fresh["ledger"]), "{fresh}");
+    for (path, code) in [
+        ("/v1/stock/open?type=count", "INVALID_QUERY"),
+        (&format!("/v1/items/{cup}/stock/history?from=yesterday"), "INVALID_QUERY"),
+        (&format!("/v1/items/{cup}/stock/history?from=2026-02-01&to=2026-01-01"), "INVALID_QUERY"),
+        (&format!("/v1/items/{cup}/stock/history?from=2024-01-01&to=2026-01-01"), "INVALID_QUERY"),
+        (&format!("/v1/items/{supplier}/supply"), "NOT_FOUND"),
+        (&format!("/v1/suppliers/{cup}/lead-times"), "NOT_FOUND"),
+    ] {
+        assert_eq!(tenant.get(path).await.unwrap().code(), code, "{path}");
+    }
+}
+
+/// The days of an item's history end with what the ledger says was there at each day's end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_says_what_was_there_at_the_end_of_each_day() {
+    let (_world, tenant) = world().await;
+    let cup = item(&tenant, "CUP", "0").await;
+    let mut last = String::new();
+    // Not in the order in which it happened.
+    for (day, location, quantity) in
+        [(3, "NORTH", "10"), (1, "NORTH", "5"), (20, "SOUTH", "7"), (3, "NORTH", "-4"), (18, "NORTH", "-2"), (25, "SOUTH", "-1")]
+    {
+        let lines = json!([{ "sku": "CUP", "quantity": quantity }]);
+        let occurred_at = format!("2026-03-{day:02}T23:30:00Z");
+        let body = json!({ "location_code": location, "reason": "late", "lines": lines, "occurred_at": occurred_at });
+        last = position(&tenant.done("/v1/adjustments", body).await.unwrap());
+    }
+    let path = format!("/v1/items/{cup}/stock/history?from=2026-03-02&to=2026-03-20");
+    let history = at(&tenant, &path, &last).await;
+    let locations = history["locations"].as_array().unwrap();
+    let of = |code: &str| locations.iter().find(|one| one["location_code"] == code).unwrap();
+    assert_eq!((&of("NORTH")["opening"], &of("NORTH")["closing"]), (&json!("5"), &json!("9")));
+    let days = json!([
+        { "day": "2026-03-03", "qty_in": "10", "qty_out": "4", "qty_on_hand": "11" },
+        { "day": "2026-03-18", "qty_in": "0", "qty_out": "2", "qty_on_hand": "9" },
+    ]);
+    assert_eq!(of("NORTH")["days"], days);
+    for location in locations {
+        for day in location["days"].as_array().unwrap() {
+            let then = format!("{}T23:59:59Z", day["day"].as_str().unwrap());
+            let code = location["location_code"].as_str().unwrap();
+            let path = format!("/v1/stock?sku=CUP&location_code={code}&as_of={then}&as_of_basis=occurred");
+            let said = tenant.get(&path).await.unwrap().body;
+            assert_eq!(said["data"][0]["qty_on_hand"], day["qty_on_hand"], "{code} {then}");
+        }
+    }
+    // Where nothing came or went in between there is what was there before.
+    let path = format!("/v1/items/{cup}/stock/history?from=2026-03-21&to=2026-03-24");
+    let quiet = at(&tenant, &path, &last).await;
+    for location in quiet["locations"].as_array().unwrap() {
+        assert_eq!((&location["opening"], &location["days"]), (&location["closing"], &json!([])));
+    }
+    assert_eq!(quiet["locations"].as_array().unwrap().len(), 2);
+}
+
+/// The SKUs of which it was told that they are low, in order.
+async fn told(tenant: &Tenant) -> Vec<(String, String)> {
+    let (mut after, mut low) = (0, Vec::new());
+    loop {
+        let page = tenant.get(&format!("/v1/events?after={after}&limit=1000")).await.unwrap().body;
+        let events = page["data"].as_array().unwrap_or_else(|| panic!("{page}"));
+        for event in events {
+            assert_eq!(event["sequence"], after + 1);
+            after += 1;
+            if event["type"] == "stock.low" {
+                let text = |name: &str| event["data"][name].as_str().unwrap().to_owned();
+                low.push((text("sku"), text("available")));
+            }
+        }
+        if events.is_empty() {
+            return low;
+        }
+    }
+}
+
+async fn rebuild(world: &World, more: &[&str]) {
+    let arguments = [&["rebuild", "supply"], more].concat();
+    let rebuilt = world.command(&arguments).unwrap().output().await.unwrap();
+    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
+}
+
+/// Up and down over the point again and again, killed and made anew meanwhile: one event a way down.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_that_comes_down_to_its_reorder_point_is_told_of_once() {
+    const WAYS: usize = 12;
+    let (mut world, tenant) = world().await;
+    assert!(tenant.post("/v1/webhooks/listen", json!({})).await.unwrap().status.is_success());
+    for n in 0..3 {
+        item(&tenant, &format!("S{n}"), "5").await;
+    }
+    let mut last = String::new();
+    for way in 0..WAYS {
+        let sku = format!("S{}", way % 3);
+        // What one location has counts as little as one movement: at 5 over both it has come down, and goes on.
+        for (location, quantity) in [
+            ("NORTH", "9"),
+            ("SOUTH", "3"),
+            ("SOUTH", "-3"),
+            ("NORTH", "-3"),
+            ("NORTH", "-1"),
+            ("NORTH", "-1"),
+            ("SOUTH", "1"),
+            ("SOUTH", "-1"),
+            ("NORTH", "-4"),
+        ] {
+            last = adjust(&tenant, &sku, location, quantity).await;
+        }
+        if way % 4 == 1 {
+            world.kill_server().await.unwrap();
+            world.start_server().await.unwrap();
+        }
+        if way == 6 {
+            rebuild(&world, &[]).await;
+        }
+    }
+    at(&tenant, "/v1/stock/low", &last).await;
+    rebuild(&world, &[]).await;
+    // What the last ways down are told by is on its way.
+    let mut low = told(&tenant).await;
+    for _ in 0..100 {
+        if low.len() >= WAYS {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        low = told(&tenant).await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    low = told(&tenant).await;
+    assert_eq!(low.len(), WAYS, "{low:?}");
+    for sku in ["S0", "S1", "S2"] {
+        assert_eq!(low.iter().filter(|one| one.0 == sku).count(), WAYS / 3, "{low:?}");
+    }
+    assert!(low.iter().all(|one| one.1 == "5"), "{low:?}");
+    world.is_sound().await.unwrap();
+    world.replays().await.unwrap();
+}
+
+/// All rows of a build, by table.
+async fn rows(world: &World, build: i64) -> BTreeMap<String, Vec<String>> {
+    let pool = world.pool().await.unwrap();
+    let mut all = BTreeMap::new();
+    for table in ["supply_items", "supply_levels", "supply_days", "supply_open_lines", "supply_receipts"] {
+        let sql = format!("select (to_jsonb(t) - 'build')::text from {table} t where build = $1 order by 1");
+        all.insert(table.to_owned(), sqlx::query_scalar(&sql).bind(build).fetch_all(&pool).await.unwrap());
+    }
+    all
+}
+
+async fn builds(world: &World) -> Vec<(i64, String)> {
+    let pool = world.pool().await.unwrap();
+    let sql = "select number, state from projection_builds where projection = 'supply' order by number";
+    sqlx::query_as(sql).fetch_all(&pool).await.unwrap()
+}
+
+/// Each level is the ledger's, and what there is of an item is the sum of its levels.
+async fn agrees(world: &World) {
+    let pool = world.pool().await.unwrap();
+    let differences: i64 = sqlx::query_scalar(
+        "with held as (select l.* from supply_levels l join projection_builds b on b.number = l.build and b.state = 'serving')
+         select count(*) from stock_levels s full join held h
+             on h.tenant_id = s.tenant_id and h.item_id = s.item_id and h.location_id = s.location_id
+         where (s.on_hand_micro, s.reserved_micro) is distinct from (h.on_hand_micro, h.reserved_micro)",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(differences, 0);
+    let sums: i64 = sqlx::query_scalar(
+        "select count(*) from supply_items i join projection_builds b on b.number = i.build and b.state = 'serving'
+         where i.available_micro <> (select coalesce(sum(on_hand_micro - reserved_micro), 0) from stock_levels s
+                where s.tenant_id = i.tenant_id and s.item_id = i.item_id)
+            or (select coalesce(sum(on_hand_micro), 0) from stock_levels s where s.tenant_id = i.tenant_id and s.item_id = i.item_id)
+               <> (select coalesce(sum(in_micro - out_micro), 0) from supply_days d where d.build = i.build
+                   and d.tenant_id = i.tenant_id and d.item_id = i.item_id)",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(sums, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn supply_is_made_anew_while_writes_go_on_and_processes_crash() {
+    let (mut world, tenant) = world().await;
+    for n in 0..ITEMS {
+        item(&tenant, &format!("S{n:02}"), "3").await;
+    }
+    let (stop, changes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let writing = tokio::spawn({
+        let (tenant, stop, changes) = (tenant.with(&tenant.key), Arc::clone(&stop), Arc::clone(&changes));
+        async move {
+            while !stop.load(Ordering::Relaxed) {
+                let number = changes.load(Ordering::Relaxed);
+                let sku = format!("S{:02}", number * 7 % ITEMS);
+                let (path, body) = match number % 3 {
+                    0 => (
+                        "/v1/adjustments",
+                        json!({ "location_code": "NORTH", "reason": "found", "lines": [{ "sku": sku, "quantity": "2" }] }),
+                    ),
+                    1 => (
+                        "/v1/sales_orders",
+                        json!({ "location_code": "NORTH", "lines": [{ "sku": sku, "quantity": "1" }, { "sku": "S00", "quantity": "2" }] }),
+                    ),
+                    _ => ("/v1/purchase_orders", json!({ "location_code": "SOUTH", "lines": [{ "sku": sku, "quantity": "4" }] })),
+                };
+                let key = format!("c{number}");
+                let Ok(made) = tenant.post_as(path, &key, body).await else { continue };
+                if made.status != 201 {
+                    continue;
+                }
+                if number % 3 == 2 {
+                    let ordered = format!("{path}/{}/order", made.id());
+                    let _ = tenant.post_as(&ordered, &format!("{key}o"), json!({})).await;
+                    let _ = tenant.post_as(&format!("{path}/{}/receive", made.id()), &format!("{key}r"), json!({ "lines": [{ "line": 1, "quantity": "1" }] })).await;
+                }
+                changes.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    rebuild(&world, &[]).await;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        world.kill_server().await.unwrap();
+        world.start_server().await.unwrap();
+    }
+    rebuild(&world, &[]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stop.store(true, Ordering::Relaxed);
+    writing.await.unwrap();
+    let number = changes.load(Ordering::Relaxed);
+    assert!(number > 60, "{number} changes are no test");
+    let last = adjust(&tenant, "S00", "SOUTH", "1").await;
+    at(&tenant, "/v1/stock/low", &last).await;
+    assert_eq!(builds(&world).await.len(), 1, "those before are deleted");
+    agrees(&world).await;
+    // At rest the live one and one that is made anew agree row by row.
+    rebuild(&world, &["--keep"]).await;
+    let both = builds(&world).await;
+    assert_eq!(both.iter().map(|one| one.1.as_str()).collect::<Vec<_>>(), ["retired", "serving"]);
+    let (old, new) = (rows(&world, both[0].0).await, rows(&world, both[1].0).await);
+    assert!(old.values().all(|rows| rows.len() > 10) || old["supply_receipts"].is_empty(), "{:?}", old.keys());
+    assert_eq!(old, new);
+}
