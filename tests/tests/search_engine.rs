@@ -118,7 +118,10 @@ async fn documents(index: &str) -> BTreeMap<String, Value> {
 async fn indexes(world: &World) -> Vec<(String, String)> {
     use twh_sinks::postgres::sqlx;
     let pool = world.pool().await.unwrap();
-    sqlx::query_as("select name, state from projection_builds where projection = 'search' order by number").fetch_all(&pool).await.unwrap()
+    sqlx::query_as("select name, state from projection_builds where projection = 'search' order by number")
+        .fetch_all(&pool)
+        .await
+        .unwrap()
 }
 
 /// What the engine holds is what the ledger says: documents to the byte, levels, and what is available.

@@ -189,7 +189,8 @@ pub(crate) async fn rebuild(config: &Config, arguments: RebuildArguments) -> any
     let pool = pool(config)?;
     let (place, prefix) = match arguments.what {
         What::Search => {
-            let elastic = elastic(config)?.context("TWH_SEARCH_URL is not set: there is no index of search to rebuild")?;
+            let elastic =
+                elastic(config)?.context("TWH_SEARCH_URL is not set: there is no index of search to rebuild")?;
             (Place::Search(search_index(config, elastic)?), alias(config))
         }
         What::Supply => (Place::Supply(pool.clone()), "supply".to_owned()),

@@ -1,8 +1,8 @@
 //! Runs roles in one process: prepares what they stand on, starts each, and stops them in order when told to.
 
 use crate::config::Config;
-use crate::openapi;
 use crate::lag::LagWatch;
+use crate::openapi;
 use crate::projections;
 use crate::roles::Role;
 use crate::webhooks;

@@ -132,7 +132,11 @@ impl<M: Model> Projections<M> {
         }
         self.0.model.make_first(first).await?;
         let build = builds::begin(pool, M::PROJECTION, first, State::Serving).await.map_err(ApplyError::unavailable)?;
-        tracing::info!(projection = M::PROJECTION.name(), build = build.name, "the first build of a read model is made");
+        tracing::info!(
+            projection = M::PROJECTION.name(),
+            build = build.name,
+            "the first build of a read model is made"
+        );
         Ok(build)
     }
 

@@ -154,12 +154,8 @@ pub struct Progress {
     pub position: Position,
 }
 
-const PROGRESS: Columns = &[
-    ("tenant_id", Sql::Uuid),
-    ("sequence", Sql::Bigint),
-    ("partition", Sql::Integer),
-    ("log_offset", Sql::Bigint),
-];
+const PROGRESS: Columns =
+    &[("tenant_id", Sql::Uuid), ("sequence", Sql::Bigint), ("partition", Sql::Integer), ("log_offset", Sql::Bigint)];
 
 /// The last events of tenants that a build reflects.
 pub async fn reflected(

@@ -68,7 +68,8 @@ impl Fold {
         *last = event.sequence;
         let touched = touched(event);
         // An item that is low from its beginning has not come down.
-        let was_more: Vec<_> = touched.iter().map(|id| self.held.items.get(id).is_some_and(|it| it.low_since.is_none())).collect();
+        let was_more: Vec<_> =
+            touched.iter().map(|id| self.held.items.get(id).is_some_and(|it| it.low_since.is_none())).collect();
         if is_document_of(event, EntityKind::Item) {
             self.describe(event);
         }
@@ -127,10 +128,8 @@ impl Fold {
             let (tenant, item, location) = (event.tenant_id, change.item_id, change.location_id);
             let at = Day { tenant, item, location, day: day(Timestamp::from_micros(event.occurred_at)) };
             let sum = self.batch.days.entry(at).or_default();
-            *sum = Change {
-                came: sum.came.saturating_add(moved.max(0)),
-                went: sum.went.saturating_add((-moved).max(0)),
-            };
+            *sum =
+                Change { came: sum.came.saturating_add(moved.max(0)), went: sum.went.saturating_add((-moved).max(0)) };
         }
     }
 
@@ -213,11 +212,7 @@ fn read<T: DeserializeOwned>(event: &DomainEvent) -> Option<T> {
     read.ok()
 }
 
-fn line(
-    number: i32,
-    outstanding: Quantity,
-    line: impl FnOnce() -> Line,
-) -> (i32, Option<Line>) {
+fn line(number: i32, outstanding: Quantity, line: impl FnOnce() -> Line) -> (i32, Option<Line>) {
     (number, outstanding.is_positive().then(line))
 }
 
@@ -241,12 +236,11 @@ fn incoming(event: &DomainEvent, order: &PurchaseOrder) -> Vec<(i32, Option<Line
 }
 
 fn outgoing(order: &SalesOrder) -> Vec<(i32, Option<Line>)> {
-    let ended = matches!(
-        order.status,
-        SalesOrderStatus::Shipped | SalesOrderStatus::Closed | SalesOrderStatus::Cancelled
-    );
+    let ended =
+        matches!(order.status, SalesOrderStatus::Shipped | SalesOrderStatus::Closed | SalesOrderStatus::Cancelled);
     let of = |it: &twh_domain::sales_order::SalesOrderLine| {
-        let quantity = if ended || !it.stocked { Quantity::ZERO } else { less(it.quantity_ordered, it.quantity_shipped) };
+        let quantity =
+            if ended || !it.stocked { Quantity::ZERO } else { less(it.quantity_ordered, it.quantity_shipped) };
         line(it.line, quantity, || Line {
             kind: EntityKind::SalesOrder,
             number: order.number.clone(),

@@ -95,7 +95,8 @@ fn an_event_that_comes_again_adds_nothing() {
 
 #[test]
 fn a_point_that_is_raised_above_what_there_is_is_a_crossing_and_a_new_item_is_none() {
-    let raised = [item(1, None), moved(2, &[(NORTH, "8", "0")]), item(3, Some("9")), item(4, Some("20")), item(5, None)];
+    let raised =
+        [item(1, None), moved(2, &[(NORTH, "8", "0")]), item(3, Some("9")), item(4, Some("20")), item(5, None)];
     let (batch, crossings) = folded(&raised);
     assert_eq!(crossings, [(3, "8".to_owned())]);
     assert_eq!(batch.items[0].low_since, None, "without a point nothing is low");

@@ -178,8 +178,12 @@ pub async fn history(
     let mut histories: Vec<History> = Vec::new();
     for row in &rows {
         let location_id = row.try_get("location_id")?;
-        let day =
-            DayRow { day: row.try_get("day")?, came: quantity(row, "in_micro")?, went: quantity(row, "out_micro")?, on_hand: quantity(row, "on_hand_micro")? };
+        let day = DayRow {
+            day: row.try_get("day")?,
+            came: quantity(row, "in_micro")?,
+            went: quantity(row, "out_micro")?,
+            on_hand: quantity(row, "on_hand_micro")?,
+        };
         if histories.last().is_none_or(|history| history.location_id != location_id) {
             let location_code = row.try_get("code")?;
             histories.push(History { location_id, location_code, opening: Quantity::ZERO, days: Vec::new() });
@@ -304,7 +308,8 @@ pub async fn lead_times(
         "select count(days) as lines, count(*) - count(days) as lines_outstanding, min(days) as shortest,
                 percentile_cont(0.5) within group (order by days) as median,
                 percentile_cont(0.9) within group (order by days) as nine_of_ten, max(days) as longest, avg(days) as mean
-         from (select greatest(extract(epoch from received_at - ordered_at), 0)::float8 / 86400 as days
+         from (select case when received_at is not null
+                    then greatest(extract(epoch from received_at - ordered_at), 0)::float8 / 86400 end as days
                from supply_receipts
                where build = $1 and tenant_id = $2 and supplier_id = $3 and ($4::uuid is null or item_id = $4)
                  and ($5::timestamptz is null or ordered_at >= $5)) r",

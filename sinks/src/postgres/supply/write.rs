@@ -265,19 +265,20 @@ pub async fn write(
         "(build, tenant_id, item_id, location_id, day) do update set in_micro = t.in_micro + excluded.in_micro,
              out_micro = t.out_micro + excluded.out_micro",
     )?;
-    let open = Rows::of(batch.lines.iter().filter_map(|(key, line)| Some((key, line.as_ref()?))), |row, (key, line)| {
-        row.uuid(key.tenant.0)
-            .uuid(key.document)
-            .integer(key.line)
-            .text(line.kind.name())
-            .text(&line.number)
-            .uuid(line.item.0)
-            .text(&line.sku)
-            .uuid(line.location.0)
-            .bigint(line.quantity.micros())
-            .bigint(line.backordered.micros())
-            .timestamp(line.since);
-    });
+    let open =
+        Rows::of(batch.lines.iter().filter_map(|(key, line)| Some((key, line.as_ref()?))), |row, (key, line)| {
+            row.uuid(key.tenant.0)
+                .uuid(key.document)
+                .integer(key.line)
+                .text(line.kind.name())
+                .text(&line.number)
+                .uuid(line.item.0)
+                .text(&line.sku)
+                .uuid(line.location.0)
+                .bigint(line.quantity.micros())
+                .bigint(line.backordered.micros())
+                .timestamp(line.since);
+        });
     upsert(
         &mut statement,
         build,
