@@ -41,12 +41,18 @@ pub struct Lag {
 
 /// How far every consumer group is behind, when it was last looked at.
 #[derive(Debug, Clone, Default)]
-pub struct Lags(Arc<RwLock<Option<(OffsetDateTime, Vec<Lag>)>>>);
+pub struct Lags(Arc<RwLock<Option<Seen>>>);
+
+#[derive(Debug)]
+struct Seen {
+    at: OffsetDateTime,
+    lags: Vec<Lag>,
+}
 
 impl Lags {
     /// Notes what was seen now.
     pub fn saw(&self, lags: Vec<Lag>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some((OffsetDateTime::now_utc(), lags));
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Seen { at: OffsetDateTime::now_utc(), lags });
     }
 }
 
@@ -82,7 +88,7 @@ async fn ready(checks: web::Data<Checks>) -> HttpResponse {
 
 async fn lag(lags: web::Data<Lags>) -> HttpResponse {
     match &*lags.0.read().unwrap_or_else(PoisonError::into_inner) {
-        Some((at, lags)) => HttpResponse::Ok().json(json!({ "looked_at": Timestamp::from(*at), "groups": lags })),
+        Some(Seen { at, lags }) => HttpResponse::Ok().json(json!({ "looked_at": Timestamp::from(*at), "groups": lags })),
         None => HttpResponse::ServiceUnavailable()
             .json(json!({ "looked_at": null, "problem": "nobody has looked yet: a process of the role api does, every few seconds" })),
     }

@@ -102,6 +102,18 @@ fn fields(value: &Value, at: &str, found: &mut BTreeMap<String, &'static str>) {
 }
 
 /// `UPDATE_DOCS=1` writes the examples anew, from what is sent.
+/// An item comes down to its reorder point.
+async fn comes_down(tenant: &Tenant) {
+    let location = tenant.done("/v1/locations", json!({ "code": "SHELF" })).await.unwrap();
+    let item = json!({ "sku": "CUP-LOW", "name": "Cup", "reorder_point": "5" });
+    tenant.done("/v1/items", item).await.unwrap();
+    for quantity in ["9", "-6"] {
+        let lines = json!([{ "sku": "CUP-LOW", "quantity": quantity }]);
+        let body = json!({ "location_id": location.id(), "reason": "found", "lines": lines });
+        tenant.done("/v1/adjustments", body).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_type_of_event_is_sent_as_its_schema_and_its_example_say() {
     let (_world, tenant, sink) = world().await;
@@ -109,6 +121,7 @@ async fn every_type_of_event_is_sent_as_its_schema_and_its_example_say() {
     let gone = register(&tenant, &sink.url("/gone"), json!({ "event_types": ["item.created"] })).await;
     sink.behave("/gone", crate::sink::Behaviour::Answers(503));
     everything(&tenant).await;
+    comes_down(&tenant).await;
     until(&tenant, &format!("/v1/webhooks/{}", gone.id()), |body| body["state"] == "quarantined").await;
     sink.behave("/gone", crate::sink::Behaviour::Answers(200));
     until(&tenant, &format!("/v1/webhooks/{}", gone.id()), |body| body["state"] == "active").await;

@@ -117,6 +117,8 @@ impl Authority {
 
     /// What a server needs that takes only who has a certificate of the authority.
     fn server(&self) -> rustls::ServerConfig {
+        // Crates that tests use bring another provider along, so that rustls chooses none by itself.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (certificate, key) = self.signs("localhost");
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.certificate.der().clone()).unwrap();
