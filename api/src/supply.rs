@@ -325,7 +325,7 @@ pub(crate) struct LeadTimes {
     days: Option<LeadTimeDays>,
 }
 
-/// Lead times in days; goods that came before they were ordered took none.
+/// Lead times in days, rounded to a hundredth (a quarter of an hour); goods that came before they were ordered took none.
 #[derive(Serialize, JsonSchema)]
 struct LeadTimeDays {
     shortest: f64,
@@ -352,15 +352,8 @@ pub(crate) async fn lead_times(
     let (tenant, build) = (reader.tenant_id, &fresh.build);
     let found = supply::lead_times(&mut connection, tenant, build, id, asked.item_id, asked.since).await;
     let found = found.map_err(ApiError::database)?;
-    // Hundredths of a day are a quarter of an hour.
-    let rounded = |days: f64| (days * 100.0).round() / 100.0;
-    let days = found.days.map(|days| days.map(rounded)).map(|[shortest, median, p90, longest, mean]| LeadTimeDays {
-        shortest,
-        median,
-        p90,
-        longest,
-        mean,
-    });
+    let days =
+        found.days.map(|[shortest, median, p90, longest, mean]| LeadTimeDays { shortest, median, p90, longest, mean });
     let (lines, lines_outstanding) = (found.lines, found.lines_outstanding);
     Ok(Projected::of(LeadTimes { supplier_id: id, item_id: asked.item_id, lines, lines_outstanding, days }, &fresh))
 }

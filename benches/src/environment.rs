@@ -28,6 +28,8 @@ pub struct Parts {
     pub registry: String,
     /// The master keys.
     pub secrets: Secrets,
+    /// The search engine; empty where there is none.
+    pub search_url: String,
     /// A database on the Postgres to use; the benchmark makes its own beside it.
     pub database_url: String,
 }
@@ -57,6 +59,11 @@ impl Environment {
         let environment = Self { pool, prefix, schemas, parts: parts.clone(), database_url, database };
         environment.succeeds(&["topics"]).await?;
         Ok(environment)
+    }
+
+    /// The search engine's address.
+    pub(crate) const fn search_url(&self) -> &str {
+        self.parts.search_url.as_str()
     }
 
     /// The master keys.
@@ -89,6 +96,8 @@ impl Environment {
             .env("TWH_DATABASE_URL", &self.database_url)
             .env("TWH_TOPIC_PREFIX", &self.prefix)
             .env("TWH_LOG", "warn")
+            // Only the scenario of search has an engine: what else is measured is not to feed one.
+            .env_remove("TWH_SEARCH_URL")
             // Limits cost what they cost, and hold nobody back: a benchmark's tenant is busier than any plan allows.
             .env("TWH_PLAN_LIMITS", "enterprise=100000/1000000,100000/1000000")
             .envs(settings)
@@ -98,7 +107,12 @@ impl Environment {
     }
 
     async fn succeeds(&self, arguments: &[&str]) -> Result<()> {
-        let output = self.command(arguments, &BTreeMap::new()).output().await?;
+        self.succeeds_with(arguments, &[]).await
+    }
+
+    /// Runs `twh` with some arguments until it has done what they say.
+    pub(crate) async fn succeeds_with(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Result<()> {
+        let output = self.command(arguments, &variables(settings)).output().await?;
         if output.status.success() {
             return Ok(());
         }
@@ -111,8 +125,7 @@ impl Environment {
             let free = std::net::TcpListener::bind("127.0.0.1:0")?;
             free.local_addr()?.to_string()
         };
-        let mut variables: BTreeMap<String, String> =
-            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut variables = variables(settings);
         variables.insert("TWH_HTTP_ADDR".to_owned(), address.clone());
         let mut process = Process { child: self.command(arguments, &variables).spawn()?, address };
         let begun = Instant::now();
@@ -148,6 +161,10 @@ impl Environment {
         }
         Ok(())
     }
+}
+
+fn variables(settings: &[(&str, &str)]) -> BTreeMap<String, String> {
+    settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 /// A `twh` that is being measured; it ends with its handle.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Method, Request};
+use hyper::{HeaderMap, Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -37,16 +37,16 @@ impl Connection {
         self.sender.ready().await?;
         let response = self.sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
         let status = response.status().as_u16();
-        let retry_after = response.headers().contains_key("retry-after");
+        let headers = response.headers().clone();
         let body = response.into_body().collect().await?.to_bytes();
-        Ok(Reply { status, retry_after, body })
+        Ok(Reply { status, headers, body })
     }
 }
 
 /// An answer, read whole.
 pub(crate) struct Reply {
     pub(crate) status: u16,
-    pub(crate) retry_after: bool,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 

@@ -17,11 +17,12 @@ mod mixed;
 mod naive;
 mod naive_http;
 mod report;
+mod search;
 mod sink;
 mod webhooks;
 mod workload;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use environment::Environment;
 pub use environment::Parts;
 use load::{Load, closed_loop, post, step};
@@ -50,6 +51,8 @@ pub enum Scenario {
     Growth,
     /// Deliveries to subscribers, beside a naive dispatcher.
     Webhooks,
+    /// Searches among a million items while stock moves, and how indexes are made; needs a search engine.
+    Search,
 }
 
 /// How much is measured.
@@ -65,10 +68,12 @@ pub struct Options {
     pub movements: Vec<i64>,
     /// Tenants among whom work is spread, ascending.
     pub tenants: Vec<usize>,
+    /// Items among which is searched.
+    pub items: usize,
 }
 
 impl Options {
-    /// Everything, in about a quarter of an hour.
+    /// Everything, in about half an hour.
     #[must_use]
     pub fn full() -> Self {
         Self {
@@ -79,11 +84,13 @@ impl Options {
                 Scenario::Overload,
                 Scenario::Growth,
                 Scenario::Webhooks,
+                Scenario::Search,
             ],
             commands: 200_000,
             load: Duration::from_secs(5),
             movements: vec![10_000, 1_000_000, 10_000_000],
             tenants: vec![1, 100, 10_000],
+            items: 1_000_000,
         }
     }
 
@@ -119,6 +126,9 @@ fn progress(text: &str) {
 
 /// Measures, in an environment of its own that is gone afterwards.
 pub async fn run(parts: &Parts, options: &Options) -> Result<Report> {
+    if options.scenarios.contains(&Scenario::Search) && parts.search_url.is_empty() {
+        bail!("the scenario search needs TWH_SEARCH_URL: ./dev up search starts an engine");
+    }
     let environment = Environment::prepare(parts).await?;
     let measured = Bench::prepare(&environment, options).await;
     let measured = match measured {
@@ -161,9 +171,15 @@ impl<'a> Bench<'a> {
                 Scenario::Webhooks => webhooks::measure(self.environment, &mut self.report, self.options.load)
                     .await
                     .context("webhooks")?,
+                Scenario::Search => self.search().await.context("search")?,
             }
         }
         Ok(self.report)
+    }
+
+    async fn search(&mut self) -> Result<()> {
+        let Options { items, load, .. } = *self.options;
+        search::measure(self.environment, &mut self.report, self.environment.search_url(), items, load).await
     }
 
     async fn apply(&mut self) -> Result<()> {

@@ -21,6 +21,7 @@ pub(crate) struct Load {
     pub(crate) connections: usize,
     pub(crate) per_second: f64,
     pub(crate) p50_ms: f64,
+    pub(crate) p95_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) p999_ms: f64,
     /// Requests that were turned away, all of them with `Retry-After`.
@@ -100,6 +101,7 @@ where
         connections,
         per_second: crate::per_second(done, measured),
         p50_ms: milliseconds(0.5),
+        p95_ms: milliseconds(0.95),
         p99_ms: milliseconds(0.99),
         p999_ms: milliseconds(0.999),
         shed,
@@ -117,7 +119,7 @@ pub(crate) async fn post(connection: &mut Connection, api_key: &str, path: &str,
 pub(crate) fn step(reply: &Reply, count: u64) -> Result<Step> {
     match reply.status {
         200 | 201 => Ok(Step::Done(count)),
-        429 | 503 if reply.retry_after => Ok(Step::Shed),
+        429 | 503 if reply.headers.contains_key("retry-after") => Ok(Step::Shed),
         status => bail!("answered with {status}: {}", String::from_utf8_lossy(&reply.body)),
     }
 }

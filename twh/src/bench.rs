@@ -20,6 +20,9 @@ pub(crate) struct BenchArguments {
     /// Commands of a backlog.
     #[arg(long)]
     commands: Option<usize>,
+    /// Items of the scenario search.
+    #[arg(long)]
+    items: Option<usize>,
     /// Writes the figures there, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -42,6 +45,7 @@ enum ScenarioName {
     Overload,
     Growth,
     Webhooks,
+    Search,
 }
 
 impl From<ScenarioName> for Scenario {
@@ -53,6 +57,7 @@ impl From<ScenarioName> for Scenario {
             ScenarioName::Overload => Self::Overload,
             ScenarioName::Growth => Self::Growth,
             ScenarioName::Webhooks => Self::Webhooks,
+            ScenarioName::Search => Self::Search,
         }
     }
 }
@@ -70,6 +75,7 @@ pub(crate) async fn run(config: &Config, arguments: BenchArguments) -> anyhow::R
         brokers: config.kafka_brokers.clone(),
         registry: config.schema_registry_url.clone(),
         secrets: serve::secrets(config)?,
+        search_url: config.search_url.clone(),
         database_url: config.database_url.clone(),
     };
     let mut options = if arguments.quick { Options::quick() } else { Options::full() };
@@ -77,6 +83,7 @@ pub(crate) async fn run(config: &Config, arguments: BenchArguments) -> anyhow::R
         options.scenarios = arguments.scenarios.into_iter().map(Into::into).collect();
     }
     options.commands = arguments.commands.unwrap_or(options.commands);
+    options.items = arguments.items.unwrap_or(options.items);
     let report = twh_benches::run(&parts, &options).await?;
     print(&report.to_string())?;
     if let Some(path) = &arguments.json {
