@@ -67,6 +67,8 @@ create table supply_receipts (
     ordered_at        timestamptz not null,
     first_received_at timestamptz,
     received_at       timestamptz,
+    -- When the order was closed or cancelled: what has not come by then is not awaited.
+    closed_at         timestamptz,
     primary key (build, tenant_id, order_id, line)
 );
 create index supply_receipts_supplier on supply_receipts (build, tenant_id, supplier_id, item_id);

@@ -11,6 +11,7 @@ use twh_domain::outcome::Position;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::openapi::{Describe, Operation};
 use twh_sinks::postgres::builds::{Freshness, Projection, freshness};
+use twh_sinks::postgres::sqlx::{Connection as _, PgConnection, Postgres, Transaction};
 use twh_sinks::postgres::tenant::TenantConnection;
 
 /// What a read model says, and the last command that it reflects.
@@ -46,22 +47,40 @@ impl<T: JsonSchema> Describe for Projected<T> {
 }
 
 impl Read {
-    /// The build of a read model that answers, once it reflects what is asked for.
-    pub(crate) async fn projected(
+    /// The build of a read model that answers, once it reflects what is asked for; with a transaction in which it goes on
+    /// answering, whatever is put in its place.
+    pub(crate) async fn projected<'a>(
         &self,
-        connection: &mut TenantConnection,
+        connection: &'a mut TenantConnection,
         projection: Projection,
-    ) -> Result<Freshness, ApiError> {
+    ) -> Result<(Transaction<'a, Postgres>, Freshness), ApiError> {
+        self.await_projected(connection, projection).await?;
+        let tx = connection.begin_with("begin transaction isolation level repeatable read read only").await;
+        let mut tx = tx.map_err(ApiError::database)?;
+        let fresh = self.made(&mut tx, projection).await?;
+        Ok((tx, fresh))
+    }
+
+    /// How far the build that answers is.
+    async fn made(&self, connection: &mut PgConnection, projection: Projection) -> Result<Freshness, ApiError> {
+        let fresh = freshness(connection, projection, self.tenant_id).await.map_err(ApiError::database)?;
+        // The first build of a ledger that was there before it has read nothing of this tenant yet.
+        fresh.filter(|fresh| fresh.reflects.is_some() || fresh.events_behind == 0).ok_or_else(|| {
+            let message =
+                format!("the read model {} is not made yet: does the role projections run?", projection.name());
+            ApiError::new(ErrorCode::ServiceUnavailable, message).retry_after(2)
+        })
+    }
+
+    async fn await_projected(&self, connection: &mut TenantConnection, projection: Projection) -> Result<(), ApiError> {
         let deadline = Instant::now() + self.wait;
         let mut pause = PAUSE_FIRST;
         loop {
-            let fresh = freshness(connection, projection, self.tenant_id).await.map_err(ApiError::database)?;
-            let fresh = fresh.ok_or_else(|| {
-                let message =
-                    format!("the read model {} is not made yet: does the role projections run?", projection.name());
-                ApiError::new(ErrorCode::ServiceUnavailable, message).retry_after(2)
-            })?;
-            let Some(wanted) = self.at_least.filter(|wanted| !fresh.reaches(*wanted)) else { return Ok(fresh) };
+            let Some(wanted) = self.at_least else { return Ok(()) };
+            let fresh = self.made(connection, projection).await?;
+            if fresh.reaches(wanted) {
+                return Ok(());
+            }
             if Instant::now() >= deadline {
                 let message = format!(
                     "the read model {} is {} events behind the ledger, and does not reflect {wanted} yet",

@@ -3,7 +3,7 @@
 
 use crate::engine::Engine;
 use crate::signer::Signer;
-use actix_web::{FromRequest, HttpRequest, dev, web};
+use actix_web::{FromRequest, HttpMessage as _, HttpRequest, dev, web};
 use futures::future::LocalBoxFuture;
 use serde_json::json;
 use std::marker::PhantomData;
@@ -15,6 +15,7 @@ use twh_edge::access::{Guarded, Scopes};
 use twh_edge::auth::Caller;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::openapi::{Describe, Operation};
+use twh_edge::request::Reflected;
 use twh_edge::routes::Guard;
 use twh_sinks::postgres::queries::applied_through;
 use twh_sinks::postgres::tenant::{TenantConnection, TenantPool};
@@ -49,6 +50,7 @@ pub(crate) struct Read {
     /// The position that was asked for, which the ledger has reached.
     pub(crate) at_least: Option<Position>,
     pub(crate) wait: Duration,
+    reflected: Reflected,
 }
 
 /// The one who calls an endpoint of the read side, and may.
@@ -88,6 +90,7 @@ impl<E: Guarded> Describe for Reader<E> {
             "The X-TWH-Position of a write that the answer must reflect; it is waited for.",
         );
         operation.refuses(&[ErrorCode::InvalidPosition, ErrorCode::PositionNotReached]);
+        operation.says_what_it_reflects();
     }
 }
 
@@ -99,13 +102,15 @@ impl<E: Guarded> FromRequest for Reader<E> {
         let caller = Caller::<E>::from_request(request, payload);
         let reads = request.app_data::<web::Data<Reads>>().cloned();
         let at_least = at_least(request);
+        let reflected = Reflected::default();
+        request.extensions_mut().insert(reflected.clone());
         Box::pin(async move {
             let identity = caller.await?.identity();
             let (tenant_id, scopes) = (identity.tenant_id, identity.scopes);
             let reads = reads.ok_or_else(|| ApiError::internal("the read side is not set up"))?;
             let (pool, signer, engine) = (reads.pool.clone(), reads.signer.clone(), reads.engine.clone());
             let at_least = at_least?;
-            let read = Read { tenant_id, scopes, pool, signer, engine, at_least, wait: reads.wait };
+            let read = Read { tenant_id, scopes, pool, signer, engine, at_least, wait: reads.wait, reflected };
             if let Some(position) = at_least {
                 read.reach(position).await?;
             }
@@ -127,6 +132,14 @@ fn at_least(request: &HttpRequest) -> Result<Option<Position>, ApiError> {
 impl Read {
     /// What there is of the tenant.
     pub(crate) async fn ledger(&self) -> Result<TenantConnection, ApiError> {
+        let connection = self.connection().await?;
+        if let Some(position) = connection.reflects() {
+            self.reflected.through(position);
+        }
+        Ok(connection)
+    }
+
+    async fn connection(&self) -> Result<TenantConnection, ApiError> {
         self.pool.of(self.tenant_id).await.map_err(ApiError::database)
     }
 
@@ -135,7 +148,7 @@ impl Read {
         let deadline = Instant::now() + self.wait;
         let mut pause = PAUSE_FIRST;
         loop {
-            let applied = applied_through(&mut *self.ledger().await?, position.partition).await;
+            let applied = applied_through(&mut *self.connection().await?, position.partition).await;
             let applied = applied.map_err(ApiError::database)?;
             if applied.is_some_and(|next| next > position.offset) {
                 return Ok(());

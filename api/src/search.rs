@@ -17,6 +17,7 @@ use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::openapi::{Describe, Operation};
 use twh_edge::query::{self, Query};
+use twh_sinks::postgres::sqlx;
 use twh_sinks::search::text::{highlighted, words};
 use twh_sinks::search::{
     self, Bucket, Facet, Found, Hit, Match, Place, SearchQuery, Sort, TEXT_LENGTH_MAX, WORDS_MAX, postgres,
@@ -352,20 +353,26 @@ fn result(mut found: Found, query: &SearchQuery, sees_stock: bool, by: &str) -> 
     }
 }
 
+fn not_found_in_time(error: sqlx::Error) -> ApiError {
+    if !postgres::took_too_long(&error) {
+        return ApiError::database(error);
+    }
+    let message = "the search looked through too much: narrow it with words or a code";
+    ApiError::new(ErrorCode::ServiceUnavailable, message).retry_after(2)
+}
+
 pub(crate) async fn items(
     reader: Reader<SearchItems>,
     query: Query<SearchParameters>,
 ) -> Result<SearchAnswer, ApiError> {
     let (query, engine) = read(&reader, query.read()?).await?;
     may_ask_for_stock(&reader, &query)?;
-    let mut connection = reader.ledger().await?;
     let (mut found, by) = match &reader.engine {
         None => (None, BY_POSTGRES),
         // A page that follows one of PostgreSQL's is PostgreSQL's too.
         Some(_) if engine == Some(false) => (None, BY_FALLBACK),
         Some(engine) => {
-            let found = engine.search(&mut connection, reader.tenant_id, &query, reader.at_least).await;
-            let found = found.map_err(ApiError::database)?;
+            let found = engine.search(&reader, &query).await?;
             let by = if found.is_some() { BY_ELASTICSEARCH } else { BY_FALLBACK };
             (found, by)
         }
@@ -377,8 +384,8 @@ pub(crate) async fn items(
     let mut found = match found.take() {
         Some(found) => found,
         None => {
-            let found = postgres::search(&mut connection, reader.tenant_id, &query).await;
-            found.map_err(ApiError::database)?
+            let found = postgres::search(&mut *reader.ledger().await?, reader.tenant_id, &query).await;
+            found.map_err(not_found_in_time)?
         }
     };
     let reflects = found.reflects.take();

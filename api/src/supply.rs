@@ -91,8 +91,8 @@ pub(crate) async fn of_item(
 ) -> Result<Projected<ItemSupply>, ApiError> {
     let mut connection = reader.ledger().await?;
     let item = item(&mut connection, &reader, &request).await?;
-    let fresh = reader.projected(&mut connection, Projection::Supply).await?;
-    let row = supply::item_supply(&mut connection, reader.tenant_id, &fresh.build, item.id.0).await;
+    let (mut tx, fresh) = reader.projected(&mut connection, Projection::Supply).await?;
+    let row = supply::item_supply(&mut tx, reader.tenant_id, &fresh.build, item.id.0).await;
     // What holds no stock, and what has just been added, has none.
     let row = row.map_err(ApiError::database)?.unwrap_or_else(|| supply::ItemSupply::none(&item));
     Ok(Projected::of(item_supply(row), &fresh))
@@ -116,8 +116,8 @@ pub(crate) async fn low(
     let limit = query::limit(asked.limit)?;
     let after = asked.cursor.as_deref().map(cursor::decode::<Uuid>).transpose()?;
     let mut connection = reader.ledger().await?;
-    let fresh = reader.projected(&mut connection, Projection::Supply).await?;
-    let rows = supply::low_items(&mut connection, reader.tenant_id, &fresh.build, after, limit + 1).await;
+    let (mut tx, fresh) = reader.projected(&mut connection, Projection::Supply).await?;
+    let rows = supply::low_items(&mut tx, reader.tenant_id, &fresh.build, after, limit + 1).await;
     let place = |row: &supply::ItemSupply| cursor::encode(&row.item_id);
     let page = Page::of(rows.map_err(ApiError::database)?, limit, place, |row| item_supply(row.clone()));
     Ok(Projected::of(page, &fresh))
@@ -217,9 +217,9 @@ pub(crate) async fn history(
     let (first, last) = span(&asked)?;
     let mut connection = reader.ledger().await?;
     let item = item(&mut connection, &reader, &request).await?;
-    let fresh = reader.projected(&mut connection, Projection::Supply).await?;
+    let (mut tx, fresh) = reader.projected(&mut connection, Projection::Supply).await?;
     let (tenant, build) = (reader.tenant_id, &fresh.build);
-    let found = supply::history(&mut connection, tenant, build, item.id.0, asked.location_id, (first, last)).await;
+    let found = supply::history(&mut tx, tenant, build, item.id.0, asked.location_id, (first, last)).await;
     let locations = found.map_err(ApiError::database)?.into_iter().map(location_history).collect();
     let body = StockHistory { item_id: item.id.0, from: first.to_string(), to: last.to_string(), locations };
     Ok(Projected::of(body, &fresh))
@@ -297,8 +297,8 @@ pub(crate) async fn open(
     let filter =
         OpenLineFilter { document_kind, item_id: asked.item_id, backordered: asked.backordered.unwrap_or_default() };
     let mut connection = reader.ledger().await?;
-    let fresh = reader.projected(&mut connection, Projection::Supply).await?;
-    let rows = supply::open_lines(&mut connection, reader.tenant_id, &fresh.build, &filter, after, limit + 1).await;
+    let (mut tx, fresh) = reader.projected(&mut connection, Projection::Supply).await?;
+    let rows = supply::open_lines(&mut tx, reader.tenant_id, &fresh.build, &filter, after, limit + 1).await;
     let place = |row: &OpenLineRow| cursor::encode(&(row.document_id, row.line));
     Ok(Projected::of(Page::of(rows.map_err(ApiError::database)?, limit, place, open_line), &fresh))
 }
@@ -348,9 +348,9 @@ pub(crate) async fn lead_times(
     if found.map_err(ApiError::database)?.is_none() {
         return Err(ApiError::not_found(EntityKind::Supplier.noun()));
     }
-    let fresh = reader.projected(&mut connection, Projection::Supply).await?;
+    let (mut tx, fresh) = reader.projected(&mut connection, Projection::Supply).await?;
     let (tenant, build) = (reader.tenant_id, &fresh.build);
-    let found = supply::lead_times(&mut connection, tenant, build, id, asked.item_id, asked.since).await;
+    let found = supply::lead_times(&mut tx, tenant, build, id, asked.item_id, asked.since).await;
     let found = found.map_err(ApiError::database)?;
     let days =
         found.days.map(|[shortest, median, p90, longest, mean]| LeadTimeDays { shortest, median, p90, longest, mean });

@@ -431,6 +431,7 @@ impl<'a> Draft<'a> {
         level.evolve(&movement);
         self.levels.insert(key, level);
         self.effects.movements.push(movement);
+        self.effects.events_before.push(self.effects.events.len());
     }
 }
 

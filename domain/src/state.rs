@@ -97,6 +97,8 @@ pub struct Effects {
     pub barcodes: Vec<(CodeKey, Option<Uuid>)>,
     /// New lines of the ledger, in order.
     pub movements: Vec<Movement>,
+    /// For each of them, how many of the new events came before it.
+    pub events_before: Vec<usize>,
     /// New events, in order.
     pub events: Vec<DomainEvent>,
     /// New audit records, in order.

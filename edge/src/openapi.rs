@@ -59,6 +59,7 @@ pub struct Operation<'a> {
     parameters: Vec<Value>,
     body: Option<Value>,
     answers: BTreeMap<u16, Map<String, Value>>,
+    says_what_it_reflects: bool,
     refusals: BTreeSet<ErrorCode>,
 }
 
@@ -103,6 +104,7 @@ impl<'a> Operation<'a> {
             parameters: Vec::new(),
             body: None,
             answers: BTreeMap::new(),
+            says_what_it_reflects: false,
             refusals: BTreeSet::from([ErrorCode::Internal, ErrorCode::ServiceUnavailable]),
         };
         operation.refusals.extend(endpoint.refuses);
@@ -199,6 +201,11 @@ impl<'a> Operation<'a> {
         }
     }
 
+    /// Says the last command that its answers reflect.
+    pub const fn says_what_it_reflects(&mut self) {
+        self.says_what_it_reflects = true;
+    }
+
     /// May refuse with these codes.
     pub fn refuses(&mut self, codes: &[ErrorCode]) {
         self.refusals.extend(codes);
@@ -249,7 +256,12 @@ impl<'a> Operation<'a> {
         self.takes_header("Prefer", false, &prefer, "`respond-async`, or `wait=` and seconds (RFC 7240).");
     }
 
-    fn into_value(self) -> Value {
+    fn into_value(mut self) -> Value {
+        if self.says_what_it_reflects {
+            for headers in self.answers.values_mut().filter_map(|answer| answer.get_mut("headers")?.as_object_mut()) {
+                headers.extend([header("X-TWH-Reflects")]);
+            }
+        }
         let mut answers: Map<String, Value> =
             self.answers.into_iter().map(|(status, answer)| (status.to_string(), Value::Object(answer))).collect();
         let mut by_status: BTreeMap<u16, Vec<ErrorCode>> = BTreeMap::new();

@@ -7,17 +7,19 @@ use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::Method;
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse};
 use prometheus::{HistogramVec, IntCounterVec, register_histogram_vec, register_int_counter_vec};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
 use tracing::Instrument as _;
 use twh_domain::id::TenantId;
+use twh_domain::outcome::Position;
 use uuid::Uuid;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REFLECTS: HeaderName = HeaderName::from_static("x-twh-reflects");
 const REQUEST_ID_LENGTH_MAX: usize = 128;
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
@@ -41,6 +43,26 @@ impl RequestId {
     #[must_use]
     pub fn of(request: &HttpRequest) -> String {
         request.extensions().get::<Self>().map(|id| id.0.clone()).unwrap_or_default()
+    }
+}
+
+/// The last command that an answer reflects: whoever reads for a request puts one into its extensions, and says it once it has
+/// looked.
+#[derive(Debug, Clone, Default)]
+pub struct Reflected(Arc<OnceLock<Position>>);
+
+impl Reflected {
+    /// All that was read reflects what is up to this position. What is said first holds: what is read later reflects it too.
+    pub fn through(&self, position: Position) {
+        let _ = self.0.set(position);
+    }
+
+    fn write_header(&self, headers: &mut HeaderMap) {
+        let value = self.0.get().and_then(|position| HeaderValue::from_str(&position.to_string()).ok());
+        // A read model has said how far it is itself.
+        if let Some(value) = value.filter(|_| !headers.contains_key(REFLECTS)) {
+            headers.insert(REFLECTS, value);
+        }
     }
 }
 
@@ -94,6 +116,10 @@ pub async fn around<B: MessageBody + 'static>(
     let admission = response.request().extensions().get::<Admission>().cloned();
     if let Some(admission) = admission {
         admission.write_headers(response.headers_mut());
+    }
+    let reflected = response.request().extensions().get::<Reflected>().cloned();
+    if let Some(reflected) = reflected.filter(|_| response.status().is_success()) {
+        reflected.write_header(response.headers_mut());
     }
     let request = response.request().clone();
     protect(&request, response.headers_mut());

@@ -90,11 +90,17 @@ async fn ask(tenant: &Tenant, parameters: &[(&str, &str)]) -> Answer {
     tenant.get(&path).await.unwrap()
 }
 
+/// What is found by what is to answer: an engine that was slow once is left alone for a while.
 async fn found(caller: &Caller, parameters: &[(&str, &str)]) -> Value {
-    let answer = ask(caller, parameters).await;
-    assert_eq!(answer.status, 200, "{parameters:?}: {}", answer.body);
-    assert_eq!(answer.header("x-twh-search"), caller.by.name(), "{parameters:?}");
-    answer.body
+    for _ in 0..300 {
+        let answer = ask(caller, parameters).await;
+        assert_eq!(answer.status, 200, "{parameters:?}: {}", answer.body);
+        if answer.header("x-twh-search") == caller.by.name() {
+            return answer.body;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{parameters:?} is not answered by {}", caller.by.name());
 }
 
 fn skus(found: &Value) -> Vec<&str> {
@@ -195,6 +201,35 @@ async fn what_is_misspelt_finds_what_is_meant_first_by(by: By) {
     assert_eq!((skus(&exact)[0], &exact["data"][0]["matched"]), (code, &json!("code")));
     let begins = found(&tenant, &[("q", &code[..3])]).await;
     assert!(skus(&begins).iter().all(|sku| sku.starts_with(&code[..3])), "{begins}");
+}
+
+/// Both engines are asked with words that our own code folds; what PostgreSQL looks into is folded by its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_engines_compare_letters_alike() {
+    // Latin, Greek, Cyrillic, Devanagari, Thai, kana; but for the Afrikaans letter that Unicode deprecates.
+    let ranges =
+        [0xc0..=0x17f, 0x218..=0x21b, 0x386..=0x3ff, 0x400..=0x4ff, 0x900..=0x97f, 0xe01..=0xe30, 0x3041..=0x30ff];
+    let letters: Vec<String> = ranges
+        .into_iter()
+        .flatten()
+        .filter_map(char::from_u32)
+        .filter(|letter| letter.is_alphanumeric() && *letter != 'ŉ')
+        .map(String::from)
+        .collect();
+    let pool = World::start_with(&[]).await.unwrap().pool().await.unwrap();
+    let folded: Vec<(String, String)> =
+        twh_sinks::postgres::sqlx::query_as("select l, search_text(l) from unnest($1::text[]) l")
+            .bind(&letters)
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+    let differ: Vec<_> = folded
+        .iter()
+        .map(|(letter, theirs)| (letter, theirs, twh_sinks::search::text::folded(letter)))
+        .filter(|(_, theirs, ours)| *theirs != ours)
+        .collect();
+    assert!(letters.len() > 700, "{} letters", letters.len());
+    assert!(differ.is_empty(), "{differ:?}");
 }
 
 async fn few(tenant: &Caller) {

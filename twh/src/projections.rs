@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
@@ -63,7 +64,7 @@ async fn run_group<M: Model>(
     let topic = EVENTS.full_name(&config.topic_prefix);
     let (name, records_max) = match &target {
         Target::Serving { .. } => (name.to_owned(), EVENTS_MAX),
-        Target::Building(build) => (build.positions().replace('/', "-"), EVENTS_MAX_REBUILDING),
+        Target::Building { build, .. } => (build.positions().replace('/', "-"), EVENTS_MAX_REBUILDING),
     };
     let group = format!("{}{}{name}", config.topic_prefix, config.group_prefix);
     let pool = projections_pool(config)?;
@@ -166,6 +167,16 @@ impl Place {
         }
     }
 
+    /// Whether what a build has read already is where it was written.
+    async fn is_there(&self, pool: &PgPool, build: &Build) -> anyhow::Result<bool> {
+        match self {
+            Self::Search(index) => {
+                Ok(builds::positions(pool, build).await?.is_empty() || index.elastic.exists(&build.name).await?)
+            }
+            Self::Supply(_) => Ok(true),
+        }
+    }
+
     async fn serve(&self, build: &Build) -> anyhow::Result<()> {
         match self {
             Self::Search(index) => {
@@ -198,8 +209,8 @@ pub(crate) async fn rebuild(config: &Config, arguments: RebuildArguments) -> any
     postgres::migrate(&pool).await.context("the tables could not be brought up to date")?;
     let schemas = Arc::new(prepare_topics(config).await?);
     let projection = place.projection();
-    if arguments.anew
-        && let Some(build) = builds::in_state(&pool, projection, State::Building).await?
+    if let Some(build) = builds::in_state(&pool, projection, State::Building).await?
+        && (arguments.anew || !place.is_there(&pool, &build).await?)
     {
         drop_build(&pool, &place, &build).await?;
     }
@@ -209,7 +220,8 @@ pub(crate) async fn rebuild(config: &Config, arguments: RebuildArguments) -> any
     let stop = CancellationToken::new();
     let _stop_on_return = stop.clone().drop_guard();
     let client_id = format!("twh-rebuild-{}", uuid::Uuid::new_v4().simple());
-    let target = Target::Building(build.clone());
+    let answers = Arc::new(AtomicBool::new(false));
+    let target = Target::Building { build: build.clone(), answers: Arc::clone(&answers) };
     let mut group = match &place {
         Place::Search(index) => {
             let model = search_index(config, index.elastic.clone())?;
@@ -223,20 +235,23 @@ pub(crate) async fn rebuild(config: &Config, arguments: RebuildArguments) -> any
     let source = source(config);
     let caught_up = async {
         let read = catch_up(&source, &pool, &build, true).await?;
+        answers.store(true, Ordering::Release);
+        catch_up(&source, &pool, &build, false).await?;
         place.serve(&build).await?;
-        let before = builds::replace(&pool, &build).await?;
+        builds::replace(&pool, &build).await?;
         // What was written to the build before, until its writers knew, is on the topic by now.
         catch_up(&source, &pool, &build, false).await?;
-        anyhow::Ok((read, before))
+        anyhow::Ok(read)
     };
-    let (read, before) = tokio::select! {
+    let read = tokio::select! {
         ended = &mut group => { ended??; bail!("the rebuild ended before it was done; run it again to go on") }
         caught_up = caught_up => caught_up?,
     };
     stop.cancel();
     group.await??;
     print(&format!("{} answers now: {read} events were read\n", build.name))?;
-    for old in before.iter().filter(|_| !arguments.keep) {
+    let old = if arguments.keep { Vec::new() } else { builds::retired(&pool, projection).await? };
+    for old in &old {
         drop_build(&pool, &place, old).await?;
         print(&format!("{} is deleted\n", old.name))?;
     }
@@ -244,6 +259,7 @@ pub(crate) async fn rebuild(config: &Config, arguments: RebuildArguments) -> any
 }
 
 async fn drop_build(pool: &PgPool, place: &Place, build: &Build) -> anyhow::Result<()> {
+    builds::end(pool, build).await?;
     place.delete(build).await?;
     builds::forget(pool, build).await?;
     Ok(())

@@ -109,15 +109,16 @@ impl<'a> Records<'a> {
     }
 }
 
-/// What each event did to levels: a movement belongs to the last event about its document, which has seen all of them.
+/// What each event did to levels: a movement belongs to the next event about its document, so that the events of a level come in
+/// the order of its versions, also where one command does several things to the same document.
 fn stock_by_event(effects: &Effects) -> BTreeMap<usize, Vec<StockChange>> {
     let mut stock: BTreeMap<usize, Vec<StockChange>> = BTreeMap::new();
     let last = effects.events.len().saturating_sub(1);
-    for movement in &effects.movements {
+    for (movement, before) in effects.movements.iter().zip(&effects.events_before) {
         let about =
             |event: &DomainEvent| event.subject == movement.reference && event.subject_kind == movement.reference_kind;
-        let index = effects.events.iter().rposition(about).unwrap_or(last);
-        StockChange::add(stock.entry(index).or_default(), movement);
+        let next = effects.events.iter().enumerate().skip(*before).find(|(_, event)| about(event));
+        StockChange::add(stock.entry(next.map_or(last, |(index, _)| index)).or_default(), movement);
     }
     stock
 }

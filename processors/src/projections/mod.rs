@@ -13,6 +13,7 @@ pub use supply::Supply;
 use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Record, Watermarks, Worker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use twh_domain::entity::EntityKind;
 use twh_domain::id::{ItemId, TenantId};
 use twh_domain::outcome::Position;
@@ -23,7 +24,7 @@ use twh_sinks::postgres::builds::{self, Build, Progress, Projection, State};
 use twh_sinks::postgres::positions::{self, Hold, PositionError};
 
 /// Which build the group writes to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Target {
     /// The one that answers, whichever it is; the first is made where there is none.
     Serving {
@@ -31,7 +32,12 @@ pub enum Target {
         first: String,
     },
     /// This one, until it answers.
-    Building(Build),
+    Building {
+        /// Which.
+        build: Build,
+        /// Whether it is about to answer: what is counted as reflected must be found from then on.
+        answers: Arc<AtomicBool>,
+    },
 }
 
 /// What the group works with.
@@ -123,7 +129,7 @@ impl<M: Model> Projections<M> {
     async fn build(&self) -> Result<Build, ApplyError> {
         let Settings { pool, target, .. } = &self.0.settings;
         let first = match target {
-            Target::Building(build) => return Ok(build.clone()),
+            Target::Building { build, .. } => return Ok(build.clone()),
             Target::Serving { first } => first,
         };
         let serving = builds::in_state(pool, M::PROJECTION, State::Serving).await.map_err(ApplyError::unavailable)?;
@@ -144,7 +150,7 @@ impl<M: Model> Projections<M> {
     /// by others, since those may not be there.
     async fn is_still(&self, build: &Build) -> Result<bool, ApplyError> {
         let state = match &self.0.settings.target {
-            Target::Building(_) => State::Building,
+            Target::Building { .. } => State::Building,
             Target::Serving { .. } => State::Serving,
         };
         let now = builds::in_state(&self.0.settings.pool, M::PROJECTION, state).await;
@@ -215,8 +221,11 @@ impl<M: Model> Projector<M> {
 
     async fn project(&self, events: &[Decoded<DomainEvent>], next_offset: i64) -> Result<(), ApplyError> {
         let Parts { settings, model } = &*self.projections.0;
-        let answers = matches!(settings.target, Target::Serving { .. });
-        if answers && !self.projections.is_still(&self.build).await? {
+        let (is_serving, answers) = match &settings.target {
+            Target::Serving { .. } => (true, true),
+            Target::Building { answers, .. } => (false, answers.load(Ordering::Acquire)),
+        };
+        if is_serving && !self.projections.is_still(&self.build).await? {
             return Err(ApplyError::Fenced(format!("{} does not answer any more", self.build.name)));
         }
         let mut progress: BTreeMap<TenantId, Progress> = BTreeMap::new();

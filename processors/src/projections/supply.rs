@@ -20,7 +20,7 @@ use twh_domain::id::{CommandId, TenantId};
 use twh_schemas::Schemas;
 use twh_sinks::kafka::{Outgoing, Producer};
 use twh_sinks::postgres::PgPool;
-use twh_sinks::postgres::builds::{self, Build, Projection};
+use twh_sinks::postgres::builds::{Build, Projection};
 use twh_sinks::postgres::supply;
 use uuid::Uuid;
 
@@ -98,9 +98,10 @@ impl Model for Supply {
 
     async fn write(&self, batch: &Batch<'_>) -> Result<(), ApplyError> {
         let tenants: Vec<TenantId> = batch.progress.iter().map(|progress| progress.tenant).collect();
-        let reflected = builds::reflected(&self.pool, batch.build, &tenants).await.map_err(ApplyError::unavailable)?;
-        let held = supply::held(&self.pool, batch.build, &all_touched(batch.events)).await;
-        let mut fold = Fold::new(held.map_err(ApplyError::unavailable)?, reflected);
+        let touched = all_touched(batch.events);
+        let held = supply::held(&self.pool, batch.build, batch.hold, &touched, &tenants).await;
+        let (held, reflected) = held.map_err(position_error)?;
+        let mut fold = Fold::new(held, reflected);
         for decoded in batch.events {
             fold.add(&decoded.item);
         }

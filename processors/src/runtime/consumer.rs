@@ -16,7 +16,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,9 @@ use tokio_util::sync::CancellationToken;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a revoked partition may take to finish what is under way.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// After so long without leaving the group, what went wrong before is over.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// What a group needs to run.
 #[derive(Debug, Clone)]
@@ -210,6 +213,7 @@ fn poll<G: Group, L: Log>(
     stop: &CancellationToken,
 ) -> Result<(), RunError> {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+    let mut rejoined: Option<Instant> = None;
     consumer.subscribe(&[&options.topic])?;
     while !stop.is_cancelled() {
         match consumer.poll(POLL_INTERVAL) {
@@ -221,6 +225,11 @@ fn poll<G: Group, L: Log>(
             }
         }
         if consumer.context().rejoin.swap(false, Ordering::AcqRel) {
+            // What went well for a while is no reason to wait longer than at first.
+            if rejoined.is_none_or(|at| at.elapsed() > QUIET) {
+                backoff.reset();
+            }
+            rejoined = Some(Instant::now());
             let pause = backoff.pause();
             tracing::warn!(group = %options.group, pause_ms = pause.as_millis(), "leaving the group and joining it again");
             consumer.unsubscribe();

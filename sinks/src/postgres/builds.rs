@@ -104,31 +104,45 @@ pub async fn begin(pool: &PgPool, projection: Projection, name: &str, state: Sta
     in_state(pool, projection, state).await?.ok_or(sqlx::Error::RowNotFound)
 }
 
-/// From now on a build answers, and the ones before it no longer; says which those are.
-pub async fn replace(pool: &PgPool, build: &Build) -> Result<Vec<Build>, sqlx::Error> {
+/// From now on a build answers, and the ones before it no longer.
+pub async fn replace(pool: &PgPool, build: &Build) -> Result<(), sqlx::Error> {
     let mut tx = pool.begin().await?;
-    let before: Vec<(i64, String)> = sqlx::query_as(
+    sqlx::query(
         "update projection_builds set state = 'retired', changed_at = now()
-         where projection = $1 and state = 'serving' and number <> $2 returning number, name",
+         where projection = $1 and state = 'serving' and number <> $2",
     )
     .bind(build.projection.name())
     .bind(build.number)
-    .fetch_all(&mut *tx)
+    .execute(&mut *tx)
     .await?;
     sqlx::query("update projection_builds set state = 'serving', changed_at = now() where number = $1")
         .bind(build.number)
         .execute(&mut *tx)
         .await?;
-    tx.commit().await?;
-    Ok(before.into_iter().map(|(number, name)| Build { projection: build.projection, number, name }).collect())
+    tx.commit().await
 }
 
-/// Forgets a build that is gone, and how far it was.
+/// The builds that answered once and do so no longer.
+pub async fn retired(pool: &PgPool, projection: Projection) -> Result<Vec<Build>, sqlx::Error> {
+    let rows: Vec<(i64, String)> =
+        sqlx::query_as("select number, name from projection_builds where projection = $1 and state = 'retired'")
+            .bind(projection.name())
+            .fetch_all(pool)
+            .await?;
+    Ok(rows.into_iter().map(|(number, name)| Build { projection, number, name }).collect())
+}
+
+/// Takes a build's positions away: from now on nobody writes to it.
+pub async fn end(pool: &PgPool, build: &Build) -> Result<(), sqlx::Error> {
+    let positions = build.positions();
+    sqlx::query("delete from consumer_positions where consumer_group = $1").bind(positions).execute(pool).await?;
+    Ok(())
+}
+
+/// Forgets a build that was ended and is gone.
 pub async fn forget(pool: &PgPool, build: &Build) -> Result<(), sqlx::Error> {
     let mut tx = pool.begin().await?;
     sqlx::query("delete from projection_progress where build = $1").bind(build.number).execute(&mut *tx).await?;
-    let positions = build.positions();
-    sqlx::query("delete from consumer_positions where consumer_group = $1").bind(positions).execute(&mut *tx).await?;
     sqlx::query("delete from projection_builds where number = $1").bind(build.number).execute(&mut *tx).await?;
     tx.commit().await
 }
@@ -158,8 +172,8 @@ const PROGRESS: Columns =
     &[("tenant_id", Sql::Uuid), ("sequence", Sql::Bigint), ("partition", Sql::Integer), ("log_offset", Sql::Bigint)];
 
 /// The last events of tenants that a build reflects.
-pub async fn reflected(
-    pool: &PgPool,
+pub(crate) async fn reflected(
+    connection: &mut PgConnection,
     build: &Build,
     tenants: &[TenantId],
 ) -> Result<HashMap<TenantId, i64>, sqlx::Error> {
@@ -168,7 +182,7 @@ pub async fn reflected(
         sqlx::query_as("select tenant_id, sequence from projection_progress where build = $1 and tenant_id = any ($2)")
             .bind(build.number)
             .bind(tenants)
-            .fetch_all(pool)
+            .fetch_all(connection)
             .await?;
     Ok(rows.into_iter().map(|(tenant, sequence)| (TenantId(tenant), sequence)).collect())
 }
@@ -267,6 +281,8 @@ pub async fn freshness(
     }
     let partition: Option<i32> = row.try_get("partition")?;
     let offset: Option<i64> = row.try_get("log_offset")?;
-    let reflects = partition.zip(offset).map(|(partition, offset)| Position { partition, offset });
+    // The rest of the last command's events may be among those that are behind.
+    let before = |(partition, offset)| (offset > 0).then(|| Position { partition, offset: offset - 1 });
+    let reflects = partition.zip(offset).and_then(before);
     Ok(Some(Freshness { build, reflects, events_behind }))
 }

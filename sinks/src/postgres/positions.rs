@@ -5,7 +5,7 @@
 //! one is refused.
 
 use super::PgPool;
-use super::sqlx::{self, Row as _};
+use super::sqlx::{self, PgConnection, Row as _};
 use super::statement::{Columns, FENCED, Rows, Sql, Statement};
 
 /// A hold on a partition.
@@ -165,6 +165,17 @@ impl Hold {
             sqlx::Error::Database(refusal) if refusal.code().as_deref() == Some(FENCED) => self.fenced(),
             _ => error.into(),
         }
+    }
+
+    /// Refuses who does not hold the partition any more.
+    pub(crate) async fn check(&self, connection: &mut PgConnection) -> Result<(), PositionError> {
+        let epoch: Option<i64> =
+            sqlx::query_scalar("select epoch from consumer_positions where consumer_group = $1 and partition = $2")
+                .bind(&self.group)
+                .bind(self.partition)
+                .fetch_optional(connection)
+                .await?;
+        if epoch == Some(self.epoch) { Ok(()) } else { Err(self.fenced()) }
     }
 
     fn fenced(&self) -> PositionError {

@@ -11,6 +11,17 @@ use twh_domain::decimal::Quantity;
 use twh_domain::id::TenantId;
 use uuid::Uuid;
 
+/// How long a search may take: filters without words look through all items.
+const DEADLINE: &str = "set local statement_timeout = '3s'";
+/// PostgreSQL's code of a statement that was cancelled.
+const CANCELLED: &str = "57014";
+
+/// Whether a search has failed because it took too long.
+#[must_use]
+pub fn took_too_long(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(CANCELLED))
+}
+
 /// The statement's answer, as JSON.
 #[derive(Deserialize)]
 struct Rows {
@@ -181,6 +192,7 @@ pub async fn search(
     query: &SearchQuery,
 ) -> Result<Found, sqlx::Error> {
     let mut tx = connection.begin_with("begin transaction isolation level repeatable read read only").await?;
+    sqlx::query(DEADLINE).execute(&mut *tx).await?;
     let reflects = reflects(&mut tx, tenant).await?;
     let (keys, values): (Vec<&str>, Vec<&str>) =
         query.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).unzip();

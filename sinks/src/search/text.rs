@@ -3,10 +3,41 @@
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_normalization::char::is_combining_mark;
 
-/// A word as it is compared: without case, marks and width.
+/// A word as it is compared: without case, accents and width. As `search_text` of migration 0020 does it.
 #[must_use]
 pub fn folded(word: &str) -> String {
-    word.nfkd().filter(|letter| !is_combining_mark(*letter)).flat_map(char::to_lowercase).collect()
+    let mut folded = String::with_capacity(word.len());
+    for letter in word.nfkd().filter(|letter| !is_accent(*letter)).nfkc().flat_map(char::to_lowercase) {
+        match plain(letter) {
+            Some(letters) => folded.push_str(letters),
+            None => folded.push(letter),
+        }
+    }
+    folded
+}
+
+/// What stands on a letter of Latin, Greek or Cyrillic. The vowels of other scripts are marks too, and stay.
+const fn is_accent(letter: char) -> bool {
+    matches!(letter, '\u{300}'..='\u{36f}')
+}
+
+/// Letters of Latin alphabets that are none with an accent, as people write them who lack them.
+const fn plain(letter: char) -> Option<&'static str> {
+    Some(match letter {
+        'æ' => "ae",
+        'đ' | 'ð' => "d",
+        'ħ' => "h",
+        'ı' => "i",
+        'ł' => "l",
+        'ŋ' => "n",
+        'ø' => "o",
+        'œ' => "oe",
+        'ĸ' => "q",
+        'ß' => "ss",
+        'ŧ' => "t",
+        'þ' => "th",
+        _ => return None,
+    })
 }
 
 fn is_of_word(letter: char) -> bool {
@@ -16,7 +47,8 @@ fn is_of_word(letter: char) -> bool {
 /// The words of a text, folded, in their order.
 #[must_use]
 pub fn words(text: &str) -> Vec<String> {
-    text.split(|letter| !is_of_word(letter)).filter(|word| !word.is_empty()).map(folded).collect()
+    let is_word = |word: &&str| word.chars().any(char::is_alphanumeric);
+    text.split(|letter| !is_of_word(letter)).filter(is_word).map(folded).collect()
 }
 
 /// Whether a word is of a script that sets no spaces: it may be many words.
@@ -97,6 +129,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn words_are_compared_as_people_type_them() {
+        assert_eq!(words("Crème ŒUF, Straße; Łódź ｗｉｄｅ"), ["creme", "oeuf", "strasse", "lodz", "wide"]);
+        // Vowels of Devanagari are marks, and no accents.
+        assert_eq!(words("कुर्सी"), ["कुर्सी"]);
+        assert!(words("\u{301} \u{2764}\u{fe0f} --").is_empty());
+    }
+
+    #[test]
     fn what_is_asked_for_is_marked_and_a_hostile_name_stays_text() {
         let marked = |text: &str, asked: &str| highlighted(text, &words(asked));
         assert_eq!(marked("WHITE Hanging Heart", "heart whit").unwrap(), "<em>WHITE</em> Hanging <em>Heart</em>");
@@ -107,5 +147,7 @@ mod tests {
         assert_eq!(marked("<img src=x> & 'mug'", "mug").unwrap(), "&lt;img src=x&gt; &amp; &#39;<em>mug</em>&#39;");
         assert_eq!(marked("15cm plate", "16cm"), None);
         assert_eq!(marked("Ёлка зелёная", "елка").unwrap(), "<em>Ёлка</em> зелёная");
+        // A variation selector alone is no word, which every word would begin with.
+        assert_eq!(marked("Tea mug", "\u{2764}\u{fe0f} mug").unwrap(), "Tea <em>mug</em>");
     }
 }

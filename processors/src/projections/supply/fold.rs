@@ -175,12 +175,13 @@ impl Fold {
         None
     }
 
-    /// Notes when lines of a purchase order were sent and received.
+    /// Notes when lines of a purchase order were sent and received, and when no more of them is awaited.
     fn receive(&mut self, event: &DomainEvent, order: &PurchaseOrder) {
         let Some(supplier) = order.supplier_id else { return };
-        let received = match event.event_type.as_str() {
-            "po.ordered" => false,
-            "po.received" => true,
+        let (received, closed) = match event.event_type.as_str() {
+            "po.ordered" => (false, false),
+            "po.received" => (true, false),
+            "po.closed" | "po.cancelled" => (false, true),
             _ => return,
         };
         let at = Timestamp::from_micros(event.occurred_at);
@@ -197,9 +198,11 @@ impl Fold {
                 ordered_at: at,
                 first_received_at: None,
                 received_at: None,
+                closed_at: None,
             });
             receipt.first_received_at = receipt.first_received_at.or(came.then_some(at));
             receipt.received_at = receipt.received_at.or(whole.then_some(at));
+            receipt.closed_at = receipt.closed_at.or(closed.then_some(at));
         }
     }
 }

@@ -90,4 +90,6 @@ pub struct Receipt {
     pub first_received_at: Option<Timestamp>,
     /// When the last of it came.
     pub received_at: Option<Timestamp>,
+    /// When its order was closed or cancelled: what has not come by then is not awaited.
+    pub closed_at: Option<Timestamp>,
 }

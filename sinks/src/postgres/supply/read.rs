@@ -308,11 +308,12 @@ pub async fn lead_times(
         "select lines, lines_outstanding, round(shortest::numeric, 2)::float8 as shortest, round(median::numeric, 2)::float8 as median,
                 round(nine_of_ten::numeric, 2)::float8 as nine_of_ten, round(longest::numeric, 2)::float8 as longest,
                 round(mean::numeric, 2)::float8 as mean
-         from (select count(days) as lines, count(*) - count(days) as lines_outstanding, min(days) as shortest,
+         from (select count(days) as lines, count(*) filter (where awaited) as lines_outstanding, min(days) as shortest,
                 percentile_cont(0.5) within group (order by days) as median,
                 percentile_cont(0.9) within group (order by days) as nine_of_ten, max(days) as longest, avg(days) as mean
          from (select case when received_at is not null
-                    then greatest(extract(epoch from received_at - ordered_at), 0)::float8 / 86400 end as days
+                    then greatest(extract(epoch from received_at - ordered_at), 0)::float8 / 86400 end as days,
+                      received_at is null and closed_at is null as awaited
                from supply_receipts
                where build = $1 and tenant_id = $2 and supplier_id = $3 and ($4::uuid is null or item_id = $4)
                  and ($5::timestamptz is null or ordered_at >= $5)) r) d",

@@ -2,9 +2,9 @@
 
 use super::{Change, Day, Item, Level, LineKey, Receipt};
 use crate::postgres::PgPool;
-use crate::postgres::builds::{Build, Progress, advance_by};
+use crate::postgres::builds::{Build, Progress, advance_by, reflected};
 use crate::postgres::positions::{Hold, PositionError};
-use crate::postgres::sqlx::{self, Row as _, postgres::PgRow};
+use crate::postgres::sqlx::{self, PgConnection, Row as _, postgres::PgRow};
 use crate::postgres::statement::{Columns, Rows, Sql, Statement};
 use std::collections::{BTreeMap, HashMap};
 use time::OffsetDateTime;
@@ -74,8 +74,28 @@ pub(super) fn optional_time(row: &PgRow, column: &str) -> Result<Option<Timestam
     Ok(row.try_get::<Option<OffsetDateTime>, _>(column)?.map(Timestamp::from))
 }
 
-/// What a build holds of some items.
-pub async fn held(pool: &PgPool, build: &Build, of: &[(TenantId, ItemId)]) -> Result<Held, sqlx::Error> {
+/// What a build holds of some items, and the last event of each of some tenants that it reflects: both as of one moment, at which
+/// the partition is still held. Events added to anything else would come to what never was.
+pub async fn held(
+    pool: &PgPool,
+    build: &Build,
+    hold: &Hold,
+    of: &[(TenantId, ItemId)],
+    tenants: &[TenantId],
+) -> Result<(Held, HashMap<TenantId, i64>), PositionError> {
+    let mut tx = pool.begin_with("begin transaction isolation level repeatable read read only").await?;
+    hold.check(&mut tx).await?;
+    let reflected = reflected(&mut tx, build, tenants).await?;
+    let held = items_and_levels(&mut tx, build, of).await?;
+    tx.commit().await?;
+    Ok((held, reflected))
+}
+
+async fn items_and_levels(
+    connection: &mut PgConnection,
+    build: &Build,
+    of: &[(TenantId, ItemId)],
+) -> Result<Held, sqlx::Error> {
     let (tenants, items): (Vec<Uuid>, Vec<Uuid>) = of.iter().map(|(tenant, item)| (tenant.0, item.0)).unzip();
     let mut held = Held::default();
     let rows = sqlx::query(
@@ -86,7 +106,7 @@ pub async fn held(pool: &PgPool, build: &Build, of: &[(TenantId, ItemId)]) -> Re
     .bind(build.number)
     .bind(&tenants)
     .bind(&items)
-    .fetch_all(pool)
+    .fetch_all(&mut *connection)
     .await?;
     for row in rows {
         let item = Item {
@@ -108,7 +128,7 @@ pub async fn held(pool: &PgPool, build: &Build, of: &[(TenantId, ItemId)]) -> Re
     .bind(build.number)
     .bind(&tenants)
     .bind(&items)
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     for row in rows {
         let place = (ItemId(row.try_get("item_id")?), LocationId(row.try_get("location_id")?));
@@ -169,6 +189,7 @@ const RECEIPTS: Columns = &[
     ("ordered_at", Sql::Timestamptz),
     ("first_received_at", Sql::Timestamptz),
     ("received_at", Sql::Timestamptz),
+    ("closed_at", Sql::Timestamptz),
 ];
 
 /// Adds a part that writes rows of a build, over those that are there as `conflict` says.
@@ -310,7 +331,8 @@ pub async fn write(
             .uuid(receipt.item.0)
             .timestamp(receipt.ordered_at)
             .optional(receipt.first_received_at, time)
-            .optional(receipt.received_at, time);
+            .optional(receipt.received_at, time)
+            .optional(receipt.closed_at, time);
     });
     upsert(
         &mut statement,
@@ -320,7 +342,8 @@ pub async fn write(
         &receipts,
         "(build, tenant_id, order_id, line) do update
              set first_received_at = coalesce(t.first_received_at, excluded.first_received_at),
-                 received_at = coalesce(t.received_at, excluded.received_at)",
+                 received_at = coalesce(t.received_at, excluded.received_at),
+                 closed_at = coalesce(t.closed_at, excluded.closed_at)",
     )?;
     statement.run(pool).await.map_err(|error| hold.refused(error))
 }

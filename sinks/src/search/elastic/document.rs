@@ -103,7 +103,8 @@ pub(super) fn folded_code(code: &str) -> String {
     crate::search::text::folded(code.trim())
 }
 
-fn cut(word: &str) -> &str {
+/// A word as it is kept.
+pub(super) fn cut(word: &str) -> &str {
     word.char_indices().nth(WORD_LENGTH_MAX).and_then(|(at, _)| word.get(..at)).unwrap_or(word)
 }
 

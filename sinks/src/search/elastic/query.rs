@@ -1,7 +1,7 @@
 //! A query as the engine is asked it. Every clause has a score of its own making, so that an order does not change with what
 //! else is in the index.
 
-use super::document::{MARK_LENGTH, folded_code, mark, pair};
+use super::document::{MARK_LENGTH, cut, folded_code, mark, pair};
 use crate::search::text::{is_compact, mistakes_max, parts};
 use crate::search::{BUCKETS_MAX, Facet, MATCHES_MAX, Place, SearchQuery, Sort};
 use serde_json::{Value, json};
@@ -40,6 +40,7 @@ fn scored(filter: Value, score: f64) -> Value {
 
 /// What a word may mean, in any field.
 pub(super) fn word(mark: &str, word: &str) -> Value {
+    let word = cut(word);
     let marked = format!("{mark}{word}");
     let (length, mistakes) = (word.chars().count(), mistakes_max(word));
     let mut meanings = Vec::new();
@@ -66,11 +67,13 @@ pub(super) fn word(mark: &str, word: &str) -> Value {
 
 fn codes(text: &str) -> Vec<Value> {
     let (code, folded) = (text.trim(), folded_code(text));
-    vec![
-        scored(json!({ "term": { "codes": code } }), CODE),
-        scored(json!({ "term": { "codes_folded": folded } }), CODE_FOLDED),
-        scored(json!({ "prefix": { "codes_folded": folded } }), CODE_PREFIX),
-    ]
+    let mut ways = vec![scored(json!({ "term": { "codes": code } }), CODE)];
+    // Every code begins like nothing.
+    if !folded.is_empty() {
+        ways.push(scored(json!({ "term": { "codes_folded": folded } }), CODE_FOLDED));
+        ways.push(scored(json!({ "prefix": { "codes_folded": folded } }), CODE_PREFIX));
+    }
+    ways
 }
 
 /// All of some words, or all but one: a short name counts more than a long one.
