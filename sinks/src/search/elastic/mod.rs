@@ -38,6 +38,8 @@ use uuid::Uuid;
 const SEARCH_DEADLINE: Duration = Duration::from_secs(2);
 /// How long whatever is no search may take.
 const WORK_DEADLINE: Duration = Duration::from_secs(60);
+/// What goes into a request, once it is so much: the engine takes 100 MB.
+const BULK_BYTES: usize = 8 * 1024 * 1024;
 /// How soon what is written is found.
 const REFRESH_INTERVAL: &str = "250ms";
 /// What an error of the engine is cut to, in characters.
@@ -84,6 +86,13 @@ pub struct Written {
     pub written: usize,
     /// A newer one stands there.
     pub outdated: usize,
+}
+
+impl Written {
+    const fn add(&mut self, other: Self) {
+        self.written += other.written;
+        self.outdated += other.outdated;
+    }
 }
 
 /// The search engine. Cheap to clone.
@@ -293,16 +302,25 @@ impl Elastic {
 
     /// Writes items into an index; returns once they are found, where asked to wait for that.
     pub async fn write(&self, index: &str, items: &[IndexedItem], until_found: bool) -> Result<Written, ElasticError> {
-        if items.is_empty() {
-            return Ok(Written::default());
-        }
-        let mut lines = Vec::with_capacity(items.len() * 2);
+        let (mut written, mut lines, mut bytes) = (Written::default(), Vec::with_capacity(items.len() * 2), 0);
         for item in items {
             let action = json!({ "index": { "_id": item.id(), "routing": item.tenant.0.simple().to_string(),
                 "version": item.sequence, "version_type": "external_gte" } });
-            lines.push(action.to_string());
-            lines.push(serde_json::to_string(item).map_err(|error| ElasticError::Refused(error.to_string()))?);
+            let document = serde_json::to_string(item).map_err(|error| ElasticError::Refused(error.to_string()))?;
+            bytes += document.len();
+            lines.extend([action.to_string(), document]);
+            if bytes >= BULK_BYTES {
+                written.add(self.bulk(index, std::mem::take(&mut lines), until_found).await?);
+                bytes = 0;
+            }
         }
+        if !lines.is_empty() {
+            written.add(self.bulk(index, lines, until_found).await?);
+        }
+        Ok(written)
+    }
+
+    async fn bulk(&self, index: &str, lines: Vec<String>, until_found: bool) -> Result<Written, ElasticError> {
         let alias = writing(index);
         let bulk = self.work.bulk(BulkParts::Index(&alias)).require_alias(true);
         let bulk = if until_found { bulk.refresh(Refresh::WaitFor) } else { bulk };
