@@ -271,14 +271,6 @@ pub async fn sequence_through(
     sqlx::query_scalar(&sql).bind(tenant.0).bind(position.offset).fetch_one(connection).await
 }
 
-/// The partition that a tenant's commands are on; `None` before its first movement.
-pub async fn partition_of(connection: &mut PgConnection, tenant: TenantId) -> Result<Option<i32>, sqlx::Error> {
-    sqlx::query_scalar("select partition from stock_movements where tenant_id = $1 order by sequence desc limit 1")
-        .bind(tenant.0)
-        .fetch_optional(&mut *connection)
-        .await
-}
-
 /// The last sequence for which something holds that, once it no longer holds, never holds again: found by halving, with one
 /// look at the primary key for each step. The middle is a column of its own: row-level security lets no calculation choose where
 /// an index is looked at, since its errors might tell of rows that are not to be seen.
