@@ -347,6 +347,44 @@ pub(crate) struct Joined {
     tokens: SessionTokens,
 }
 
+/// An invitation that can be accepted now.
+fn open(invitation: Option<Invitation>) -> Result<Invitation, ApiError> {
+    let at = now();
+    let open = invitation.filter(|i| i.accepted_at.is_none() && i.revoked_at.is_none() && i.expires_at > at);
+    open.ok_or_else(|| {
+        ApiError::new(ErrorCode::InvalidToken, "the invitation is not known, was used or taken back, or has expired")
+    })
+}
+
+/// Who has the invitation's address, once the password is proved; `None` where nobody has it.
+async fn proved(
+    accounts: &Accounts,
+    client: &Client,
+    invitation: &Invitation,
+    password: &str,
+) -> Result<Option<User>, ApiError> {
+    let known = people::find_by_email(&accounts.pool, &invitation.email).await.map_err(ApiError::database)?;
+    let Some(user) = known else { return Ok(None) };
+    let attempt = accounts.attempts.begin(Attempted::Password, &user.email, client.ip).await?;
+    if !accounts.passwords.is(password.to_owned(), user.password_hash.clone()).await? {
+        let message = "the address has an account: give its password to join with it";
+        return Err(ApiError::new(ErrorCode::InvalidCredentials, message));
+    }
+    attempt.succeeded().await;
+    Ok(Some(user))
+}
+
+/// A person with the invitation's address, who is not written down yet.
+async fn newcomer(accounts: &Accounts, invitation: &Invitation, asked: Acceptance) -> Result<User, ApiError> {
+    let name = asked.name.unwrap_or_default();
+    let mut problems = Problems::default();
+    problems.name("name", &name);
+    fields::password(&mut problems, "password", &asked.password);
+    problems.none()?;
+    let password_hash = Some(accounts.passwords.hash(asked.password).await?);
+    Ok(User { id: Uuid::now_v7(), email: invitation.email.clone(), name: name.trim().to_owned(), password_hash })
+}
+
 /// Who holds the token joins: with a new account, or with the one that the address has, whose password must be given.
 pub(crate) async fn accept(
     request: HttpRequest,
@@ -356,35 +394,19 @@ pub(crate) async fn accept(
     let asked = body.read()?;
     let client = Client::of(&request);
     let hashes = token::hashes(&accounts.secrets, Purpose::Invitation, &asked.token);
+    // A password takes its time: who waits for it holds neither a lock nor a connection that others need.
+    let found = people::find_invitation(&accounts.pool, &hashes).await.map_err(ApiError::database)?;
+    let invitation = open(found)?;
+    let known = proved(&accounts, &client, &invitation, &asked.password).await?;
+    let new_account = known.is_none();
+    let user = match known {
+        Some(user) => user,
+        None => newcomer(&accounts, &invitation, asked).await?,
+    };
     let at = now();
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    let invitation = people::invitation_by_token(&mut tx, &hashes).await.map_err(ApiError::database)?;
-    let open = invitation.filter(|i| i.accepted_at.is_none() && i.revoked_at.is_none() && i.expires_at > at);
-    let invitation = open.ok_or_else(|| {
-        ApiError::new(ErrorCode::InvalidToken, "the invitation is not known, was used or taken back, or has expired")
-    })?;
-    let known = people::find_by_email(&accounts.pool, &invitation.email).await.map_err(ApiError::database)?;
-    let (user, new_account) = match known {
-        Some(user) => {
-            let attempt = accounts.attempts.begin(Attempted::Password, &user.email, client.ip).await?;
-            if !accounts.passwords.is(asked.password, user.password_hash.clone()).await? {
-                let message = "the address has an account: give its password to join with it";
-                return Err(ApiError::new(ErrorCode::InvalidCredentials, message));
-            }
-            attempt.succeeded().await;
-            (user, false)
-        }
-        None => {
-            let name = asked.name.unwrap_or_default();
-            let mut problems = Problems::default();
-            problems.name("name", &name);
-            fields::password(&mut problems, "password", &asked.password);
-            problems.none()?;
-            let password_hash = Some(accounts.passwords.hash(asked.password).await?);
-            let name = name.trim().to_owned();
-            (User { id: Uuid::now_v7(), email: invitation.email.clone(), name, password_hash }, true)
-        }
-    };
+    // Of two who accept it at once, the second finds it used.
+    let invitation = open(people::lock_invitation(&mut tx, invitation.id).await.map_err(ApiError::database)?)?;
     if new_account && !people::insert_user(&mut tx, &user, at).await.map_err(ApiError::database)? {
         return Err(ApiError::new(
             ErrorCode::EmailTaken,

@@ -312,14 +312,20 @@ pub(crate) async fn reset_password(
     fields::password(&mut problems, "password", &asked.password);
     problems.none()?;
     let hashes = token::hashes(&accounts.secrets, Purpose::PasswordReset, &asked.token);
-    let at = now();
-    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    let user = people::use_reset(&mut tx, &hashes, at).await.map_err(ApiError::database)?;
-    let user = user.ok_or_else(|| {
+    let invalid = || {
         ApiError::new(ErrorCode::InvalidToken, "the token is not known, was used, or has expired; ask for another")
-    })?;
+    };
+    // A password takes its time: who waits for it holds neither a lock nor a connection that others need.
+    let user = people::find_reset(&accounts.pool, &hashes, now()).await.map_err(ApiError::database)?;
+    let user = user.ok_or_else(invalid)?;
     let hash = accounts.passwords.hash(asked.password).await?;
     let memberships = people::memberships(&accounts.pool, user).await.map_err(ApiError::database)?;
+    let at = now();
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    // Of two who show it at once, the second finds it used.
+    if people::use_reset(&mut tx, &hashes, at).await.map_err(ApiError::database)? != Some(user) {
+        return Err(invalid());
+    }
     let actor = Client::of(&request).actor("user", user.to_string());
     people::set_password(&mut tx, user, &hash, at).await.map_err(ApiError::database)?;
     sessions::end_all(&mut tx, user, None, "password_reset", at).await.map_err(ApiError::database)?;

@@ -271,10 +271,7 @@ async fn a_session_lasts_while_it_is_refreshed_and_ends_when_it_must() {
     assert_eq!(ask(&one, "POST", "/v1/auth/logout", None).await.status, 204);
     assert_eq!(ask(&one, "GET", "/v1/me", None).await.status, 401);
     // A token from the operator sets a password, once.
-    let output =
-        world.command(&["user", "password-reset", "--email", "ada@example.com"]).unwrap().output().await.unwrap();
-    let token = String::from_utf8(output.stdout).unwrap();
-    let reset = json!({ "token": token.trim(), "password": PASSWORD });
+    let reset = json!({ "token": reset_token(&world, "ada@example.com").await, "password": PASSWORD });
     assert_eq!(ask(&anyone, "POST", "/v1/auth/password-reset", Some(reset.clone())).await.status, 204);
     assert_eq!(ask(&anyone, "POST", "/v1/auth/password-reset", Some(reset)).await.code(), "INVALID_TOKEN");
     assert_eq!(log_in(&anyone, "ada@example.com", PASSWORD).await.status, 200);
@@ -397,6 +394,51 @@ async fn people_come_by_invitation_and_a_role_that_is_taken_is_gone_at_once() {
     assert_eq!(ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(stolen)).await.code(), "INVALID_CREDENTIALS");
     let joined = ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(accept(token))).await;
     assert_eq!((joined.status.as_u16(), text(&joined.body, "/user/id")), (201, text(&other, "/user/id")));
+}
+
+/// The token that the operator makes for who lost the password.
+async fn reset_token(world: &World, email: &str) -> String {
+    let output = world.command(&["user", "password-reset", "--email", email]).unwrap().output().await.unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[tokio::test]
+async fn who_waits_for_a_password_to_be_hashed_keeps_no_connection_from_others() {
+    const AT_ONCE: usize = 8;
+    let world = World::start_with(&[UNLIMITED[0], ("TWH_DATABASE_CONNECTIONS", "4")]).await.unwrap();
+    let anyone = world.tenant().await.unwrap();
+    let account = sign_up(&anyone, "owner@example.com").await;
+    let owner = anyone.with(text(&account, "/tokens/access_token"));
+    let emails: Vec<_> = (0..AT_ONCE).map(|number| format!("person-{number}@example.com")).collect();
+    let mut invited = Vec::new();
+    for email in &emails {
+        let answer = ask(&owner, "POST", "/v1/invitations", Some(json!({ "email": email, "role": "dev" }))).await;
+        invited.push(text(&answer.body, "/token").to_owned());
+    }
+    let accept = |token: &str| {
+        let body = json!({ "token": token, "name": "Person", "password": PASSWORD });
+        ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(body))
+    };
+    for answer in futures::future::join_all(invited.iter().map(|token| accept(token))).await {
+        assert_eq!(answer.status, 201, "{}", answer.body);
+    }
+    let mut resets = Vec::new();
+    for email in &emails {
+        resets.push(json!({ "token": reset_token(&world, email).await, "password": "a password that is new" }));
+    }
+    let reset = |body: &Value| ask(&anyone, "POST", "/v1/auth/password-reset", Some(body.clone()));
+    for answer in futures::future::join_all(resets.iter().map(reset)).await {
+        assert_eq!(answer.status, 204, "{}", answer.body);
+    }
+    // What works once works once, however many show it while its password is hashed.
+    let invite = json!({ "email": "one@example.com", "role": "dev" });
+    let invited = ask(&owner, "POST", "/v1/invitations", Some(invite)).await;
+    let one = text(&invited.body, "/token");
+    let answers = futures::future::join_all((0..AT_ONCE).map(|_| accept(one))).await;
+    assert_eq!(answers.iter().filter(|answer| answer.status == 201).count(), 1);
+    let one = json!({ "token": reset_token(&world, "one@example.com").await, "password": "a password that is new" });
+    let answers = futures::future::join_all((0..AT_ONCE).map(|_| reset(&one))).await;
+    assert_eq!(answers.iter().filter(|answer| answer.status == 204).count(), 1);
 }
 
 #[tokio::test]
