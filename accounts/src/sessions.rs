@@ -70,7 +70,7 @@ async fn tokens(
     let (refresh, hash) = token::new(&accounts.secrets, Purpose::Refresh).map_err(secret)?;
     let until = after(at, REFRESH_SECONDS).min(session.expires_at);
     sessions::insert_refresh(connection, session.id, &hash, at, until).await.map_err(ApiError::database)?;
-    let access = accounts.tokens.issue(session.user, session.id, session.tenant.0).map_err(secret)?;
+    let access = accounts.tokens.issue(session.user, session.id, session.tenant.0).await.map_err(secret)?;
     Ok(SessionTokens {
         access_token: access,
         token_type: "Bearer",
@@ -345,6 +345,7 @@ pub(crate) struct Jwks {
     keys: Vec<serde_json::Map<String, Value>>,
 }
 
-pub(crate) async fn jwks(accounts: web::Data<Accounts>) -> Answer<Jwks> {
-    Answer::written(accounts.tokens.jwks().to_string()).header(("cache-control", "public, max-age=300"))
+pub(crate) async fn jwks(accounts: web::Data<Accounts>) -> Result<Answer<Jwks>, ApiError> {
+    let keys = accounts.tokens.jwks().await.map_err(ApiError::unavailable)?;
+    Ok(Answer::written(keys.to_string()).header(("cache-control", "public, max-age=300")))
 }

@@ -10,6 +10,8 @@
     reason = "a test stops at the first surprise, and says what it measured"
 )]
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -17,7 +19,9 @@ use twh_domain::event::{CONTROL_CHAIN, ControlRecord};
 use twh_domain::movement::genesis;
 use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{ENDPOINTS, Need, Role, Scope, Scopes};
+use twh_edge::tokens::Tokens;
 use twh_sinks::postgres::sqlx::{self, Row};
+use twh_sinks::secrets::Secrets;
 use twh_tests::mail::MailServer;
 use twh_tests::{Answer, Tenant, World};
 use uuid::Uuid;
@@ -281,6 +285,41 @@ async fn a_session_lasts_while_it_is_refreshed_and_ends_when_it_must() {
     assert!(rotated.status.success());
     let before = ask(&anyone.with(text(&account, "/tokens/access_token")), "GET", "/v1/me", None).await;
     assert_eq!(before.status, 200);
+}
+
+/// The name of the key that signed a token.
+fn key_of(token: &str) -> String {
+    let head = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
+    text(&serde_json::from_slice(&head).unwrap(), "/kid").to_owned()
+}
+
+#[tokio::test]
+async fn a_rotated_key_signs_in_running_processes_too_and_what_the_old_one_signed_stays_good() {
+    const AGE: Duration = Duration::from_millis(200);
+    let world = World::start().await.unwrap();
+    let secrets = std::fs::read_to_string(std::env::var("TWH_SECRETS_FILE").expect("./dev env")).unwrap();
+    let tokens = Tokens::load(world.pool().await.unwrap(), Secrets::parse(&secrets).unwrap()).await.unwrap();
+    let tokens = tokens.reread_after(AGE);
+    let issue = async || tokens.issue(Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()).await.unwrap();
+    let before = issue().await;
+    let rotated = world.command(&["secrets", "rotate-signing-key"]).unwrap().output().await.unwrap();
+    assert!(rotated.status.success());
+    tokio::time::sleep(AGE).await;
+    let after = issue().await;
+    assert_ne!(key_of(&before), key_of(&after));
+    assert!(String::from_utf8(rotated.stdout).unwrap().starts_with(&key_of(&after)));
+    let known = tokens.jwks().await.unwrap().to_string();
+    for token in [&before, &after] {
+        assert!(tokens.verify(token).await.unwrap().is_some() && known.contains(&key_of(token)), "{known}");
+    }
+    // A process that had not read the keys again may have signed with the old one for a minute more.
+    let pool = world.pool().await.unwrap();
+    for (minutes, good) in [(16, true), (18, false)] {
+        let retired = format!("update signing_keys set retired_at = now() - interval '{minutes} minutes'");
+        sqlx::query(&format!("{retired} where retired_at is not null")).execute(&pool).await.unwrap();
+        tokio::time::sleep(AGE).await;
+        assert_eq!(tokens.verify(&before).await.unwrap().is_some(), good, "{minutes} minutes");
+    }
 }
 
 #[tokio::test]
