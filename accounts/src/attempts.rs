@@ -8,7 +8,7 @@
 #![expect(clippy::float_arithmetic, reason = "counts wane; they are no quantities of stock")]
 
 use crate::secret;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_sinks::postgres::PgPool;
@@ -49,6 +49,15 @@ fn from_address(failures: Failures) -> (f64, Duration) {
     (left, ADDRESS_WANES.mul_f64(beyond.min(FREE_FROM_ADDRESS)))
 }
 
+/// The network that an address counts by. Of IPv6 it is the /64: within it a host draws addresses as it likes (RFC 8981), and a
+/// customer has one at least (RFC 6177).
+pub(crate) fn network(ip: IpAddr) -> String {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("{}/64", Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
 /// What is attempted: failures of one thing are none of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attempted {
@@ -84,7 +93,7 @@ impl Attempts {
         email: &str,
         ip: Option<IpAddr>,
     ) -> Result<Attempt<'_>, ApiError> {
-        let from = ip.map(|ip| ip.to_string()).unwrap_or_default();
+        let from = ip.map(network).unwrap_or_default();
         let email = email_key(email);
         let on = match what {
             Attempted::Password => format!("password\n{from}\n{email}"),
@@ -136,6 +145,15 @@ mod tests {
         assert_eq!(on_account(failures(8.0, 8)), (8.0, Duration::ZERO));
         assert_eq!(on_account(failures(1e9, 0)).1, WAIT_MAX);
         assert_eq!(on_account(failures(1e9, 3_600)), (0.0, Duration::ZERO));
+    }
+
+    #[test]
+    fn who_has_a_network_of_addresses_is_counted_as_one() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
+        assert_eq!(of("2001:db8:1:2:ffff::1"), of("2001:db8:1:2::9"));
+        assert_ne!(of("2001:db8:1:3::9"), of("2001:db8:1:2::9"));
+        assert_eq!((of("::ffff:203.0.113.7"), of("203.0.113.8")), ("203.0.113.7".to_owned(), "203.0.113.8".to_owned()));
     }
 
     #[test]
