@@ -85,7 +85,7 @@ codes! {
     CommandLogUnavailable 503 "COMMAND_LOG_UNAVAILABLE" "The command could not be stored durably now." "Retry with the same Idempotency-Key after the seconds in Retry-After."
     CheckpointsNotSigned 503 "CHECKPOINTS_NOT_SIGNED" "This server has no key to sign checkpoints of ledgers with." "Ask whoever runs it to set TWH_LEDGER_KEY_FILE."
     MailNotSent 503 "MAIL_NOT_SENT" "This server sends no mails." "Ask whoever runs it for a token, or to set TWH_SMTP_URL."
-    Overloaded 503 "OVERLOADED" "Too many commands are under way, or as many as your plan may share in." "Retry with the same Idempotency-Key after the seconds in Retry-After."
+    Overloaded 503 "OVERLOADED" "Too much is under way: commands, passwords that are checked, or as much as your plan may share in." "Retry with the same Idempotency-Key after the seconds in Retry-After."
     PositionNotReached 503 "POSITION_NOT_REACHED" "The ledger has not applied the position that the read asks for." "Retry after the seconds in Retry-After, or read without it."
     ServiceUnavailable 503 "SERVICE_UNAVAILABLE" "A part that the answer needs is away." "Retry after the seconds in Retry-After."
 }
