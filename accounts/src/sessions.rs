@@ -312,9 +312,8 @@ pub(crate) async fn reset_password(
     fields::password(&mut problems, "password", &asked.password);
     problems.none()?;
     let hashes = token::hashes(&accounts.secrets, Purpose::PasswordReset, &asked.token);
-    let invalid = || {
-        ApiError::new(ErrorCode::InvalidToken, "the token is not known, was used, or has expired; ask for another")
-    };
+    let invalid =
+        || ApiError::new(ErrorCode::InvalidToken, "the token is not known, was used, or has expired; ask for another");
     // A password takes its time: who waits for it holds neither a lock nor a connection that others need.
     let user = people::find_reset(&accounts.pool, &hashes, now()).await.map_err(ApiError::database)?;
     let user = user.ok_or_else(invalid)?;
