@@ -8,6 +8,7 @@ use crate::error::ErrorCode;
 use actix_web::http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::fmt;
+use twh_domain::entity::EntityKind;
 
 macro_rules! names {
     ($(#[$doc:meta])* $type:ident { $($variant:ident $name:literal $meaning:literal)* }) => {
@@ -392,6 +393,13 @@ pub fn need_of_command(kind: &str) -> Option<Need> {
     ENDPOINTS.iter().find(|endpoint| endpoint.command == Some(kind)).map(|endpoint| endpoint.need)
 }
 
+/// True where scopes let see documents of a kind: to read them, or to make them, since who makes one is answered with it.
+#[must_use]
+pub fn may_see(scopes: Scopes, kind: EntityKind) -> bool {
+    let path = format!("/v1/{}", kind.collection());
+    ENDPOINTS.iter().filter(|endpoint| endpoint.path == path).any(|endpoint| endpoint.need.is_met_by(scopes))
+}
+
 /// The table as a page of the documentation.
 #[must_use]
 pub fn to_markdown() -> String {
@@ -447,6 +455,19 @@ mod tests {
                 assert!(!endpoint.need.is_met_by(reader), "{} {}", endpoint.method, endpoint.path);
             }
         }
+    }
+
+    #[test]
+    fn documents_of_a_kind_are_seen_by_those_who_read_or_write_them_and_nobody_else() {
+        for kind in EntityKind::ALL {
+            let seen_by: Vec<_> =
+                Scope::ALL.iter().filter(|scope| may_see([**scope].into_iter().collect(), *kind)).collect();
+            let [read, write] = seen_by.as_slice() else { panic!("{}: {seen_by:?}", kind.name()) };
+            assert!(read.name().starts_with("read:") && write.name().starts_with("write:"), "{seen_by:?}");
+            assert_eq!(read.name().split(':').nth(1), write.name().split(':').nth(1), "{}", kind.name());
+        }
+        assert!(!may_see([Scope::ReadLedger, Scope::WriteOrders].into_iter().collect(), EntityKind::Item));
+        assert!(!may_see(Scopes::default(), EntityKind::Count));
     }
 
     #[test]

@@ -136,6 +136,31 @@ async fn every_endpoint_lets_in_every_role_and_scope_that_the_table_says_and_no_
 }
 
 #[tokio::test]
+async fn an_outcome_shows_a_document_only_to_who_may_see_it_anyway() {
+    let world = World::start_with(UNLIMITED).await.unwrap();
+    let admin = world.tenant().await.unwrap();
+    let made = admin.done("/v1/items", json!({ "sku": "WIDGET" })).await.unwrap();
+    let path = format!("/v1/commands/{}?position={}", made.header("x-twh-command-id"), made.header("x-twh-position"));
+    let never = format!("/v1/commands/{}", Uuid::now_v7());
+    for (scopes, sees) in [
+        (json!(["read:ledger"]), false),
+        (json!(["read:ledger", "read:orders", "read:stock"]), false),
+        (json!(["write:orders", "write:stock"]), false),
+        (json!(["read:ledger", "read:catalog"]), true),
+        (json!(["write:catalog"]), true),
+    ] {
+        let key = key(&admin, json!({ "name": "narrow", "role": "admin", "scopes": scopes })).await;
+        let caller = admin.with(text(&key, "/key"));
+        let answer = ask(&caller, "GET", &path, None).await;
+        assert_eq!(answer.status == 200, sees, "{scopes}: {}", answer.body);
+        if !sees {
+            let nothing = ask(&caller, "GET", &never, None).await;
+            assert_eq!((answer.code(), &answer.body["message"]), ("NOT_FOUND", &nothing.body["message"]));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_key_works_until_it_is_over_and_nowhere_that_it_should_not() {
     let mut world = World::start_with(UNLIMITED).await.unwrap();
     let operator = world.tenant().await.unwrap();
