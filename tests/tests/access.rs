@@ -195,6 +195,15 @@ async fn a_key_works_until_it_is_over_and_nowhere_that_it_should_not() {
     assert_eq!(ask(&admin.with(text(&elsewhere, "/key")), "GET", "/v1/items", None).await.code(), "IP_NOT_ALLOWED");
     let here = key(&admin, json!({ "name": "net", "role": "dev", "ip_allowed": ["127.0.0.1"] })).await;
     assert_eq!(ask(&admin.with(text(&here, "/key")), "GET", "/v1/items", None).await.status, 200);
+    // A key that is bound makes and rotates none that is not.
+    let by_bound = admin.with(text(&here, "/key"));
+    let wider = json!({ "name": "wider", "role": "dev", "ip_allowed": ["127.0.0.0/8"] });
+    assert_eq!(ask(&by_bound, "POST", "/v1/api-keys", Some(wider)).await.code(), "FORBIDDEN");
+    let inherits = key(&by_bound, json!({ "name": "inherits", "role": "read_only" })).await;
+    assert_eq!(inherits["ip_allowed"], json!(["127.0.0.1/32"]));
+    let rotate = async |id: &str| ask(&by_bound, "POST", &format!("/v1/api-keys/{id}/rotate"), Some(json!({}))).await;
+    assert_eq!(rotate(text(&made, "/id")).await.code(), "FORBIDDEN");
+    assert_eq!(rotate(text(&here, "/id")).await.body["ip_allowed"], json!(["127.0.0.1/32"]));
     // Until its time.
     let brief = key(&admin, json!({ "name": "brief", "role": "dev", "expires_at": in_a_second() })).await;
     let brief = admin.with(text(&brief, "/key"));
