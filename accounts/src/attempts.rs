@@ -2,7 +2,8 @@
 //! over their restarts.
 //!
 //! What counts is the pair of account and address, so that nobody locks another out of an account by guessing at it from
-//! elsewhere; and the address alone, far later and in a measure that wanes, against one who tries many accounts.
+//! elsewhere; and the address alone, far later and in a measure that wanes, against one who tries many accounts. Mails that
+//! somebody has sent count in the same way: by who gets them, and by who asks.
 //!
 //! An attempt stands as failed from its beginning: many that are begun at once are no way around the count.
 #![expect(clippy::float_arithmetic, reason = "counts wane; they are no quantities of stock")]
@@ -10,6 +11,7 @@
 use crate::secret;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
+use twh_domain::id::TenantId;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::accounts::attempts::{self, Failures, Key};
@@ -65,6 +67,8 @@ pub(crate) enum Attempted {
     Password,
     /// To have a mail sent: whoever asks, from wherever.
     Mail,
+    /// To have a person invited by mail. The tenant counts in place of the address: its people may be anywhere.
+    Invitation(TenantId),
 }
 
 /// Counts attempts.
@@ -97,10 +101,14 @@ impl Attempts {
         let email = email_key(email);
         let on = match what {
             Attempted::Password => format!("password\n{from}\n{email}"),
-            Attempted::Mail => format!("mail\n{email}"),
+            Attempted::Mail | Attempted::Invitation(_) => format!("mail\n{email}"),
+        };
+        let by = match what {
+            Attempted::Password | Attempted::Mail => format!("address\n{from}"),
+            Attempted::Invitation(tenant) => format!("tenant\n{tenant}"),
         };
         let account = self.secrets.hash(PURPOSE, &on).map_err(secret)?;
-        let address = self.secrets.hash(PURPOSE, &format!("address\n{from}")).map_err(secret)?;
+        let address = self.secrets.hash(PURPOSE, &by).map_err(secret)?;
         let mut tx = self.pool.begin().await.map_err(ApiError::database)?;
         let standing = attempts::lock(&mut tx, &[account, address]).await.map_err(ApiError::database)?;
         let [on_it, from_it] = standing.as_slice() else {

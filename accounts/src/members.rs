@@ -282,6 +282,9 @@ pub(crate) async fn invite(
     let Credential::Session { user_id, .. } = caller.credential else {
         return Err(ApiError::new(ErrorCode::Forbidden, "people invite people: sign in"));
     };
+    // Every invitation counts: nobody's box is flooded, and no tenant sends mails to the whole world.
+    let what = Attempted::Invitation(caller.tenant_id);
+    let _counted = accounts.attempts.begin(what, &asked.email, caller.client.ip).await?;
     let deed = caller.deed(&request);
     let (token, hash) = token::new(&accounts.secrets, Purpose::Invitation).map_err(secret)?;
     let invitation = Invitation {

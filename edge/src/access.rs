@@ -360,7 +360,7 @@ endpoints! {
         UpdateMember PATCH "/v1/members/{id}" WRITE_MEMBERS, "Gives a person another role." refuses LastAdmin;
         RemoveMember DELETE "/v1/members/{id}" WRITE_MEMBERS, "Removes a person from the tenant." refuses LastAdmin;
         ListInvitations GET "/v1/invitations" READ_MEMBERS, "Who is invited.";
-        CreateInvitation POST "/v1/invitations" WRITE_MEMBERS, "Invites a person; the token is shown this once.";
+        CreateInvitation POST "/v1/invitations" WRITE_MEMBERS, "Invites a person; the token is shown this once." refuses TooManyAttempts;
         RevokeInvitation DELETE "/v1/invitations/{id}" WRITE_MEMBERS, "Takes an invitation back.";
         ListIdentityProviders GET "/v1/identity-providers" READ_MEMBERS, "Identity providers, without their secrets.";
         GetIdentityProvider GET "/v1/identity-providers/{id}" READ_MEMBERS, "An identity provider, without its secret.";

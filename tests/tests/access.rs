@@ -419,6 +419,15 @@ async fn invitations_and_tokens_for_lost_passwords_come_by_mail() {
         assert_eq!(forgotten("ada@example.com").await.status, 204);
     }
     assert_eq!(forgotten("ada@example.com").await.code(), "TOO_MANY_ATTEMPTS");
+    // Nor is it by invitations; and no tenant invites the whole world.
+    let invite =
+        async |email: &str| ask(&ada, "POST", "/v1/invitations", Some(json!({ "email": email, "role": "dev" }))).await;
+    assert_eq!(invite("ada@example.com").await.code(), "TOO_MANY_ATTEMPTS");
+    for number in 0..49 {
+        assert_eq!(invite(&format!("stranger-{number}@example.com")).await.status, 201);
+    }
+    let refused = invite("stranger-49@example.com").await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (429, "TOO_MANY_ATTEMPTS"), "{}", refused.body);
 }
 
 #[tokio::test]
