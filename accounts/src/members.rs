@@ -416,7 +416,10 @@ pub(crate) async fn accept(
             "the address has an account by now: accept with its password",
         ));
     }
-    people::join(&mut tx, user.id, invitation.tenant, &invitation.role, at).await.map_err(ApiError::database)?;
+    let joined = people::join(&mut tx, user.id, invitation.tenant, &invitation.role, at).await;
+    if !joined.map_err(ApiError::database)? {
+        return Err(ApiError::new(ErrorCode::Duplicate, "you belong to the tenant already"));
+    }
     people::accepted(&mut tx, invitation.id, at).await.map_err(ApiError::database)?;
     let actor = client.actor("user", user.id.to_string());
     let deed = Deed { tenant: invitation.tenant, actor, request_id: RequestId::of(&request), at };

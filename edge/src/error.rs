@@ -59,7 +59,7 @@ codes! {
     RouteNotFound 404 "ROUTE_NOT_FOUND" "There is no such path." "See the reference for the paths there are."
     MethodNotAllowed 405 "METHOD_NOT_ALLOWED" "The path does not take this method." "The Allow header names those it takes."
     RequestTimeout 408 "REQUEST_TIMEOUT" "The body took too long to arrive." "Send it again, faster; retry with the same Idempotency-Key."
-    Duplicate 409 "DUPLICATE" "A code, number or barcode is taken." "Use another, or the resource that has it."
+    Duplicate 409 "DUPLICATE" "A code, number or barcode is taken, or the person belongs to the tenant already." "Use another, or the resource that has it."
     IllegalTransition 409 "ILLEGAL_TRANSITION" "The document's status does not allow the action." "Read the document again and see where it stands."
     InsufficientStock 409 "INSUFFICIENT_STOCK" "Less is available than asked for; nothing was done." "The details name each short line, what was requested and what is available."
     QuantityExceeded 409 "QUANTITY_EXCEEDED" "More than the line has left to ship, receive or return." "The details name the line and its limit."

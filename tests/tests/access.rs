@@ -476,6 +476,13 @@ async fn people_come_by_invitation_and_a_role_that_is_taken_is_gone_at_once() {
     assert_eq!(ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(stolen)).await.code(), "INVALID_CREDENTIALS");
     let joined = ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(accept(token))).await;
     assert_eq!((joined.status.as_u16(), text(&joined.body, "/user/id")), (201, text(&other, "/user/id")));
+    // Who belongs to the tenant already keeps the role that it has, whatever it is invited as.
+    let invite = json!({ "email": "other@example.com", "role": "admin" });
+    let invited = ask(&owner, "POST", "/v1/invitations", Some(invite)).await.body;
+    let twice = ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(accept(text(&invited, "/token")))).await;
+    assert_eq!((twice.status.as_u16(), twice.code()), (409, "DUPLICATE"), "{}", twice.body);
+    let session = anyone.with(text(&joined.body, "/tokens/access_token"));
+    assert_eq!(ask(&session, "GET", "/v1/me", None).await.body["role"], "read_only");
 }
 
 /// The token that the operator makes for who lost the password.
