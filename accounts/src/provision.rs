@@ -1,5 +1,6 @@
 //! Tenants and keys made by whoever runs the platform, not over HTTP.
 
+use crate::sessions::record_of_person;
 use crate::token::{self, Purpose};
 use twh_domain::command::Actor;
 use twh_domain::id::TenantId;
@@ -41,10 +42,34 @@ pub struct NewTenant {
     pub api_key: String,
 }
 
-/// Who does what whoever runs the platform does.
+/// What whoever runs the platform does.
 fn operator(tenant: TenantId) -> Deed {
-    let actor = Actor { kind: "system".to_owned(), id: "operator".to_owned(), ip: None, user_agent: None };
+    system(tenant, "operator")
+}
+
+/// What a part of the platform does.
+fn system(tenant: TenantId, id: &str) -> Deed {
+    let actor = Actor { kind: "system".to_owned(), id: id.to_owned(), ip: None, user_agent: None };
     Deed { tenant, actor, request_id: Uuid::now_v7().to_string(), at: now() }
+}
+
+/// Who has a token made that sets a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetBy {
+    /// Whoever runs the platform.
+    Operator,
+    /// Somebody who asked for a mail: who, is not known.
+    Mail,
+}
+
+impl ResetBy {
+    /// It, as the account of changes names it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Mail => "mail",
+        }
+    }
 }
 
 /// Makes a tenant to try things out in, of a plan, with a key.
@@ -99,12 +124,21 @@ pub(crate) fn new_key(
 }
 
 /// A token with which a person sets a password anew, within an hour.
-pub async fn password_reset(pool: &PgPool, secrets: &Secrets, email: &str) -> Result<String, ProvisionError> {
+pub async fn password_reset(
+    pool: &PgPool,
+    secrets: &Secrets,
+    email: &str,
+    by: ResetBy,
+) -> Result<String, ProvisionError> {
     let user = people::find_by_email(pool, email).await?.ok_or_else(|| ProvisionError::Nobody(email.to_owned()))?;
+    let memberships = people::memberships(pool, user.id).await?;
     let (token, hash) = token::new(secrets, Purpose::PasswordReset)?;
     let at = now();
-    let mut connection = pool.acquire().await?;
     let until = Timestamp::from_micros(at.micros() + RESET_MICROS);
-    people::insert_reset(&mut connection, user.id, &hash, at, until).await?;
+    let mut tx = pool.begin().await?;
+    people::insert_reset(&mut tx, user.id, &hash, at, until).await?;
+    let deed = |tenant| system(tenant, by.name());
+    record_of_person(&mut tx, memberships, deed, user.id, "user.password_reset_token").await?;
+    tx.commit().await?;
     Ok(token)
 }

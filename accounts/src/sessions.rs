@@ -272,6 +272,22 @@ async fn store_password(
     record(connection, deed, change).await
 }
 
+/// Records a change of a person in the account of each of its tenants: in one order by all, or two would wait for each other.
+pub(crate) async fn record_of_person(
+    connection: &mut PgConnection,
+    mut memberships: Vec<Membership>,
+    deed: impl Fn(TenantId) -> Deed,
+    user: Uuid,
+    action: &str,
+) -> Result<(), sqlx::Error> {
+    memberships.sort_by_key(|membership| membership.tenant);
+    for membership in memberships {
+        let change = Change { action, entity_kind: "user", entity: user, old: None, new: None };
+        record(connection, &deed(membership.tenant), change).await?;
+    }
+    Ok(())
+}
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Forgotten {
@@ -328,11 +344,9 @@ pub(crate) async fn reset_password(
     let actor = Client::of(&request).actor("user", user.to_string());
     people::set_password(&mut tx, user, &hash, at).await.map_err(ApiError::database)?;
     sessions::end_all(&mut tx, user, None, "password_reset", at).await.map_err(ApiError::database)?;
-    for membership in memberships {
-        let deed = Deed { tenant: membership.tenant, actor: actor.clone(), request_id: RequestId::of(&request), at };
-        let change = Change { action: "user.password_reset", entity_kind: "user", entity: user, old: None, new: None };
-        record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-    }
+    let deed = |tenant| Deed { tenant, actor: actor.clone(), request_id: RequestId::of(&request), at };
+    let recorded = record_of_person(&mut tx, memberships, deed, user, "user.password_reset").await;
+    recorded.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;
     accounts.authenticator.forget();
     Ok(Done)

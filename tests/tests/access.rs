@@ -312,7 +312,16 @@ async fn a_session_lasts_while_it_is_refreshed_and_ends_when_it_must() {
     let reset = json!({ "token": reset_token(&world, "ada@example.com").await, "password": PASSWORD });
     assert_eq!(ask(&anyone, "POST", "/v1/auth/password-reset", Some(reset.clone())).await.status, 204);
     assert_eq!(ask(&anyone, "POST", "/v1/auth/password-reset", Some(reset)).await.code(), "INVALID_TOKEN");
-    assert_eq!(log_in(&anyone, "ada@example.com", PASSWORD).await.status, 200);
+    let again = log_in(&anyone, "ada@example.com", PASSWORD).await;
+    assert_eq!(again.status, 200, "{}", again.body);
+    // Each of her tenants has it in its account who had the token made, and not the token.
+    let ada = anyone.with(text(&again.body, "/tokens/access_token"));
+    for tenant in [&live, &sandbox] {
+        let path = "/v1/audit?action=user.password_reset_token";
+        let made = ask_with(&ada, "GET", path, &[("x-tenant-id", tenant)], None).await;
+        assert_eq!(text(&made.body, "/data/0/actor/id"), "operator", "{}", made.body);
+        assert_eq!(made.body["data"][0]["new"], Value::Null);
+    }
     // A key that signs is rotated: tokens of before and after are good.
     let account = sign_up(&anyone, "bob@example.com").await;
     let rotated = world.command(&["secrets", "rotate-signing-key"]).unwrap().output().await.unwrap();

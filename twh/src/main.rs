@@ -32,7 +32,8 @@ use clap::{Parser, Subcommand};
 use config::Config;
 use roles::Role;
 use std::process::ExitCode;
-use twh_accounts::{provision, sso};
+use twh_accounts::provision::{self, ResetBy};
+use twh_accounts::sso;
 use twh_edge::tokens;
 use twh_schemas::catalogue;
 use twh_sinks::postgres;
@@ -213,7 +214,8 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
             print(&format!("{kid} signs from now on\n"))
         }
         Command::User { command: UserCommand::PasswordReset { email } } => {
-            let token = provision::password_reset(&serve::pool(&config)?, &serve::secrets(&config)?, &email).await?;
+            let (pool, secrets) = (serve::pool(&config)?, serve::secrets(&config)?);
+            let token = provision::password_reset(&pool, &secrets, &email, ResetBy::Operator).await?;
             print(&format!("{token}\n"))
         }
         Command::Tenant { command: TenantCommand::Create { name, plan } } => {
