@@ -70,7 +70,7 @@ codes! {
     EventGone 409 "EVENT_GONE" "The event is kept no longer, so it cannot be sent again." "Read the document that it was about."
     PreconditionFailed 412 "PRECONDITION_FAILED" "The resource has changed since you read it." "Read it again, decide again, and send its new ETag."
     BodyTooLarge 413 "BODY_TOO_LARGE" "The body is larger than the server takes." "Split the request."
-    UnsupportedMediaType 415 "UNSUPPORTED_MEDIA_TYPE" "The body is not declared as JSON." "Send Content-Type: application/json."
+    UnsupportedMediaType 415 "UNSUPPORTED_MEDIA_TYPE" "The body is not declared as what the endpoint takes." "Send Content-Type: application/json; for a form, application/x-www-form-urlencoded."
     ValidationFailed 422 "VALIDATION_FAILED" "The body is JSON, but not what this endpoint takes." "The details name each field and what is wrong with it."
     UnknownReference 422 "UNKNOWN_REFERENCE" "The body names an item, location or other document that does not exist." "The details name the field."
     UnknownLine 422 "UNKNOWN_LINE" "The document has no line of this number." "Read the document and use its line numbers."

@@ -97,6 +97,14 @@ async fn every_answer_tells_browsers_what_it_is_not_and_a_slow_client_is_let_go(
         assert_eq!(header(&answer, "strict-transport-security"), "", "{path} without TLS");
     }
 
+    // What takes a form takes nothing else.
+    let forms = format!("{}/v1/auth/sso/saml/acs", world.url);
+    let other = client.post(&forms).header("content-type", "text/plain").body("RelayState=a").send().await.unwrap();
+    assert_eq!(other.status(), 415);
+    let form = client.post(&forms).header("content-type", "application/x-www-form-urlencoded; charset=utf-8");
+    let form = form.body("RelayState=a").send().await.unwrap();
+    assert!(form.status() != 415 && form.status().is_client_error(), "{}", form.status());
+
     // A key for one network, behind a proxy of ours and from elsewhere.
     let tenant = world.tenant().await.unwrap();
     let key = json!({ "name": "one network", "role": "read_only", "ip_allowed": ["203.0.113.0/24"] });
