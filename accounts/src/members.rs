@@ -27,6 +27,7 @@ use twh_edge::query::Query;
 use twh_edge::request::RequestId;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
 use twh_sinks::postgres::accounts::people::{self, Invitation, Member, User};
+use twh_sinks::postgres::accounts::sessions::end_in;
 use twh_sinks::postgres::accounts::{sign_on, tenants};
 use uuid::Uuid;
 
@@ -174,6 +175,9 @@ async fn change_member(accounts: &Accounts, deed: &Deed, user: Uuid, role: Optio
         }
         None => {
             people::remove(&mut tx, deed.tenant, user).await.map_err(ApiError::database)?;
+            // Or they would be good again, were the person to join once more.
+            let ended = end_in(&mut tx, deed.tenant, user, "member_removed", deed.at).await;
+            ended.map_err(ApiError::database)?;
             "member.remove"
         }
     };

@@ -472,6 +472,14 @@ async fn people_come_by_invitation_and_a_role_that_is_taken_is_gone_at_once() {
     assert_eq!(ask(&eve, "GET", "/v1/api-keys", None).await.code(), "FORBIDDEN");
     assert_eq!(ask(&owner, "DELETE", &path, None).await.status, 204);
     assert_eq!(ask(&eve, "GET", "/v1/me", None).await.status, 401);
+    // Nor is it back when she is: what she was signed in with before has ended.
+    let invite = json!({ "email": "eve@example.com", "role": "dev" });
+    let invited = ask(&owner, "POST", "/v1/invitations", Some(invite)).await.body;
+    let back = ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(accept(text(&invited, "/token")))).await;
+    assert_eq!((back.status.as_u16(), text(&back.body, "/user/id")), (201, eve_id), "{}", back.body);
+    assert_eq!(ask(&eve, "GET", "/v1/me", None).await.status, 401);
+    let refresh = json!({ "refresh_token": text(&joined, "/tokens/refresh_token") });
+    assert_eq!(ask(&anyone, "POST", "/v1/auth/refresh", Some(refresh)).await.code(), "INVALID_TOKEN");
     // Never without an admin: neither by demotion nor by removal.
     let path = format!("/v1/members/{owner_id}");
     assert_eq!(ask(&owner, "PATCH", &path, Some(json!({ "role": "dev" }))).await.code(), "LAST_ADMIN");
