@@ -19,6 +19,7 @@ use twh_domain::event::{CONTROL_CHAIN, ControlRecord};
 use twh_domain::movement::genesis;
 use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{ENDPOINTS, Need, Role, Scope, Scopes};
+use twh_edge::cursor;
 use twh_edge::tokens::Tokens;
 use twh_sinks::postgres::sqlx::{self, Row};
 use twh_sinks::secrets::Secrets;
@@ -580,6 +581,10 @@ async fn every_change_is_in_the_account_and_no_secret_is_anywhere() {
     assert_eq!((text(update, "/old/name"), text(update, "/new/name")), ("Widget", "Gadget"));
     assert_eq!((text(update, "/actor/type"), text(update, "/actor/id")), ("api_key", text(&made, "/id")));
     assert_eq!((text(update, "/request_id"), text(update, "/actor/ip")), ("the-update", "127.0.0.1"));
+    for made_up in [(i64::MIN, i64::MAX), (i64::MAX, -1)] {
+        let page = ask(&admin, "GET", &format!("/v1/audit?cursor={}", cursor::encode(&made_up)), None).await;
+        assert_eq!((page.status.as_u16(), page.code()), (400, "INVALID_QUERY"), "{}", page.body);
+    }
     let of_item = ask(&admin, "GET", &format!("/v1/audit?entity_id={item}&action=item.update"), None).await;
     assert_eq!(of_item.body["data"].as_array().unwrap().len(), 1);
     // The chain holds, and neither the table nor its chain can be rewritten.
