@@ -222,6 +222,16 @@ async fn a_key_works_until_it_is_over_and_nowhere_that_it_should_not() {
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     assert_eq!(ask(&shop, "GET", "/v1/items", None).await.status, 401);
     assert_eq!(ask(&successor, "GET", "/v1/items", None).await.status, 200);
+    // Without a grace the old one is over at once; and none is longer than a day.
+    let path = format!("/v1/api-keys/{}/rotate", text(&rotated.body, "/id"));
+    for seconds in [-1, 86_401] {
+        let refused = ask(&admin, "POST", &path, Some(json!({ "grace_seconds": seconds }))).await;
+        assert_eq!((refused.status.as_u16(), refused.code()), (422, "VALIDATION_FAILED"), "{seconds}");
+    }
+    let rotated = ask(&admin, "POST", &path, Some(json!({ "grace_seconds": 0 }))).await;
+    assert_eq!(ask(&successor, "GET", "/v1/items", None).await.code(), "UNAUTHENTICATED");
+    let successor = admin.with(text(&rotated.body, "/key"));
+    assert_eq!(ask(&successor, "GET", "/v1/items", None).await.status, 200);
     // Revoked: at once, here; and a retry is no mistake.
     let path = format!("/v1/api-keys/{}", text(&rotated.body, "/id"));
     for _ in 0..2 {
@@ -593,7 +603,12 @@ async fn every_change_is_in_the_account_and_no_secret_is_anywhere() {
     for sql in ["delete from control_audit", "update control_audit set action = 'x'", "truncate control_audit"] {
         assert!(sqlx::query(sql).execute(&pool).await.is_err(), "{sql}");
     }
-    // Nothing that was shown once is kept: in the account, in the tables, in the log.
+    // Passwords are kept as argon2id, and no secret that was shown once is kept: in the account, in the tables, in the log.
+    let hashes: Vec<String> = sqlx::query_scalar("select password_hash from users where password_hash is not null")
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+    assert!(!hashes.is_empty() && hashes.iter().all(|hash| hash.starts_with("$argon2id$")), "{hashes:?}");
     let secrets = [
         PASSWORD,
         text(&made, "/key"),
