@@ -22,9 +22,11 @@ use twh_edge::auth::{Caller, Client, Credential, now};
 use twh_edge::body::Body;
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::limits::Limiter;
 use twh_edge::problems::Problems;
 use twh_edge::query::Query;
 use twh_edge::request::RequestId;
+use twh_sinks::counters::gcra::Rate;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
 use twh_sinks::postgres::accounts::people::{self, Invitation, Member, User};
 use twh_sinks::postgres::accounts::sessions::end_in;
@@ -73,11 +75,42 @@ pub(crate) struct TenantPlan {
     tenant_id: TenantId,
     plan: &'static str,
     environment: String,
+    /// `null` where this server holds nobody to limits.
+    limits: Option<PlanLimits>,
 }
 
-pub(crate) async fn plan(caller: Caller<GetPlan>) -> Answer<TenantPlan> {
-    let environment = caller.environment.clone();
-    Answer::of(&TenantPlan { tenant_id: caller.tenant_id, plan: caller.plan.name(), environment })
+/// What a plan allows.
+#[derive(Serialize, JsonSchema)]
+struct PlanLimits {
+    /// All requests of the tenant together.
+    tenant: RequestLimit,
+    /// The requests of one of its keys, or of one of its people.
+    key: RequestLimit,
+}
+
+/// A bucket that a request takes one from.
+#[derive(Serialize, JsonSchema)]
+struct RequestLimit {
+    /// How many come back in a second.
+    per_second: u32,
+    /// How many it holds.
+    burst: u32,
+}
+
+impl From<Rate> for RequestLimit {
+    fn from(rate: Rate) -> Self {
+        Self { per_second: rate.per_second(), burst: rate.burst() }
+    }
+}
+
+pub(crate) async fn plan(caller: Caller<GetPlan>, request: HttpRequest) -> Answer<TenantPlan> {
+    let policy = request.app_data::<web::Data<Limiter>>().map(|limiter| limiter.policy(caller.plan));
+    Answer::of(&TenantPlan {
+        tenant_id: caller.tenant_id,
+        plan: caller.plan.name(),
+        environment: caller.environment.clone(),
+        limits: policy.map(|policy| PlanLimits { tenant: policy.tenant.into(), key: policy.key.into() }),
+    })
 }
 
 /// A person of the tenant.

@@ -2,6 +2,7 @@
 
 use crate::sessions::record_of_person;
 use crate::token::{self, Purpose};
+use serde_json::json;
 use twh_domain::command::Actor;
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
@@ -31,6 +32,9 @@ pub enum ProvisionError {
     /// There is nobody with this address.
     #[error("nobody has the address {0}")]
     Nobody(String),
+    /// There is no tenant with this id.
+    #[error("there is no tenant {0}")]
+    NoTenant(TenantId),
 }
 
 /// A new tenant and its first key, which nobody can show again.
@@ -87,7 +91,7 @@ pub async fn tenant(pool: &PgPool, secrets: &Secrets, name: &str, plan: &str) ->
     let mut tx = pool.begin().await?;
     tenants::insert(&mut tx, &tenant).await?;
     keys::insert(&mut tx, &key, &hash).await?;
-    let new = Some(serde_json::json!({ "name": name, "plan": plan, "environment": tenant.environment }));
+    let new = Some(json!({ "name": name, "plan": plan, "environment": tenant.environment }));
     let change = Change { action: "tenant.create", entity_kind: "tenant", entity: tenant.id.0, old: None, new };
     record(&mut tx, &deed, change).await?;
     let new = crate::shapes::value(&crate::keys::shown(&key));
@@ -95,6 +99,17 @@ pub async fn tenant(pool: &PgPool, secrets: &Secrets, name: &str, plan: &str) ->
     record(&mut tx, &deed, change).await?;
     tx.commit().await?;
     Ok(NewTenant { tenant_id: tenant.id, api_key: text.reveal().to_owned() })
+}
+
+/// Gives a tenant another plan, which holds in running servers within seconds; says which it had.
+pub async fn set_plan(pool: &PgPool, tenant: TenantId, plan: &str) -> Result<String, ProvisionError> {
+    let mut tx = pool.begin().await?;
+    let old = tenants::set_plan(&mut tx, tenant, plan).await?.ok_or(ProvisionError::NoTenant(tenant))?;
+    let (was, new) = (Some(json!({ "plan": old })), Some(json!({ "plan": plan })));
+    let change = Change { action: "tenant.plan", entity_kind: "tenant", entity: tenant.0, old: was, new };
+    record(&mut tx, &operator(tenant), change).await?;
+    tx.commit().await?;
+    Ok(old)
 }
 
 /// A key that is not written down yet, with all that its role may do.
