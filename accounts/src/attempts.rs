@@ -2,14 +2,16 @@
 //! over their restarts.
 //!
 //! What counts is the pair of account and address, so that nobody locks another out of an account by guessing at it from
-//! elsewhere; and the address alone, far later and in a measure that wanes, against one who tries many accounts.
+//! elsewhere; and the address alone, far later and in a measure that wanes, against one who tries many accounts. Mails that
+//! somebody has sent count in the same way: by who gets them, and by who asks.
 //!
 //! An attempt stands as failed from its beginning: many that are begun at once are no way around the count.
 #![expect(clippy::float_arithmetic, reason = "counts wane; they are no quantities of stock")]
 
 use crate::secret;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
+use twh_domain::id::TenantId;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::accounts::attempts::{self, Failures, Key};
@@ -49,6 +51,15 @@ fn from_address(failures: Failures) -> (f64, Duration) {
     (left, ADDRESS_WANES.mul_f64(beyond.min(FREE_FROM_ADDRESS)))
 }
 
+/// The network that an address counts by. Of IPv6 it is the /64: within it a host draws addresses as it likes (RFC 8981), and a
+/// customer has one at least (RFC 6177).
+pub(crate) fn network(ip: IpAddr) -> String {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("{}/64", Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
 /// What is attempted: failures of one thing are none of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attempted {
@@ -56,6 +67,8 @@ pub(crate) enum Attempted {
     Password,
     /// To have a mail sent: whoever asks, from wherever.
     Mail,
+    /// To have a person invited by mail. The tenant counts in place of the address: its people may be anywhere.
+    Invitation(TenantId),
 }
 
 /// Counts attempts.
@@ -84,14 +97,18 @@ impl Attempts {
         email: &str,
         ip: Option<IpAddr>,
     ) -> Result<Attempt<'_>, ApiError> {
-        let from = ip.map(|ip| ip.to_string()).unwrap_or_default();
+        let from = ip.map(network).unwrap_or_default();
         let email = email_key(email);
         let on = match what {
             Attempted::Password => format!("password\n{from}\n{email}"),
-            Attempted::Mail => format!("mail\n{email}"),
+            Attempted::Mail | Attempted::Invitation(_) => format!("mail\n{email}"),
+        };
+        let by = match what {
+            Attempted::Password | Attempted::Mail => format!("address\n{from}"),
+            Attempted::Invitation(tenant) => format!("tenant\n{tenant}"),
         };
         let account = self.secrets.hash(PURPOSE, &on).map_err(secret)?;
-        let address = self.secrets.hash(PURPOSE, &format!("address\n{from}")).map_err(secret)?;
+        let address = self.secrets.hash(PURPOSE, &by).map_err(secret)?;
         let mut tx = self.pool.begin().await.map_err(ApiError::database)?;
         let standing = attempts::lock(&mut tx, &[account, address]).await.map_err(ApiError::database)?;
         let [on_it, from_it] = standing.as_slice() else {
@@ -136,6 +153,15 @@ mod tests {
         assert_eq!(on_account(failures(8.0, 8)), (8.0, Duration::ZERO));
         assert_eq!(on_account(failures(1e9, 0)).1, WAIT_MAX);
         assert_eq!(on_account(failures(1e9, 3_600)), (0.0, Duration::ZERO));
+    }
+
+    #[test]
+    fn who_has_a_network_of_addresses_is_counted_as_one() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
+        assert_eq!(of("2001:db8:1:2:ffff::1"), of("2001:db8:1:2::9"));
+        assert_ne!(of("2001:db8:1:3::9"), of("2001:db8:1:2::9"));
+        assert_eq!((of("::ffff:203.0.113.7"), of("203.0.113.8")), ("203.0.113.7".to_owned(), "203.0.113.8".to_owned()));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{CreateApiKey, GetApiKey, ListApiKeys, RevokeApiKey, Role, RotateApiKey, Scope, Scopes};
 use twh_edge::answer::{Answer, Done, Page};
 use twh_edge::api_key::Environment;
-use twh_edge::auth::{API_KEY_PURPOSE, Caller, Identity, now};
+use twh_edge::auth::{API_KEY_PURPOSE, Caller, Credential, Identity, now};
 use twh_edge::body::Body;
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
@@ -138,10 +138,10 @@ pub(crate) struct NewKey {
     /// Fewer than the role has; all of them where it is left out.
     #[schemars(with = "Option<Vec<Scope>>", length(min = 1))]
     scopes: Option<Vec<String>>,
-    /// Addresses and networks that it may be used from; everywhere where it is left out.
+    /// Addresses and networks that it may be used from; where it is left out, those of the key that makes it, or everywhere.
     #[schemars(length(min = 1, max = NETWORKS_MAX))]
     ip_allowed: Option<Vec<String>>,
-    /// When it ends; never where it is left out.
+    /// When it ends; where it is left out, with the key that makes it, or never.
     #[schemars(with = "Option<Timestamp>")]
     expires_at: Option<String>,
 }
@@ -207,6 +207,43 @@ impl NewKey {
     }
 }
 
+/// From where and until when someone may call: a key that it makes, or sees the secret of, is good for no more.
+#[derive(Default)]
+struct Bounds {
+    ip_allowed: Option<Vec<String>>,
+    expires_at: Option<Timestamp>,
+}
+
+impl Bounds {
+    /// Those of who calls, as they are now; a person has none.
+    async fn of(accounts: &Accounts, caller: &Identity) -> Result<Self, ApiError> {
+        let Credential::ApiKey { key_id } = caller.credential else { return Ok(Self::default()) };
+        let found = keys::find(&accounts.pool, caller.tenant_id, key_id).await.map_err(ApiError::database)?;
+        // What another process revoked a moment ago is remembered as good for some seconds more.
+        let key = found.filter(|key| key.revoked_at.is_none());
+        let key = key.ok_or_else(|| ApiError::new(ErrorCode::Unauthenticated, "the API key was revoked"))?;
+        Ok(Self { ip_allowed: key.ip_allowed, expires_at: key.expires_at })
+    }
+
+    /// Refuses a key that is good elsewhere, or for longer.
+    fn must_hold(&self, key: &Key) -> Result<(), ApiError> {
+        let here = self.ip_allowed.as_ref().is_none_or(|own| {
+            key.ip_allowed.as_ref().is_some_and(|asked| asked.iter().all(|network| is_within(network, own)))
+        });
+        let in_time = self.expires_at.is_none_or(|own| key.expires_at.is_some_and(|asked| asked <= own));
+        if here && in_time {
+            return Ok(());
+        }
+        let message = "your own key is good from fewer networks, or not for as long: whoever has it gets no better one";
+        Err(ApiError::new(ErrorCode::Forbidden, message))
+    }
+}
+
+fn is_within(network: &str, networks: &[String]) -> bool {
+    let parsed = |text: &str| text.parse::<IpNet>().ok();
+    parsed(network).is_some_and(|asked| networks.iter().filter_map(|own| parsed(own)).any(|own| own.contains(&asked)))
+}
+
 fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
@@ -235,12 +272,14 @@ pub(crate) async fn create(
     body: Body<NewKey>,
 ) -> Result<Answer<NewApiKey, 201>, ApiError> {
     let wanted = body.read()?.checked(&caller)?;
+    let bounds = Bounds::of(&accounts, &caller).await?;
     let deed = caller.deed(&request);
     let (mut key, text) =
         provision::new_key(&deed, environment(&caller)?, &wanted.name, wanted.role).map_err(secret)?;
     key.scopes = wanted.scopes;
-    key.ip_allowed = wanted.ip_allowed;
-    key.expires_at = wanted.expires_at;
+    key.ip_allowed = wanted.ip_allowed.or_else(|| bounds.ip_allowed.clone());
+    key.expires_at = wanted.expires_at.or(bounds.expires_at);
+    bounds.must_hold(&key)?;
     let hash = accounts.secrets.hash(API_KEY_PURPOSE, text.reveal()).map_err(secret)?;
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     keys::insert(&mut tx, &key, &hash).await.map_err(ApiError::database)?;
@@ -281,6 +320,7 @@ pub(crate) async fn rotate(
         problems.add("grace_seconds", format!("must be 0 to {GRACE_SECONDS_MAX}: how long the old key stays good"));
         problems.none()?;
     }
+    let bounds = Bounds::of(&accounts, &caller).await?;
     let deed = caller.deed(&request);
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     let old = keys::find_for_change(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
@@ -300,6 +340,7 @@ pub(crate) async fn rotate(
             "the key can do more than you: whoever rotates it sees its successor",
         ));
     }
+    bounds.must_hold(&old)?;
     let (mut key, text) = provision::new_key(&deed, environment(&caller)?, &old.name, role).map_err(secret)?;
     key.scopes = old.scopes.clone();
     key.ip_allowed = old.ip_allowed.clone();
@@ -337,4 +378,44 @@ pub(crate) async fn revoke(
     tx.commit().await.map_err(ApiError::database)?;
     accounts.authenticator.forget();
     Ok(Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twh_domain::id::TenantId;
+    use twh_sinks::postgres::accounts::audit::Deed;
+
+    fn key(ip_allowed: Option<&[&str]>, expires_at: Option<i64>) -> Key {
+        let actor = twh_domain::command::Actor { kind: String::new(), id: String::new(), ip: None, user_agent: None };
+        let deed = Deed { tenant: TenantId(Uuid::nil()), actor, request_id: String::new(), at: now() };
+        let (key, _) = provision::new_key(&deed, Environment::Sandbox, "k", Role::Dev).unwrap();
+        let ip_allowed = ip_allowed.map(|networks| networks.iter().map(|network| (*network).to_owned()).collect());
+        Key { ip_allowed, expires_at: expires_at.map(Timestamp::from_micros), ..key }
+    }
+
+    #[test]
+    fn a_key_makes_none_that_is_good_elsewhere_or_for_longer() {
+        let bounds = |ip_allowed: Option<&[&str]>, expires_at| {
+            let Key { ip_allowed, expires_at, .. } = key(ip_allowed, expires_at);
+            Bounds { ip_allowed, expires_at }
+        };
+        let office: &[&str] = &["203.0.113.0/24", "2001:db8::/32"];
+        let bound = bounds(Some(office), Some(1_000));
+        assert!(bound.must_hold(&key(Some(office), Some(1_000))).is_ok());
+        assert!(bound.must_hold(&key(Some(&["203.0.113.7/32", "2001:db8:1::/48"]), Some(999))).is_ok());
+        let beyond: [(Option<&[&str]>, Option<i64>); 6] = [
+            (None, Some(1_000)),
+            (Some(office), None),
+            (Some(office), Some(1_001)),
+            (Some(&["203.0.112.0/23"]), Some(1_000)),
+            (Some(&["203.0.113.7/32", "198.51.100.1/32"]), Some(1_000)),
+            (Some(&["0.0.0.0/0"]), Some(1_000)),
+        ];
+        for (networks, expires_at) in beyond {
+            let refused = bound.must_hold(&key(networks, expires_at)).unwrap_err();
+            assert_eq!(refused.code(), ErrorCode::Forbidden, "{networks:?} {expires_at:?}");
+        }
+        assert!(bounds(None, None).must_hold(&key(None, None)).is_ok());
+    }
 }

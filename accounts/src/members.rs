@@ -22,11 +22,14 @@ use twh_edge::auth::{Caller, Client, Credential, now};
 use twh_edge::body::Body;
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::limits::Limiter;
 use twh_edge::problems::Problems;
 use twh_edge::query::Query;
 use twh_edge::request::RequestId;
+use twh_sinks::counters::gcra::Rate;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
 use twh_sinks::postgres::accounts::people::{self, Invitation, Member, User};
+use twh_sinks::postgres::accounts::sessions::end_in;
 use twh_sinks::postgres::accounts::{sign_on, tenants};
 use uuid::Uuid;
 
@@ -72,11 +75,42 @@ pub(crate) struct TenantPlan {
     tenant_id: TenantId,
     plan: &'static str,
     environment: String,
+    /// `null` where this server holds nobody to limits.
+    limits: Option<PlanLimits>,
 }
 
-pub(crate) async fn plan(caller: Caller<GetPlan>) -> Answer<TenantPlan> {
-    let environment = caller.environment.clone();
-    Answer::of(&TenantPlan { tenant_id: caller.tenant_id, plan: caller.plan.name(), environment })
+/// What a plan allows.
+#[derive(Serialize, JsonSchema)]
+struct PlanLimits {
+    /// All requests of the tenant together.
+    tenant: RequestLimit,
+    /// The requests of one of its keys, or of one of its people.
+    key: RequestLimit,
+}
+
+/// A bucket that a request takes one from.
+#[derive(Serialize, JsonSchema)]
+struct RequestLimit {
+    /// How many come back in a second.
+    per_second: u32,
+    /// How many it holds.
+    burst: u32,
+}
+
+impl From<Rate> for RequestLimit {
+    fn from(rate: Rate) -> Self {
+        Self { per_second: rate.per_second(), burst: rate.burst() }
+    }
+}
+
+pub(crate) async fn plan(caller: Caller<GetPlan>, request: HttpRequest) -> Answer<TenantPlan> {
+    let policy = request.app_data::<web::Data<Limiter>>().map(|limiter| limiter.policy(caller.plan));
+    Answer::of(&TenantPlan {
+        tenant_id: caller.tenant_id,
+        plan: caller.plan.name(),
+        environment: caller.environment.clone(),
+        limits: policy.map(|policy| PlanLimits { tenant: policy.tenant.into(), key: policy.key.into() }),
+    })
 }
 
 /// A person of the tenant.
@@ -174,6 +208,9 @@ async fn change_member(accounts: &Accounts, deed: &Deed, user: Uuid, role: Optio
         }
         None => {
             people::remove(&mut tx, deed.tenant, user).await.map_err(ApiError::database)?;
+            // Or they would be good again, were the person to join once more.
+            let ended = end_in(&mut tx, deed.tenant, user, "member_removed", deed.at).await;
+            ended.map_err(ApiError::database)?;
             "member.remove"
         }
     };
@@ -282,6 +319,9 @@ pub(crate) async fn invite(
     let Credential::Session { user_id, .. } = caller.credential else {
         return Err(ApiError::new(ErrorCode::Forbidden, "people invite people: sign in"));
     };
+    // Every invitation counts: nobody's box is flooded, and no tenant sends mails to the whole world.
+    let what = Attempted::Invitation(caller.tenant_id);
+    let _counted = accounts.attempts.begin(what, &asked.email, caller.client.ip).await?;
     let deed = caller.deed(&request);
     let (token, hash) = token::new(&accounts.secrets, Purpose::Invitation).map_err(secret)?;
     let invitation = Invitation {
@@ -347,6 +387,44 @@ pub(crate) struct Joined {
     tokens: SessionTokens,
 }
 
+/// An invitation that can be accepted now.
+fn open(invitation: Option<Invitation>) -> Result<Invitation, ApiError> {
+    let at = now();
+    let open = invitation.filter(|i| i.accepted_at.is_none() && i.revoked_at.is_none() && i.expires_at > at);
+    open.ok_or_else(|| {
+        ApiError::new(ErrorCode::InvalidToken, "the invitation is not known, was used or taken back, or has expired")
+    })
+}
+
+/// Who has the invitation's address, once the password is proved; `None` where nobody has it.
+async fn proved(
+    accounts: &Accounts,
+    client: &Client,
+    invitation: &Invitation,
+    password: &str,
+) -> Result<Option<User>, ApiError> {
+    let known = people::find_by_email(&accounts.pool, &invitation.email).await.map_err(ApiError::database)?;
+    let Some(user) = known else { return Ok(None) };
+    let attempt = accounts.attempts.begin(Attempted::Password, &user.email, client.ip).await?;
+    if !accounts.passwords.is(password.to_owned(), user.password_hash.clone()).await? {
+        let message = "the address has an account: give its password to join with it";
+        return Err(ApiError::new(ErrorCode::InvalidCredentials, message));
+    }
+    attempt.succeeded().await;
+    Ok(Some(user))
+}
+
+/// A person with the invitation's address, who is not written down yet.
+async fn newcomer(accounts: &Accounts, invitation: &Invitation, asked: Acceptance) -> Result<User, ApiError> {
+    let name = asked.name.unwrap_or_default();
+    let mut problems = Problems::default();
+    problems.name("name", &name);
+    fields::password(&mut problems, "password", &asked.password);
+    problems.none()?;
+    let password_hash = Some(accounts.passwords.hash(asked.password).await?);
+    Ok(User { id: Uuid::now_v7(), email: invitation.email.clone(), name: name.trim().to_owned(), password_hash })
+}
+
 /// Who holds the token joins: with a new account, or with the one that the address has, whose password must be given.
 pub(crate) async fn accept(
     request: HttpRequest,
@@ -356,42 +434,29 @@ pub(crate) async fn accept(
     let asked = body.read()?;
     let client = Client::of(&request);
     let hashes = token::hashes(&accounts.secrets, Purpose::Invitation, &asked.token);
+    // A password takes its time: who waits for it holds neither a lock nor a connection that others need.
+    let found = people::find_invitation(&accounts.pool, &hashes).await.map_err(ApiError::database)?;
+    let invitation = open(found)?;
+    let known = proved(&accounts, &client, &invitation, &asked.password).await?;
+    let new_account = known.is_none();
+    let user = match known {
+        Some(user) => user,
+        None => newcomer(&accounts, &invitation, asked).await?,
+    };
     let at = now();
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    let invitation = people::invitation_by_token(&mut tx, &hashes).await.map_err(ApiError::database)?;
-    let open = invitation.filter(|i| i.accepted_at.is_none() && i.revoked_at.is_none() && i.expires_at > at);
-    let invitation = open.ok_or_else(|| {
-        ApiError::new(ErrorCode::InvalidToken, "the invitation is not known, was used or taken back, or has expired")
-    })?;
-    let known = people::find_by_email(&accounts.pool, &invitation.email).await.map_err(ApiError::database)?;
-    let (user, new_account) = match known {
-        Some(user) => {
-            let attempt = accounts.attempts.begin(Attempted::Password, &user.email, client.ip).await?;
-            if !accounts.passwords.is(asked.password, user.password_hash.clone()).await? {
-                let message = "the address has an account: give its password to join with it";
-                return Err(ApiError::new(ErrorCode::InvalidCredentials, message));
-            }
-            attempt.succeeded().await;
-            (user, false)
-        }
-        None => {
-            let name = asked.name.unwrap_or_default();
-            let mut problems = Problems::default();
-            problems.name("name", &name);
-            fields::password(&mut problems, "password", &asked.password);
-            problems.none()?;
-            let password_hash = Some(accounts.passwords.hash(asked.password).await?);
-            let name = name.trim().to_owned();
-            (User { id: Uuid::now_v7(), email: invitation.email.clone(), name, password_hash }, true)
-        }
-    };
+    // Of two who accept it at once, the second finds it used.
+    let invitation = open(people::lock_invitation(&mut tx, invitation.id).await.map_err(ApiError::database)?)?;
     if new_account && !people::insert_user(&mut tx, &user, at).await.map_err(ApiError::database)? {
         return Err(ApiError::new(
             ErrorCode::EmailTaken,
             "the address has an account by now: accept with its password",
         ));
     }
-    people::join(&mut tx, user.id, invitation.tenant, &invitation.role, at).await.map_err(ApiError::database)?;
+    let joined = people::join(&mut tx, user.id, invitation.tenant, &invitation.role, at).await;
+    if !joined.map_err(ApiError::database)? {
+        return Err(ApiError::new(ErrorCode::Duplicate, "you belong to the tenant already"));
+    }
     people::accepted(&mut tx, invitation.id, at).await.map_err(ApiError::database)?;
     let actor = client.actor("user", user.id.to_string());
     let deed = Deed { tenant: invitation.tenant, actor, request_id: RequestId::of(&request), at };

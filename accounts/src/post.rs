@@ -1,7 +1,7 @@
 //! Mails to people: invitations, and tokens for who lost the password. They wait in memory, and are tried again where the
 //! server is away; who gets none asks again.
 
-use crate::provision::{self, ProvisionError};
+use crate::provision::{self, ProvisionError, ResetBy};
 use crate::sso::PublicUrl;
 use prometheus::{IntCounterVec, register_int_counter_vec};
 use std::sync::LazyLock;
@@ -123,11 +123,13 @@ impl Office {
     async fn attempt(&self, letter: &Letter) -> Result<bool, Failed> {
         let mail = match letter {
             Letter::Invitation { to, tenant, token } => invitation(&self.public_url, to, tenant, token),
-            Letter::PasswordReset { to } => match provision::password_reset(&self.pool, &self.secrets, to).await {
-                Ok(token) => reset(&self.public_url, to, &token),
-                Err(ProvisionError::Nobody(_)) => return Ok(false),
-                Err(error) => return Err(Failed { text: error.to_string(), may_pass: true }),
-            },
+            Letter::PasswordReset { to } => {
+                match provision::password_reset(&self.pool, &self.secrets, to, ResetBy::Mail).await {
+                    Ok(token) => reset(&self.public_url, to, &token),
+                    Err(ProvisionError::Nobody(_)) => return Ok(false),
+                    Err(error) => return Err(Failed { text: error.to_string(), may_pass: true }),
+                }
+            }
         };
         let sent = self.mailer.send(&mail).await;
         sent.map(|()| true)

@@ -1,6 +1,8 @@
 //! Tenants and keys made by whoever runs the platform, not over HTTP.
 
+use crate::sessions::record_of_person;
 use crate::token::{self, Purpose};
+use serde_json::json;
 use twh_domain::command::Actor;
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
@@ -30,6 +32,9 @@ pub enum ProvisionError {
     /// There is nobody with this address.
     #[error("nobody has the address {0}")]
     Nobody(String),
+    /// There is no tenant with this id.
+    #[error("there is no tenant {0}")]
+    NoTenant(TenantId),
 }
 
 /// A new tenant and its first key, which nobody can show again.
@@ -41,10 +46,34 @@ pub struct NewTenant {
     pub api_key: String,
 }
 
-/// Who does what whoever runs the platform does.
+/// What whoever runs the platform does.
 fn operator(tenant: TenantId) -> Deed {
-    let actor = Actor { kind: "system".to_owned(), id: "operator".to_owned(), ip: None, user_agent: None };
+    system(tenant, "operator")
+}
+
+/// What a part of the platform does.
+fn system(tenant: TenantId, id: &str) -> Deed {
+    let actor = Actor { kind: "system".to_owned(), id: id.to_owned(), ip: None, user_agent: None };
     Deed { tenant, actor, request_id: Uuid::now_v7().to_string(), at: now() }
+}
+
+/// Who has a token made that sets a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetBy {
+    /// Whoever runs the platform.
+    Operator,
+    /// Somebody who asked for a mail: who, is not known.
+    Mail,
+}
+
+impl ResetBy {
+    /// It, as the account of changes names it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Mail => "mail",
+        }
+    }
 }
 
 /// Makes a tenant to try things out in, of a plan, with a key.
@@ -62,7 +91,7 @@ pub async fn tenant(pool: &PgPool, secrets: &Secrets, name: &str, plan: &str) ->
     let mut tx = pool.begin().await?;
     tenants::insert(&mut tx, &tenant).await?;
     keys::insert(&mut tx, &key, &hash).await?;
-    let new = Some(serde_json::json!({ "name": name, "plan": plan, "environment": tenant.environment }));
+    let new = Some(json!({ "name": name, "plan": plan, "environment": tenant.environment }));
     let change = Change { action: "tenant.create", entity_kind: "tenant", entity: tenant.id.0, old: None, new };
     record(&mut tx, &deed, change).await?;
     let new = crate::shapes::value(&crate::keys::shown(&key));
@@ -70,6 +99,17 @@ pub async fn tenant(pool: &PgPool, secrets: &Secrets, name: &str, plan: &str) ->
     record(&mut tx, &deed, change).await?;
     tx.commit().await?;
     Ok(NewTenant { tenant_id: tenant.id, api_key: text.reveal().to_owned() })
+}
+
+/// Gives a tenant another plan, which holds in running servers within seconds; says which it had.
+pub async fn set_plan(pool: &PgPool, tenant: TenantId, plan: &str) -> Result<String, ProvisionError> {
+    let mut tx = pool.begin().await?;
+    let old = tenants::set_plan(&mut tx, tenant, plan).await?.ok_or(ProvisionError::NoTenant(tenant))?;
+    let (was, new) = (Some(json!({ "plan": old })), Some(json!({ "plan": plan })));
+    let change = Change { action: "tenant.plan", entity_kind: "tenant", entity: tenant.0, old: was, new };
+    record(&mut tx, &operator(tenant), change).await?;
+    tx.commit().await?;
+    Ok(old)
 }
 
 /// A key that is not written down yet, with all that its role may do.
@@ -99,12 +139,21 @@ pub(crate) fn new_key(
 }
 
 /// A token with which a person sets a password anew, within an hour.
-pub async fn password_reset(pool: &PgPool, secrets: &Secrets, email: &str) -> Result<String, ProvisionError> {
+pub async fn password_reset(
+    pool: &PgPool,
+    secrets: &Secrets,
+    email: &str,
+    by: ResetBy,
+) -> Result<String, ProvisionError> {
     let user = people::find_by_email(pool, email).await?.ok_or_else(|| ProvisionError::Nobody(email.to_owned()))?;
+    let memberships = people::memberships(pool, user.id).await?;
     let (token, hash) = token::new(secrets, Purpose::PasswordReset)?;
     let at = now();
-    let mut connection = pool.acquire().await?;
     let until = Timestamp::from_micros(at.micros() + RESET_MICROS);
-    people::insert_reset(&mut connection, user.id, &hash, at, until).await?;
+    let mut tx = pool.begin().await?;
+    people::insert_reset(&mut tx, user.id, &hash, at, until).await?;
+    let deed = |tenant| system(tenant, by.name());
+    record_of_person(&mut tx, memberships, deed, user.id, "user.password_reset_token").await?;
+    tx.commit().await?;
     Ok(token)
 }

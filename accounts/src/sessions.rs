@@ -70,7 +70,7 @@ async fn tokens(
     let (refresh, hash) = token::new(&accounts.secrets, Purpose::Refresh).map_err(secret)?;
     let until = after(at, REFRESH_SECONDS).min(session.expires_at);
     sessions::insert_refresh(connection, session.id, &hash, at, until).await.map_err(ApiError::database)?;
-    let access = accounts.tokens.issue(session.user, session.id, session.tenant.0).map_err(secret)?;
+    let access = accounts.tokens.issue(session.user, session.id, session.tenant.0).await.map_err(secret)?;
     Ok(SessionTokens {
         access_token: access,
         token_type: "Bearer",
@@ -272,6 +272,22 @@ async fn store_password(
     record(connection, deed, change).await
 }
 
+/// Records a change of a person in the account of each of its tenants: in one order by all, or two would wait for each other.
+pub(crate) async fn record_of_person(
+    connection: &mut PgConnection,
+    mut memberships: Vec<Membership>,
+    deed: impl Fn(TenantId) -> Deed,
+    user: Uuid,
+    action: &str,
+) -> Result<(), sqlx::Error> {
+    memberships.sort_by_key(|membership| membership.tenant);
+    for membership in memberships {
+        let change = Change { action, entity_kind: "user", entity: user, old: None, new: None };
+        record(connection, &deed(membership.tenant), change).await?;
+    }
+    Ok(())
+}
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Forgotten {
@@ -312,22 +328,25 @@ pub(crate) async fn reset_password(
     fields::password(&mut problems, "password", &asked.password);
     problems.none()?;
     let hashes = token::hashes(&accounts.secrets, Purpose::PasswordReset, &asked.token);
-    let at = now();
-    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    let user = people::use_reset(&mut tx, &hashes, at).await.map_err(ApiError::database)?;
-    let user = user.ok_or_else(|| {
-        ApiError::new(ErrorCode::InvalidToken, "the token is not known, was used, or has expired; ask for another")
-    })?;
+    let invalid =
+        || ApiError::new(ErrorCode::InvalidToken, "the token is not known, was used, or has expired; ask for another");
+    // A password takes its time: who waits for it holds neither a lock nor a connection that others need.
+    let user = people::find_reset(&accounts.pool, &hashes, now()).await.map_err(ApiError::database)?;
+    let user = user.ok_or_else(invalid)?;
     let hash = accounts.passwords.hash(asked.password).await?;
     let memberships = people::memberships(&accounts.pool, user).await.map_err(ApiError::database)?;
+    let at = now();
+    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
+    // Of two who show it at once, the second finds it used.
+    if people::use_reset(&mut tx, &hashes, at).await.map_err(ApiError::database)? != Some(user) {
+        return Err(invalid());
+    }
     let actor = Client::of(&request).actor("user", user.to_string());
     people::set_password(&mut tx, user, &hash, at).await.map_err(ApiError::database)?;
     sessions::end_all(&mut tx, user, None, "password_reset", at).await.map_err(ApiError::database)?;
-    for membership in memberships {
-        let deed = Deed { tenant: membership.tenant, actor: actor.clone(), request_id: RequestId::of(&request), at };
-        let change = Change { action: "user.password_reset", entity_kind: "user", entity: user, old: None, new: None };
-        record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-    }
+    let deed = |tenant| Deed { tenant, actor: actor.clone(), request_id: RequestId::of(&request), at };
+    let recorded = record_of_person(&mut tx, memberships, deed, user, "user.password_reset").await;
+    recorded.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;
     accounts.authenticator.forget();
     Ok(Done)
@@ -339,6 +358,7 @@ pub(crate) struct Jwks {
     keys: Vec<serde_json::Map<String, Value>>,
 }
 
-pub(crate) async fn jwks(accounts: web::Data<Accounts>) -> Answer<Jwks> {
-    Answer::written(accounts.tokens.jwks().to_string()).header(("cache-control", "public, max-age=300"))
+pub(crate) async fn jwks(accounts: web::Data<Accounts>) -> Result<Answer<Jwks>, ApiError> {
+    let keys = accounts.tokens.jwks().await.map_err(ApiError::unavailable)?;
+    Ok(Answer::written(keys.to_string()).header(("cache-control", "public, max-age=300")))
 }

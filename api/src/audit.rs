@@ -133,6 +133,9 @@ pub(crate) async fn list(
     let asked = query.read()?;
     let limit = query::limit(asked.limit)?;
     let place = asked.cursor.as_deref().map(cursor::decode::<Place>).transpose()?;
+    if place.as_ref().is_some_and(|Place(ledger, control)| *ledger < 0 || *control < 0) {
+        return Err(cursor::not_ours());
+    }
     let filter = AuditFilter {
         from: time("from", asked.from.as_deref())?,
         to: time("to", asked.to.as_deref())?,

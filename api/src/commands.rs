@@ -9,7 +9,7 @@ use twh_domain::entity::EntityKind;
 use twh_domain::id::CommandId;
 use twh_domain::outcome::{Position, Refusal};
 use twh_domain::timestamp::Timestamp;
-use twh_edge::access::GetCommand;
+use twh_edge::access::{GetCommand, may_see};
 use twh_edge::answer::Answer;
 use twh_edge::error::ApiError;
 use twh_edge::headers::etag;
@@ -75,6 +75,8 @@ pub(crate) async fn one(
         None => false,
     };
     match find_outcome(&mut *reader.ledger().await?, reader.tenant_id, command).await.map_err(ApiError::database)? {
+        // Who may not see one of its documents is told no more than a stranger.
+        Some(outcome) if !outcome.documents.iter().all(|(kind, _)| may_see(reader.scopes, *kind)) => Err(missing()),
         Some(outcome) => Ok(Answer::of(&decided(command, &outcome, &RequestId::of(&request)))),
         None if undecided => {
             let position = position.map(|position| position.to_string()).unwrap_or_default();

@@ -12,6 +12,7 @@ mod bare;
 mod environment;
 mod growth;
 mod http;
+mod limits;
 mod load;
 mod mixed;
 mod naive;
@@ -53,6 +54,8 @@ pub enum Scenario {
     Webhooks,
     /// Searches among a million items while stock moves, and how indexes are made; needs a search engine.
     Search,
+    /// A read with rate limits and without.
+    Limits,
 }
 
 /// How much is measured.
@@ -85,6 +88,7 @@ impl Options {
                 Scenario::Growth,
                 Scenario::Webhooks,
                 Scenario::Search,
+                Scenario::Limits,
             ],
             commands: 200_000,
             load: Duration::from_secs(5),
@@ -172,6 +176,7 @@ impl<'a> Bench<'a> {
                     .await
                     .context("webhooks")?,
                 Scenario::Search => self.search().await.context("search")?,
+                Scenario::Limits => self.limits().await.context("limits")?,
             }
         }
         Ok(self.report)
@@ -180,6 +185,11 @@ impl<'a> Bench<'a> {
     async fn search(&mut self) -> Result<()> {
         let Options { items, load, .. } = *self.options;
         search::measure(self.environment, &mut self.report, self.environment.search_url(), items, load).await
+    }
+
+    async fn limits(&mut self) -> Result<()> {
+        let key = self.keys.first().context("there is no tenant")?;
+        limits::measure(self.environment, &mut self.report, key).await
     }
 
     async fn apply(&mut self) -> Result<()> {

@@ -8,6 +8,7 @@ use crate::error::ErrorCode;
 use actix_web::http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::fmt;
+use twh_domain::entity::EntityKind;
 
 macro_rules! names {
     ($(#[$doc:meta])* $type:ident { $($variant:ident $name:literal $meaning:literal)* }) => {
@@ -359,7 +360,7 @@ endpoints! {
         UpdateMember PATCH "/v1/members/{id}" WRITE_MEMBERS, "Gives a person another role." refuses LastAdmin;
         RemoveMember DELETE "/v1/members/{id}" WRITE_MEMBERS, "Removes a person from the tenant." refuses LastAdmin;
         ListInvitations GET "/v1/invitations" READ_MEMBERS, "Who is invited.";
-        CreateInvitation POST "/v1/invitations" WRITE_MEMBERS, "Invites a person; the token is shown this once.";
+        CreateInvitation POST "/v1/invitations" WRITE_MEMBERS, "Invites a person; the token is shown this once." refuses TooManyAttempts;
         RevokeInvitation DELETE "/v1/invitations/{id}" WRITE_MEMBERS, "Takes an invitation back.";
         ListIdentityProviders GET "/v1/identity-providers" READ_MEMBERS, "Identity providers, without their secrets.";
         GetIdentityProvider GET "/v1/identity-providers/{id}" READ_MEMBERS, "An identity provider, without its secret.";
@@ -372,12 +373,12 @@ endpoints! {
         ChangePassword POST "/v1/auth/password" Need::Person, "Changes the password; every other session ends." refuses InvalidCredentials TooManyAttempts;
     }
     open {
-        SignUp POST "/v1/auth/signup" "Makes a tenant, its sandbox and its first admin." refuses EmailTaken TooManyAttempts;
-        LogIn POST "/v1/auth/login" "Signs a person in." refuses InvalidCredentials TooManyAttempts Forbidden;
+        SignUp POST "/v1/auth/signup" "Makes a tenant, its sandbox and its first admin." refuses EmailTaken TooManyAttempts Overloaded;
+        LogIn POST "/v1/auth/login" "Signs a person in." refuses InvalidCredentials TooManyAttempts Forbidden Overloaded;
         RefreshSession POST "/v1/auth/refresh" "Gives new tokens for a refresh token, which works once." refuses InvalidToken;
-        AcceptInvitation POST "/v1/auth/invitations/accept" "Joins the tenant that an invitation is from." refuses InvalidToken InvalidCredentials EmailTaken TooManyAttempts;
+        AcceptInvitation POST "/v1/auth/invitations/accept" "Joins the tenant that an invitation is from." refuses InvalidToken InvalidCredentials EmailTaken Duplicate TooManyAttempts Overloaded;
         ForgetPassword POST "/v1/auth/password-forgotten" "Mails a token for a new password to who has the address, if anybody has." refuses TooManyAttempts MailNotSent;
-        ResetPassword POST "/v1/auth/password-reset" "Sets a new password with a token that was mailed, or that the operator made." refuses InvalidToken;
+        ResetPassword POST "/v1/auth/password-reset" "Sets a new password with a token that was mailed, or that the operator made." refuses InvalidToken Overloaded;
         StartSignOn GET "/v1/auth/sso/{id}/start" "Sends the browser to an identity provider." refuses IdentityProviderUnavailable TooManyAttempts;
         FinishSignOn GET "/v1/auth/sso/callback" "Signs on whom the identity provider sends back." refuses SignOnNotOpen SignOnFailed SignOnDenied IdentityProviderUnavailable;
         FinishSamlSignOn POST "/v1/auth/sso/saml/acs" "Signs on whom an identity provider sends back by SAML, where the server is built with it." refuses InvalidQuery NotFound SignOnNotOpen SignOnFailed SignOnDenied;
@@ -390,6 +391,13 @@ endpoints! {
 #[must_use]
 pub fn need_of_command(kind: &str) -> Option<Need> {
     ENDPOINTS.iter().find(|endpoint| endpoint.command == Some(kind)).map(|endpoint| endpoint.need)
+}
+
+/// True where scopes let see documents of a kind: to read them, or to make them, since who makes one is answered with it.
+#[must_use]
+pub fn may_see(scopes: Scopes, kind: EntityKind) -> bool {
+    let path = format!("/v1/{}", kind.collection());
+    ENDPOINTS.iter().filter(|endpoint| endpoint.path == path).any(|endpoint| endpoint.need.is_met_by(scopes))
 }
 
 /// The table as a page of the documentation.
@@ -447,6 +455,19 @@ mod tests {
                 assert!(!endpoint.need.is_met_by(reader), "{} {}", endpoint.method, endpoint.path);
             }
         }
+    }
+
+    #[test]
+    fn documents_of_a_kind_are_seen_by_those_who_read_or_write_them_and_nobody_else() {
+        for kind in EntityKind::ALL {
+            let seen_by: Vec<_> =
+                Scope::ALL.iter().filter(|scope| may_see([**scope].into_iter().collect(), *kind)).collect();
+            let [read, write] = seen_by.as_slice() else { panic!("{}: {seen_by:?}", kind.name()) };
+            assert!(read.name().starts_with("read:") && write.name().starts_with("write:"), "{seen_by:?}");
+            assert_eq!(read.name().split(':').nth(1), write.name().split(':').nth(1), "{}", kind.name());
+        }
+        assert!(!may_see([Scope::ReadLedger, Scope::WriteOrders].into_iter().collect(), EntityKind::Item));
+        assert!(!may_see(Scopes::default(), EntityKind::Count));
     }
 
     #[test]

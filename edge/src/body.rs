@@ -39,6 +39,51 @@ impl Default for BodyLimit {
     }
 }
 
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
+/// The largest form, in bytes: what a browser brings from elsewhere, from whom nobody knows yet.
+const FORM_BYTES_MAX: usize = 256 * 1024;
+
+/// What a request says of its body.
+struct Declared {
+    media: &'static str,
+    is_media: bool,
+    plain: bool,
+    length: usize,
+}
+
+impl Declared {
+    /// What it says of a body that is to be of a media type.
+    fn of(request: &HttpRequest, media: &'static str) -> Self {
+        let header = |name: HeaderName| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+        Self {
+            media,
+            is_media: header(CONTENT_TYPE).is_some_and(|content_type| is_of(content_type, media)),
+            plain: header(CONTENT_ENCODING).is_none_or(|coding| coding.eq_ignore_ascii_case("identity")),
+            length: header(CONTENT_LENGTH).and_then(|text| text.parse().ok()).unwrap_or(0),
+        }
+    }
+
+    /// Reads the body, within the limit and in time.
+    async fn read(&self, payload: dev::Payload, limit: usize) -> Result<web::Bytes, ApiError> {
+        if self.length > DRAIN_BYTES_MAX {
+            return Err(too_large(limit));
+        }
+        let late = |_| Err(ApiError::new(ErrorCode::RequestTimeout, "the body took too long to arrive"));
+        actix_web::rt::time::timeout(ARRIVES_WITHIN, read(payload, limit)).await.unwrap_or_else(late)
+    }
+
+    /// Refuses a body that is of another type.
+    fn must_hold(&self) -> Result<(), ApiError> {
+        let problem = match (self.plain, self.is_media) {
+            (true, true) => return Ok(()),
+            (false, _) => "send the body without a Content-Encoding".to_owned(),
+            (true, false) => format!("send Content-Type: {}", self.media),
+        };
+        Err(ApiError::new(ErrorCode::UnsupportedMediaType, problem))
+    }
+}
+
 /// A body that is declared as JSON, within the limit; `{}` where it is empty.
 #[derive(Debug)]
 pub struct JsonBody(pub web::Bytes);
@@ -49,30 +94,32 @@ impl FromRequest for JsonBody {
 
     fn from_request(request: &HttpRequest, payload: &mut dev::Payload) -> Self::Future {
         let limit = request.app_data::<BodyLimit>().copied().unwrap_or_default().0;
-        let header = |name: HeaderName| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
-        let declared_json = header(CONTENT_TYPE).is_some_and(is_json);
-        let plain = header(CONTENT_ENCODING).is_none_or(|coding| coding.eq_ignore_ascii_case("identity"));
-        let length = header(CONTENT_LENGTH).and_then(|text| text.parse().ok()).unwrap_or(0);
-        let payload = payload.take();
+        let (declared, payload) = (Declared::of(request, JSON), payload.take());
         Box::pin(async move {
-            if length > DRAIN_BYTES_MAX {
-                return Err(too_large(limit));
-            }
-            let read = actix_web::rt::time::timeout(ARRIVES_WITHIN, read(payload, limit)).await;
-            let bytes = read.unwrap_or_else(|_| {
-                Err(ApiError::new(ErrorCode::RequestTimeout, "the body took too long to arrive"))
-            })?;
+            let bytes = declared.read(payload, limit).await?;
             if bytes.is_empty() {
                 return Ok(Self(web::Bytes::from_static(b"{}")));
             }
-            if !plain {
-                return Err(ApiError::new(ErrorCode::UnsupportedMediaType, "send the body without a Content-Encoding"));
-            }
-            if declared_json {
-                Ok(Self(bytes))
-            } else {
-                Err(ApiError::new(ErrorCode::UnsupportedMediaType, "send Content-Type: application/json"))
-            }
+            declared.must_hold()?;
+            Ok(Self(bytes))
+        })
+    }
+}
+
+/// A body that is declared as a form.
+#[derive(Debug)]
+pub struct FormBody(pub web::Bytes);
+
+impl FromRequest for FormBody {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut dev::Payload) -> Self::Future {
+        let (declared, payload) = (Declared::of(request, FORM), payload.take());
+        Box::pin(async move {
+            let bytes = declared.read(payload, FORM_BYTES_MAX).await?;
+            declared.must_hold()?;
+            Ok(Self(bytes))
         })
     }
 }
@@ -112,8 +159,8 @@ fn too_large(limit: usize) -> ApiError {
     ApiError::new(ErrorCode::BodyTooLarge, format!("the body may be {limit} bytes long at most"))
 }
 
-fn is_json(content_type: &str) -> bool {
-    content_type.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"))
+fn is_of(content_type: &str, media: &str) -> bool {
+    content_type.split(';').next().is_some_and(|named| named.trim().eq_ignore_ascii_case(media))
 }
 
 async fn read(mut payload: dev::Payload, limit: usize) -> Result<web::Bytes, ApiError> {

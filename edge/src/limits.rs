@@ -90,6 +90,12 @@ impl Limiter {
         self.0.store.is_up()
     }
 
+    /// What a plan may ask for while the buckets are shared.
+    #[must_use]
+    pub fn policy(&self, plan: Plan) -> Policy {
+        self.0.policies.of(plan)
+    }
+
     /// Takes a request's cost from the tenant's bucket and the credential's, or from neither. A cost above what a bucket
     /// holds takes all that it holds.
     pub async fn admit(&self, subject: &Subject, cost: u32) -> Result<Admission, Refused> {

@@ -151,7 +151,7 @@ impl<'a> Operation<'a> {
     pub fn takes_form(&mut self, schema: &Value) {
         self.body =
             Some(json!({ "required": true, "content": { "application/x-www-form-urlencoded": { "schema": schema } } }));
-        self.refuses(&[ErrorCode::BodyTooLarge]);
+        self.refuses(&[ErrorCode::BodyTooLarge, ErrorCode::RequestTimeout, ErrorCode::UnsupportedMediaType]);
     }
 
     /// Takes a header.

@@ -3,11 +3,12 @@
 
 use crate::error::{ApiError, ERROR_PAGES, ErrorCode};
 use crate::openapi::Document;
-use crate::routes::Routes;
+use crate::routes::{Routes, no_such_path};
 use actix_web::http::Method;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ContentEncoding, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
-use utoipa_swagger_ui::{Config, SwaggerUi};
+use std::sync::Arc;
+use utoipa_swagger_ui::{Config, serve};
 
 const DESCRIPTION_PATH: &str = "/openapi.json";
 /// The reference page; the sheets and scripts beside it.
@@ -20,13 +21,15 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:44rem;mar
 #[derive(Clone)]
 pub struct Reference {
     json: web::Bytes,
+    page: Arc<Config<'static>>,
 }
 
 impl Reference {
     /// Over a description.
     #[must_use]
     pub fn new(document: &Document) -> Self {
-        Self { json: web::Bytes::from(document.value().to_string()) }
+        let page = Config::from(DESCRIPTION_PATH).try_it_out_enabled(true).persist_authorization(false);
+        Self { json: web::Bytes::from(document.value().to_string()), page: Arc::new(page) }
     }
 
     /// Serves it.
@@ -36,11 +39,10 @@ impl Reference {
             .route(Method::GET, DESCRIPTION_PATH, description)
             .route(Method::GET, "/docs", home)
             .route(Method::GET, "/docs/api", to_page)
+            .route(Method::GET, PAGE, file)
             .route(Method::GET, ERROR_PAGES, codes)
             .route(Method::GET, "/docs/errors/{code}", code)
             .configure(config);
-        let ui = Config::from(DESCRIPTION_PATH).try_it_out_enabled(true).persist_authorization(false);
-        config.service(SwaggerUi::new(PAGE).config(ui));
     }
 }
 
@@ -53,6 +55,18 @@ async fn description(reference: web::Data<Reference>) -> HttpResponse {
 
 async fn to_page() -> HttpResponse {
     HttpResponse::PermanentRedirect().insert_header((LOCATION, "/docs/api/")).finish()
+}
+
+/// The reference page, or a sheet or script beside it.
+async fn file(request: HttpRequest, reference: web::Data<Reference>) -> Result<HttpResponse, ApiError> {
+    let path = request.match_info().get("file").unwrap_or_default();
+    let found = serve(path, Arc::clone(&reference.page)).map_err(ApiError::internal)?;
+    let file = found.ok_or_else(no_such_path)?;
+    let mut response = HttpResponse::Ok();
+    if file.gzpipped {
+        response.insert_header(ContentEncoding::Gzip);
+    }
+    Ok(response.content_type(file.content_type).body(file.bytes.into_owned()))
 }
 
 fn page(title: &str, body: &str) -> HttpResponse {

@@ -11,6 +11,7 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse};
 use prometheus::{HistogramVec, IntCounterVec, register_histogram_vec, register_int_counter_vec};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
 use tracing::Instrument as _;
@@ -91,11 +92,38 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
+/// Requests of this process that are not answered yet.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+/// A request, until it is answered or its client is gone.
+struct UnderWay;
+
+impl UnderWay {
+    fn begin() -> Self {
+        UNDER_WAY.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How much the requests under way in this process are of so many, in per mille.
+#[must_use]
+pub fn under_way_per_mille(of: usize) -> u32 {
+    let under_way = UNDER_WAY.load(Ordering::Relaxed);
+    u32::try_from(under_way.saturating_mul(1_000) / of.max(1)).unwrap_or(u32::MAX)
+}
+
 /// The middleware: use with `actix_web::middleware::from_fn`.
 pub async fn around<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
+    let _under_way = UnderWay::begin();
     let begun = Instant::now();
     let id = request_id(&request);
     let method = method_label(request.method());

@@ -129,7 +129,11 @@ impl Routes {
     }
 }
 
+pub(crate) fn no_such_path() -> ApiError {
+    ApiError::new(ErrorCode::RouteNotFound, "there is no such path")
+}
+
 /// The answer to a path that is not in the table.
 pub async fn not_found() -> Result<&'static str, ApiError> {
-    Err(ApiError::new(ErrorCode::RouteNotFound, "there is no such path"))
+    Err(no_such_path())
 }

@@ -25,6 +25,11 @@ const AUDIENCE: &str = "twh-api";
 const PURPOSE: &str = "signing_key";
 /// Keys are read again at most this often, when a token names one that is not known.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+/// After so long keys are read again, so that one that another process made signs here too.
+const REREAD_AFTER: Duration = Duration::from_secs(60);
+/// How long after a key was retired its last token may live, in seconds: until every process has read the keys again, with a
+/// minute of slack for one that could not, they sign with it.
+const LAST_ALIVE_SECONDS: i64 = ACCESS_TOKEN_SECONDS + 60 + 60;
 
 /// What a token says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -77,13 +82,21 @@ pub struct Tokens {
     /// Empty until it is read for the first time.
     keyring: RwLock<Option<Arc<Keyring>>>,
     reloaded: Mutex<Option<Instant>>,
+    reread_after: Duration,
 }
 
 impl Tokens {
     /// Signs and checks with the keys in a database, which are read when the first is needed.
     #[must_use]
     pub fn new(pool: PgPool, secrets: Secrets) -> Self {
-        Self { pool, secrets, keyring: RwLock::default(), reloaded: Mutex::default() }
+        let (keyring, reloaded) = (RwLock::default(), Mutex::default());
+        Self { pool, secrets, keyring, reloaded, reread_after: REREAD_AFTER }
+    }
+
+    /// The same, with keys that are read again after so long.
+    #[must_use]
+    pub fn reread_after(self, age: Duration) -> Self {
+        Self { reread_after: age, ..self }
     }
 
     /// Reads the platform's keys, and makes the first where there is none.
@@ -94,26 +107,38 @@ impl Tokens {
         Ok(tokens)
     }
 
-    async fn read_again(&self) -> Result<(), TokenError> {
+    async fn read_again(&self) -> Result<Arc<Keyring>, TokenError> {
         let keyring = Arc::new(read(&self.pool, &self.secrets).await?);
-        *self.keyring.write().unwrap_or_else(PoisonError::into_inner) = Some(keyring);
-        Ok(())
+        *self.keyring.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&keyring));
+        Ok(keyring)
     }
 
     fn keyring(&self) -> Option<Arc<Keyring>> {
         self.keyring.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The keys, read again where they are old: by one of those who ask, while the others go on with what there is.
+    async fn current(&self) -> Result<Arc<Keyring>, TokenError> {
+        let Some(keyring) = self.keyring() else { return self.read_again().await };
+        if !self.may_reload(self.reread_after) {
+            return Ok(keyring);
+        }
+        let read = self.read_again().await;
+        Ok(read.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the signing keys cannot be read again: those of before go on");
+            keyring
+        }))
+    }
+
     /// The public keys, as a JSON Web Key Set (RFC 7517).
-    #[must_use]
-    pub fn jwks(&self) -> Value {
-        self.keyring().map_or_else(|| json!({ "keys": [] }), |keyring| keyring.jwks.clone())
+    pub async fn jwks(&self) -> Result<Value, TokenError> {
+        Ok(self.current().await?.jwks.clone())
     }
 
     /// A token for a session.
-    pub fn issue(&self, user: Uuid, session: Uuid, tenant: Uuid) -> Result<String, TokenError> {
+    pub async fn issue(&self, user: Uuid, session: Uuid, tenant: Uuid) -> Result<String, TokenError> {
+        let keyring = self.current().await?;
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let keyring = self.keyring().ok_or_else(|| TokenError::Unusable("none is read yet".to_owned()))?;
         let header = Header { kid: Some(keyring.kid.clone()), ..Header::new(Algorithm::EdDSA) };
         let claims = Claims {
             iss: ISSUER.to_owned(),
@@ -130,15 +155,17 @@ impl Tokens {
     /// What a token says, where it is ours and alive. A key that another process made meanwhile is read.
     pub async fn verify(&self, token: &str) -> Result<Option<Claims>, TokenError> {
         let Some(kid) = decode_header(token).ok().and_then(|header| header.kid) else { return Ok(None) };
-        if !self.keyring().is_some_and(|keyring| keyring.knows(&kid)) && self.may_reload() {
-            self.read_again().await?;
+        let mut keyring = self.current().await?;
+        if !keyring.knows(&kid) && self.may_reload(RELOAD_INTERVAL) {
+            keyring = self.read_again().await?;
         }
-        Ok(self.keyring().and_then(|keyring| keyring.check(&kid, token)))
+        Ok(keyring.check(&kid, token))
     }
 
-    fn may_reload(&self) -> bool {
+    /// True for one of those who ask at once, where the keys were read so long ago.
+    fn may_reload(&self, after: Duration) -> bool {
         let mut reloaded = self.reloaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = reloaded.is_none_or(|at| at.elapsed() >= RELOAD_INTERVAL);
+        let due = reloaded.is_none_or(|at| at.elapsed() >= after);
         if due {
             *reloaded = Some(Instant::now());
         }
@@ -193,7 +220,7 @@ fn new_key(secrets: &Secrets) -> Result<SigningKeyRow, TokenError> {
 }
 
 async fn read(pool: &PgPool, secrets: &Secrets) -> Result<Keyring, TokenError> {
-    let last_alive = OffsetDateTime::now_utc() - time::Duration::seconds(ACCESS_TOKEN_SECONDS);
+    let last_alive = OffsetDateTime::now_utc() - time::Duration::seconds(LAST_ALIVE_SECONDS);
     keyring(&signing_keys::list(pool, last_alive.into()).await?, secrets)
 }
 

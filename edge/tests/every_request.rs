@@ -20,8 +20,10 @@ use twh_edge::auth::{Authenticator, Caller};
 use twh_edge::body::{Body, BodyLimit};
 use twh_edge::cursor;
 use twh_edge::error::ApiError;
+use twh_edge::openapi::Document;
 use twh_edge::ops::{self, Check, Checks};
 use twh_edge::query::{self, Query};
+use twh_edge::reference::Reference;
 use twh_edge::request::{RequestId, around};
 use twh_edge::routes::{Routes, not_found};
 use twh_edge::tokens::Tokens;
@@ -130,6 +132,7 @@ async fn ask(request: TestRequest) -> Answered {
             .app_data(web::Data::new(Authenticator::new(pool, secrets, tokens)))
             .wrap(middleware::from_fn(around))
             .configure(|config| ops::configure(&checks, &ops::Lags::default(), config))
+            .configure(|config| Reference::new(&Document::of(&Routes::new(), "0")).configure(config))
             .configure(|config| routes.configure(config))
             .default_service(web::to(not_found)),
     )
@@ -174,6 +177,13 @@ async fn an_error_has_the_same_shape_wherever_it_arises() {
     assert_eq!(method.header("allow"), "GET, HEAD, POST");
     for path in ["/health", "/ready", "/metrics"] {
         ask(TestRequest::post().uri(path)).await.is_error(405, "METHOD_NOT_ALLOWED");
+    }
+    for path in ["/docs/api/", "/docs/api/swagger-ui.css"] {
+        assert_eq!(ask(get(path)).await.status, StatusCode::OK, "{path}");
+        ask(TestRequest::post().uri(path)).await.is_error(405, "METHOD_NOT_ALLOWED");
+    }
+    for path in ["/docs/api/nothing.js", "/docs/api/a/b", "/docs/api/..%2f..%2fCargo.toml"] {
+        ask(get(path)).await.is_error(404, "ROUTE_NOT_FOUND");
     }
 }
 

@@ -128,7 +128,7 @@ async fn each(
         .into_iter()
         .map(|entry| hand_over(entry, caller, gateway, &request_id, trace.as_deref()))
         .collect();
-    let deadline = Instant::now() + prefer.wait.unwrap_or_else(|| gateway.outcome_wait());
+    let deadline = Instant::now() + gateway.outcome_wait(prefer.wait);
     let mut results = Vec::with_capacity(under_way.len());
     for entry in under_way {
         let result = match entry {

@@ -81,10 +81,9 @@ impl Gateway {
         &self.pool
     }
 
-    /// How long a request waits for its outcome, by default.
-    #[must_use]
-    pub const fn outcome_wait(&self) -> Duration {
-        self.options.outcome_wait
+    /// How long a request waits for its outcome: as long as it prefers, and no longer than others.
+    pub(crate) fn outcome_wait(&self, preferred: Option<Duration>) -> Duration {
+        preferred.map_or(self.options.outcome_wait, |wait| wait.min(self.options.outcome_wait))
     }
 
     /// How much of the bound on commands under way is in use, in per mille.

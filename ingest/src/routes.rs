@@ -101,8 +101,7 @@ pub(crate) async fn submit(
     let mut acknowledged =
         gateway.hand_over(&command, traceparent(request.headers()).as_deref())?.acknowledged().await?;
     if !prefer.respond_async {
-        let wait = prefer.wait.map_or_else(|| gateway.outcome_wait(), |wait| wait.min(gateway.outcome_wait()));
-        if let Some(outcome) = acknowledged.outcome(wait).await {
+        if let Some(outcome) = acknowledged.outcome(gateway.outcome_wait(prefer.wait)).await {
             return Ok(answer(&outcome, atomic, &request_id));
         }
     }

@@ -10,6 +10,8 @@
     reason = "a test stops at the first surprise, and says what it measured"
 )]
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -17,7 +19,10 @@ use twh_domain::event::{CONTROL_CHAIN, ControlRecord};
 use twh_domain::movement::genesis;
 use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{ENDPOINTS, Need, Role, Scope, Scopes};
+use twh_edge::cursor;
+use twh_edge::tokens::Tokens;
 use twh_sinks::postgres::sqlx::{self, Row};
+use twh_sinks::secrets::Secrets;
 use twh_tests::mail::MailServer;
 use twh_tests::{Answer, Tenant, World};
 use uuid::Uuid;
@@ -132,6 +137,31 @@ async fn every_endpoint_lets_in_every_role_and_scope_that_the_table_says_and_no_
 }
 
 #[tokio::test]
+async fn an_outcome_shows_a_document_only_to_who_may_see_it_anyway() {
+    let world = World::start_with(UNLIMITED).await.unwrap();
+    let admin = world.tenant().await.unwrap();
+    let made = admin.done("/v1/items", json!({ "sku": "WIDGET" })).await.unwrap();
+    let path = format!("/v1/commands/{}?position={}", made.header("x-twh-command-id"), made.header("x-twh-position"));
+    let never = format!("/v1/commands/{}", Uuid::now_v7());
+    for (scopes, sees) in [
+        (json!(["read:ledger"]), false),
+        (json!(["read:ledger", "read:orders", "read:stock"]), false),
+        (json!(["write:orders", "write:stock"]), false),
+        (json!(["read:ledger", "read:catalog"]), true),
+        (json!(["write:catalog"]), true),
+    ] {
+        let key = key(&admin, json!({ "name": "narrow", "role": "admin", "scopes": scopes })).await;
+        let caller = admin.with(text(&key, "/key"));
+        let answer = ask(&caller, "GET", &path, None).await;
+        assert_eq!(answer.status == 200, sees, "{scopes}: {}", answer.body);
+        if !sees {
+            let nothing = ask(&caller, "GET", &never, None).await;
+            assert_eq!((answer.code(), &answer.body["message"]), ("NOT_FOUND", &nothing.body["message"]));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_key_works_until_it_is_over_and_nowhere_that_it_should_not() {
     let mut world = World::start_with(UNLIMITED).await.unwrap();
     let operator = world.tenant().await.unwrap();
@@ -166,6 +196,15 @@ async fn a_key_works_until_it_is_over_and_nowhere_that_it_should_not() {
     assert_eq!(ask(&admin.with(text(&elsewhere, "/key")), "GET", "/v1/items", None).await.code(), "IP_NOT_ALLOWED");
     let here = key(&admin, json!({ "name": "net", "role": "dev", "ip_allowed": ["127.0.0.1"] })).await;
     assert_eq!(ask(&admin.with(text(&here, "/key")), "GET", "/v1/items", None).await.status, 200);
+    // A key that is bound makes and rotates none that is not.
+    let by_bound = admin.with(text(&here, "/key"));
+    let wider = json!({ "name": "wider", "role": "dev", "ip_allowed": ["127.0.0.0/8"] });
+    assert_eq!(ask(&by_bound, "POST", "/v1/api-keys", Some(wider)).await.code(), "FORBIDDEN");
+    let inherits = key(&by_bound, json!({ "name": "inherits", "role": "read_only" })).await;
+    assert_eq!(inherits["ip_allowed"], json!(["127.0.0.1/32"]));
+    let rotate = async |id: &str| ask(&by_bound, "POST", &format!("/v1/api-keys/{id}/rotate"), Some(json!({}))).await;
+    assert_eq!(rotate(text(&made, "/id")).await.code(), "FORBIDDEN");
+    assert_eq!(rotate(text(&here, "/id")).await.body["ip_allowed"], json!(["127.0.0.1/32"]));
     // Until its time.
     let brief = key(&admin, json!({ "name": "brief", "role": "dev", "expires_at": in_a_second() })).await;
     let brief = admin.with(text(&brief, "/key"));
@@ -182,6 +221,16 @@ async fn a_key_works_until_it_is_over_and_nowhere_that_it_should_not() {
     assert_eq!(ask(&admin, "POST", &path, Some(json!({}))).await.code(), "KEY_NOT_ACTIVE");
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     assert_eq!(ask(&shop, "GET", "/v1/items", None).await.status, 401);
+    assert_eq!(ask(&successor, "GET", "/v1/items", None).await.status, 200);
+    // Without a grace the old one is over at once; and none is longer than a day.
+    let path = format!("/v1/api-keys/{}/rotate", text(&rotated.body, "/id"));
+    for seconds in [-1, 86_401] {
+        let refused = ask(&admin, "POST", &path, Some(json!({ "grace_seconds": seconds }))).await;
+        assert_eq!((refused.status.as_u16(), refused.code()), (422, "VALIDATION_FAILED"), "{seconds}");
+    }
+    let rotated = ask(&admin, "POST", &path, Some(json!({ "grace_seconds": 0 }))).await;
+    assert_eq!(ask(&successor, "GET", "/v1/items", None).await.code(), "UNAUTHENTICATED");
+    let successor = admin.with(text(&rotated.body, "/key"));
     assert_eq!(ask(&successor, "GET", "/v1/items", None).await.status, 200);
     // Revoked: at once, here; and a retry is no mistake.
     let path = format!("/v1/api-keys/{}", text(&rotated.body, "/id"));
@@ -271,19 +320,60 @@ async fn a_session_lasts_while_it_is_refreshed_and_ends_when_it_must() {
     assert_eq!(ask(&one, "POST", "/v1/auth/logout", None).await.status, 204);
     assert_eq!(ask(&one, "GET", "/v1/me", None).await.status, 401);
     // A token from the operator sets a password, once.
-    let output =
-        world.command(&["user", "password-reset", "--email", "ada@example.com"]).unwrap().output().await.unwrap();
-    let token = String::from_utf8(output.stdout).unwrap();
-    let reset = json!({ "token": token.trim(), "password": PASSWORD });
+    let reset = json!({ "token": reset_token(&world, "ada@example.com").await, "password": PASSWORD });
     assert_eq!(ask(&anyone, "POST", "/v1/auth/password-reset", Some(reset.clone())).await.status, 204);
     assert_eq!(ask(&anyone, "POST", "/v1/auth/password-reset", Some(reset)).await.code(), "INVALID_TOKEN");
-    assert_eq!(log_in(&anyone, "ada@example.com", PASSWORD).await.status, 200);
+    let again = log_in(&anyone, "ada@example.com", PASSWORD).await;
+    assert_eq!(again.status, 200, "{}", again.body);
+    // Each of her tenants has it in its account who had the token made, and not the token.
+    let ada = anyone.with(text(&again.body, "/tokens/access_token"));
+    for tenant in [&live, &sandbox] {
+        let path = "/v1/audit?action=user.password_reset_token";
+        let made = ask_with(&ada, "GET", path, &[("x-tenant-id", tenant)], None).await;
+        assert_eq!(text(&made.body, "/data/0/actor/id"), "operator", "{}", made.body);
+        assert_eq!(made.body["data"][0]["new"], Value::Null);
+    }
     // A key that signs is rotated: tokens of before and after are good.
     let account = sign_up(&anyone, "bob@example.com").await;
     let rotated = world.command(&["secrets", "rotate-signing-key"]).unwrap().output().await.unwrap();
     assert!(rotated.status.success());
     let before = ask(&anyone.with(text(&account, "/tokens/access_token")), "GET", "/v1/me", None).await;
     assert_eq!(before.status, 200);
+}
+
+/// The name of the key that signed a token.
+fn key_of(token: &str) -> String {
+    let head = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
+    text(&serde_json::from_slice(&head).unwrap(), "/kid").to_owned()
+}
+
+#[tokio::test]
+async fn a_rotated_key_signs_in_running_processes_too_and_what_the_old_one_signed_stays_good() {
+    const AGE: Duration = Duration::from_millis(200);
+    let world = World::start().await.unwrap();
+    let secrets = std::fs::read_to_string(std::env::var("TWH_SECRETS_FILE").expect("./dev env")).unwrap();
+    let tokens = Tokens::load(world.pool().await.unwrap(), Secrets::parse(&secrets).unwrap()).await.unwrap();
+    let tokens = tokens.reread_after(AGE);
+    let issue = async || tokens.issue(Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()).await.unwrap();
+    let before = issue().await;
+    let rotated = world.command(&["secrets", "rotate-signing-key"]).unwrap().output().await.unwrap();
+    assert!(rotated.status.success());
+    tokio::time::sleep(AGE).await;
+    let after = issue().await;
+    assert_ne!(key_of(&before), key_of(&after));
+    assert!(String::from_utf8(rotated.stdout).unwrap().starts_with(&key_of(&after)));
+    let known = tokens.jwks().await.unwrap().to_string();
+    for token in [&before, &after] {
+        assert!(tokens.verify(token).await.unwrap().is_some() && known.contains(&key_of(token)), "{known}");
+    }
+    // A process that had not read the keys again may have signed with the old one for a minute more.
+    let pool = world.pool().await.unwrap();
+    for (minutes, good) in [(16, true), (18, false)] {
+        let retired = format!("update signing_keys set retired_at = now() - interval '{minutes} minutes'");
+        sqlx::query(&format!("{retired} where retired_at is not null")).execute(&pool).await.unwrap();
+        tokio::time::sleep(AGE).await;
+        assert_eq!(tokens.verify(&before).await.unwrap().is_some(), good, "{minutes} minutes");
+    }
 }
 
 #[tokio::test]
@@ -349,6 +439,15 @@ async fn invitations_and_tokens_for_lost_passwords_come_by_mail() {
         assert_eq!(forgotten("ada@example.com").await.status, 204);
     }
     assert_eq!(forgotten("ada@example.com").await.code(), "TOO_MANY_ATTEMPTS");
+    // Nor is it by invitations; and no tenant invites the whole world.
+    let invite =
+        async |email: &str| ask(&ada, "POST", "/v1/invitations", Some(json!({ "email": email, "role": "dev" }))).await;
+    assert_eq!(invite("ada@example.com").await.code(), "TOO_MANY_ATTEMPTS");
+    for number in 0..49 {
+        assert_eq!(invite(&format!("stranger-{number}@example.com")).await.status, 201);
+    }
+    let refused = invite("stranger-49@example.com").await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (429, "TOO_MANY_ATTEMPTS"), "{}", refused.body);
 }
 
 #[tokio::test]
@@ -384,6 +483,14 @@ async fn people_come_by_invitation_and_a_role_that_is_taken_is_gone_at_once() {
     assert_eq!(ask(&eve, "GET", "/v1/api-keys", None).await.code(), "FORBIDDEN");
     assert_eq!(ask(&owner, "DELETE", &path, None).await.status, 204);
     assert_eq!(ask(&eve, "GET", "/v1/me", None).await.status, 401);
+    // Nor is it back when she is: what she was signed in with before has ended.
+    let invite = json!({ "email": "eve@example.com", "role": "dev" });
+    let invited = ask(&owner, "POST", "/v1/invitations", Some(invite)).await.body;
+    let back = ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(accept(text(&invited, "/token")))).await;
+    assert_eq!((back.status.as_u16(), text(&back.body, "/user/id")), (201, eve_id), "{}", back.body);
+    assert_eq!(ask(&eve, "GET", "/v1/me", None).await.status, 401);
+    let refresh = json!({ "refresh_token": text(&joined, "/tokens/refresh_token") });
+    assert_eq!(ask(&anyone, "POST", "/v1/auth/refresh", Some(refresh)).await.code(), "INVALID_TOKEN");
     // Never without an admin: neither by demotion nor by removal.
     let path = format!("/v1/members/{owner_id}");
     assert_eq!(ask(&owner, "PATCH", &path, Some(json!({ "role": "dev" }))).await.code(), "LAST_ADMIN");
@@ -397,6 +504,58 @@ async fn people_come_by_invitation_and_a_role_that_is_taken_is_gone_at_once() {
     assert_eq!(ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(stolen)).await.code(), "INVALID_CREDENTIALS");
     let joined = ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(accept(token))).await;
     assert_eq!((joined.status.as_u16(), text(&joined.body, "/user/id")), (201, text(&other, "/user/id")));
+    // Who belongs to the tenant already keeps the role that it has, whatever it is invited as.
+    let invite = json!({ "email": "other@example.com", "role": "admin" });
+    let invited = ask(&owner, "POST", "/v1/invitations", Some(invite)).await.body;
+    let twice = ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(accept(text(&invited, "/token")))).await;
+    assert_eq!((twice.status.as_u16(), twice.code()), (409, "DUPLICATE"), "{}", twice.body);
+    let session = anyone.with(text(&joined.body, "/tokens/access_token"));
+    assert_eq!(ask(&session, "GET", "/v1/me", None).await.body["role"], "read_only");
+}
+
+/// The token that the operator makes for who lost the password.
+async fn reset_token(world: &World, email: &str) -> String {
+    let output = world.command(&["user", "password-reset", "--email", email]).unwrap().output().await.unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[tokio::test]
+async fn who_waits_for_a_password_to_be_hashed_keeps_no_connection_from_others() {
+    const AT_ONCE: usize = 8;
+    let world = World::start_with(&[UNLIMITED[0], ("TWH_DATABASE_CONNECTIONS", "4")]).await.unwrap();
+    let anyone = world.tenant().await.unwrap();
+    let account = sign_up(&anyone, "owner@example.com").await;
+    let owner = anyone.with(text(&account, "/tokens/access_token"));
+    let emails: Vec<_> = (0..AT_ONCE).map(|number| format!("person-{number}@example.com")).collect();
+    let mut invited = Vec::new();
+    for email in &emails {
+        let answer = ask(&owner, "POST", "/v1/invitations", Some(json!({ "email": email, "role": "dev" }))).await;
+        invited.push(text(&answer.body, "/token").to_owned());
+    }
+    let accept = |token: &str| {
+        let body = json!({ "token": token, "name": "Person", "password": PASSWORD });
+        ask(&anyone, "POST", "/v1/auth/invitations/accept", Some(body))
+    };
+    for answer in futures::future::join_all(invited.iter().map(|token| accept(token))).await {
+        assert_eq!(answer.status, 201, "{}", answer.body);
+    }
+    let mut resets = Vec::new();
+    for email in &emails {
+        resets.push(json!({ "token": reset_token(&world, email).await, "password": "a password that is new" }));
+    }
+    let reset = |body: &Value| ask(&anyone, "POST", "/v1/auth/password-reset", Some(body.clone()));
+    for answer in futures::future::join_all(resets.iter().map(reset)).await {
+        assert_eq!(answer.status, 204, "{}", answer.body);
+    }
+    // What works once works once, however many show it while its password is hashed.
+    let invite = json!({ "email": "one@example.com", "role": "dev" });
+    let invited = ask(&owner, "POST", "/v1/invitations", Some(invite)).await;
+    let one = text(&invited.body, "/token");
+    let answers = futures::future::join_all((0..AT_ONCE).map(|_| accept(one))).await;
+    assert_eq!(answers.iter().filter(|answer| answer.status == 201).count(), 1);
+    let one = json!({ "token": reset_token(&world, "one@example.com").await, "password": "a password that is new" });
+    let answers = futures::future::join_all((0..AT_ONCE).map(|_| reset(&one))).await;
+    assert_eq!(answers.iter().filter(|answer| answer.status == 204).count(), 1);
 }
 
 #[tokio::test]
@@ -432,6 +591,10 @@ async fn every_change_is_in_the_account_and_no_secret_is_anywhere() {
     assert_eq!((text(update, "/old/name"), text(update, "/new/name")), ("Widget", "Gadget"));
     assert_eq!((text(update, "/actor/type"), text(update, "/actor/id")), ("api_key", text(&made, "/id")));
     assert_eq!((text(update, "/request_id"), text(update, "/actor/ip")), ("the-update", "127.0.0.1"));
+    for made_up in [(i64::MIN, i64::MAX), (i64::MAX, -1)] {
+        let page = ask(&admin, "GET", &format!("/v1/audit?cursor={}", cursor::encode(&made_up)), None).await;
+        assert_eq!((page.status.as_u16(), page.code()), (400, "INVALID_QUERY"), "{}", page.body);
+    }
     let of_item = ask(&admin, "GET", &format!("/v1/audit?entity_id={item}&action=item.update"), None).await;
     assert_eq!(of_item.body["data"].as_array().unwrap().len(), 1);
     // The chain holds, and neither the table nor its chain can be rewritten.
@@ -440,7 +603,12 @@ async fn every_change_is_in_the_account_and_no_secret_is_anywhere() {
     for sql in ["delete from control_audit", "update control_audit set action = 'x'", "truncate control_audit"] {
         assert!(sqlx::query(sql).execute(&pool).await.is_err(), "{sql}");
     }
-    // Nothing that was shown once is kept: in the account, in the tables, in the log.
+    // Passwords are kept as argon2id, and no secret that was shown once is kept: in the account, in the tables, in the log.
+    let hashes: Vec<String> = sqlx::query_scalar("select password_hash from users where password_hash is not null")
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+    assert!(!hashes.is_empty() && hashes.iter().all(|hash| hash.starts_with("$argon2id$")), "{hashes:?}");
     let secrets = [
         PASSWORD,
         text(&made, "/key"),

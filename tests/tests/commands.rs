@@ -230,6 +230,27 @@ async fn a_command_that_is_not_waited_for_is_found_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_client_makes_a_batch_wait_longer_than_the_server_does() {
+    let world = World::prepare(&[("TWH_OUTCOME_WAIT_MS", "300")]).await.unwrap();
+    // Without a ledger nothing is decided.
+    let mut server = world.command(&["ingest"]).unwrap().spawn().unwrap();
+    let (begun, ready) = (Instant::now(), format!("{}/ready", world.url));
+    while !reqwest::get(&ready).await.is_ok_and(|answer| answer.status().is_success()) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is not ready");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let tenant = world.tenant().await.unwrap();
+    let entry = json!({ "type": "item.create", "idempotency_key": "a", "body": { "sku": "WIDGET" } });
+    let body = json!({ "commands": [entry] }).to_string().into_bytes();
+    let headers = [("content-type", "application/json"), ("prefer", "wait=40")];
+    let begun = Instant::now();
+    let answer = tenant.send(Method::POST, "/v1/commands:batch", &headers, Some(body)).await.unwrap();
+    assert_eq!(answer.body["results"][0]["status"], 202, "{}", answer.body);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    server.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_command_of_a_batch_has_its_own_outcome_unless_the_batch_is_atomic() {
     let world = World::start().await.unwrap();
     let tenant = world.tenant().await.unwrap();

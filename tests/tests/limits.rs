@@ -227,3 +227,26 @@ async fn a_server_starts_without_redis_finds_it_and_does_not_wait_for_one_that_f
     until_shared(&world.url, true).await;
     assert_eq!(read(&tenant).await.header("x-ratelimit-limit"), "4000");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_the_operator_gives_holds_in_running_servers_and_is_told() {
+    let world = World::start_with(&[("TWH_PLAN_LIMITS", "growth=30/70,20/50")]).await.unwrap();
+    let tenant = world.tenant().await.unwrap();
+    let plan = async || tenant.get("/v1/plan").await.unwrap().body;
+    assert_eq!(plan().await["limits"]["tenant"], json!({ "per_second": 5_000, "burst": 25_000 }));
+    let change = async |id: &str, plan: &str| {
+        world.command(&["tenant", "plan", "--tenant", id, "--plan", plan]).unwrap().output().await.unwrap().status
+    };
+    assert!(change(&tenant.id, "growth").await.success());
+    assert!(!change(&tenant.id, "gold").await.success());
+    assert!(!change("00000000-0000-7000-8000-000000000000", "free").await.success());
+    let begun = Instant::now();
+    while plan().await["plan"] != "growth" {
+        assert!(begun.elapsed() < PATIENCE, "the plan stays as it was");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let limits = json!({ "tenant": { "per_second": 30, "burst": 70 }, "key": { "per_second": 20, "burst": 50 } });
+    assert_eq!(plan().await["limits"], limits);
+    let record = tenant.get("/v1/audit?action=tenant.plan").await.unwrap().body["data"][0].clone();
+    assert_eq!((&record["old"]["plan"], &record["new"]["plan"]), (&json!("enterprise"), &json!("growth")), "{record}");
+}

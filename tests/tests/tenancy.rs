@@ -129,6 +129,38 @@ async fn anothers_id_is_answered_as_one_that_does_not_exist() {
     assert_eq!(stranger.get("/v1/invitations").await.unwrap().body["data"][0]["status"], "open");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_to_another_is_absent_below_a_subscription_of_ones_own() {
+    let world = World::start_with(&[("TWH_RATE_LIMITS", "off")]).await.unwrap();
+    let (own, other) = (world.tenant().await.unwrap(), world.tenant().await.unwrap());
+    let subscribe = async |tenant: &Tenant| {
+        let hook = json!({ "url": "https://subscriber.invalid/", "event_types": ["*"] });
+        tenant.done("/v1/webhooks/register", hook).await.unwrap().id().to_owned()
+    };
+    let (hook, foreign_hook) = (subscribe(&own).await, subscribe(&other).await);
+    let delivery = other.done(&format!("/v1/webhooks/{foreign_hook}/test"), json!({})).await.unwrap().id().to_owned();
+    let all = json!({ "from_sequence": 1 });
+    let replay = other.done(&format!("/v1/webhooks/{foreign_hook}/replay"), all).await.unwrap().id().to_owned();
+    let mut asked = 0;
+    for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.path.contains("_id}")) {
+        let id = if endpoint.path.contains("{delivery_id}") { &delivery } else { &replay };
+        let answer = async |id: &str| {
+            let path = endpoint.path.replace("{id}", &hook).replace("{delivery_id}", id).replace("{replay_id}", id);
+            let method = Method::from_bytes(endpoint.method.as_str().as_bytes()).unwrap();
+            let mut answer = own.send(method, &path, &[], None).await.unwrap();
+            answer.body.as_object_mut().unwrap().remove("request_id").expect("an error has its request's id");
+            (answer.status.as_u16(), compared(&answer.headers), answer.body)
+        };
+        let (foreign, none) = (answer(id).await, answer(&Uuid::now_v7().to_string()).await);
+        assert_eq!(foreign, none, "{} {}", endpoint.method, endpoint.path);
+        assert_eq!(foreign.0, 404, "{} {}: {}", endpoint.method, endpoint.path, foreign.2);
+        asked += 1;
+    }
+    assert!(asked >= 4, "{asked}");
+    let kept = format!("/v1/webhooks/{foreign_hook}/replays/{replay}");
+    assert_ne!(other.get(&kept).await.unwrap().body["state"], "cancelled");
+}
+
 const OF_TENANTS: &str = "select c.relname::text, c.relrowsecurity,
         exists (select from pg_policy p where p.polrelid = c.oid and 'twh_tenant'::regrole = any (p.polroles)
             and p.polqual is not null) as has_policy

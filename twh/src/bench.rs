@@ -46,6 +46,7 @@ enum ScenarioName {
     Growth,
     Webhooks,
     Search,
+    Limits,
 }
 
 impl From<ScenarioName> for Scenario {
@@ -58,6 +59,7 @@ impl From<ScenarioName> for Scenario {
             ScenarioName::Growth => Self::Growth,
             ScenarioName::Webhooks => Self::Webhooks,
             ScenarioName::Search => Self::Search,
+            ScenarioName::Limits => Self::Limits,
         }
     }
 }

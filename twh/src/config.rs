@@ -158,6 +158,8 @@ settings! {
     read_wait: Duration = "TWH_READ_WAIT_MS", "5000", |v| millis(v, 0, 600_000);
     /// Commands that may be under way at once in a process; more are answered with 503.
     commands_in_flight: usize = "TWH_COMMANDS_IN_FLIGHT", "20000", |v| within(v, 1, 1_000_000);
+    /// Requests of all kinds that a process is made for at once: as they come near, the lesser plans are shed ([limits.md](limits.md)).
+    requests_in_flight: usize = "TWH_REQUESTS_IN_FLIGHT", "10000", |v| within(v, 1, 1_000_000);
     /// Whether tenants and keys are held to the limits of their plans.
     rate_limits: bool = "TWH_RATE_LIMITS", "on", switch;
     /// Rows of the table in [limits.md](limits.md) to replace: requests a second and burst of the tenant, then of a key, such as `free=10/50,5/25;growth=50/250,25/125`.

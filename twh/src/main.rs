@@ -32,10 +32,14 @@ use clap::{Parser, Subcommand};
 use config::Config;
 use roles::Role;
 use std::process::ExitCode;
-use twh_accounts::{provision, sso};
+use twh_accounts::provision::{self, ResetBy};
+use twh_accounts::sso;
+use twh_domain::id::TenantId;
+use twh_edge::limits::Plan;
 use twh_edge::tokens;
 use twh_schemas::catalogue;
 use twh_sinks::postgres;
+use uuid::Uuid;
 
 /// The ledger allocates many small things and frees them on other threads: half of its time goes there with glibc's.
 #[global_allocator]
@@ -122,7 +126,16 @@ enum TenantCommand {
         #[arg(long)]
         name: String,
         /// Its plan: free, growth, scale or enterprise.
-        #[arg(long, default_value = "enterprise", value_parser = ["free", "growth", "scale", "enterprise"])]
+        #[arg(long, default_value = "enterprise", value_parser = Plan::ALL.map(Plan::name))]
+        plan: String,
+    },
+    /// Gives a tenant another plan; running servers hold it to that within seconds.
+    Plan {
+        /// Its id.
+        #[arg(long)]
+        tenant: Uuid,
+        /// Its plan: free, growth, scale or enterprise.
+        #[arg(long, value_parser = Plan::ALL.map(Plan::name))]
         plan: String,
     },
 }
@@ -213,7 +226,8 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
             print(&format!("{kid} signs from now on\n"))
         }
         Command::User { command: UserCommand::PasswordReset { email } } => {
-            let token = provision::password_reset(&serve::pool(&config)?, &serve::secrets(&config)?, &email).await?;
+            let (pool, secrets) = (serve::pool(&config)?, serve::secrets(&config)?);
+            let token = provision::password_reset(&pool, &secrets, &email, ResetBy::Operator).await?;
             print(&format!("{token}\n"))
         }
         Command::Tenant { command: TenantCommand::Create { name, plan } } => {
@@ -221,6 +235,10 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
                 .await
                 .context("the tenant could not be made")?;
             print(&format!("{}\n", serde_json::json!({ "tenant_id": tenant.tenant_id, "api_key": tenant.api_key })))
+        }
+        Command::Tenant { command: TenantCommand::Plan { tenant, plan } } => {
+            let old = provision::set_plan(&serve::pool(&config)?, TenantId(tenant), &plan).await?;
+            print(&format!("{tenant} has the plan {plan} from now on; it had {old}\n"))
         }
         Command::Rebuild(arguments) => projections::rebuild(&config, arguments).await,
         Command::Bench(arguments) => bench::run(&config, arguments).await,

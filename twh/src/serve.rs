@@ -25,6 +25,7 @@ use twh_edge::guard::{self, OnlyTls, TrustedProxies, cors};
 use twh_edge::limits::Limiter;
 use twh_edge::ops::{self, Check, Checks, Lags};
 use twh_edge::reference::Reference;
+use twh_edge::request::{around, under_way_per_mille};
 use twh_edge::routes::{Routes, not_found};
 use twh_edge::tokens::Tokens;
 use twh_ingest::{Gateway, Replies, Waker};
@@ -337,7 +338,7 @@ async fn serve_http(
         };
         app.app_data(proxies.clone())
             .app_data(only_tls)
-            .wrap(middleware::from_fn(twh_edge::request::around))
+            .wrap(middleware::from_fn(around))
             .wrap(middleware::Condition::new(!origins.is_empty(), cors(&origins)))
             .configure(|config| ops::configure(&checks, &lags, config))
             .configure(|config| reference.configure(config))
@@ -410,7 +411,12 @@ fn limiter(config: &Config, gateway: Option<web::Data<Gateway>>) -> anyhow::Resu
         return Ok(None);
     }
     let counters = Counters::new(&config.redis_url, Deadlines::default()).context("TWH_REDIS_URL is not usable")?;
-    let pressure = move || gateway.as_ref().map_or(0, |gateway| gateway.in_flight_per_mille());
+    // A process without commands has requests under way all the same.
+    let requests_max = config.requests_in_flight;
+    let pressure = move || {
+        let commands = gateway.as_ref().map_or(0, |gateway| gateway.in_flight_per_mille());
+        commands.max(under_way_per_mille(requests_max))
+    };
     Ok(Some(web::Data::new(Limiter::new(Some(counters), config.plan_limits, pressure))))
 }
 

@@ -6,6 +6,7 @@ use crate::shapes::later;
 use actix_web::{HttpRequest, web};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use serde_json::value::RawValue;
 use std::time::{Duration, Instant};
 use twh_domain::timestamp::Timestamp;
@@ -15,6 +16,7 @@ use twh_edge::answer::{Answer, Page};
 use twh_edge::auth::Caller;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::query::{self, LIMIT_MAX, Query};
+use twh_sinks::postgres::accounts::audit::{Change, record};
 use twh_sinks::postgres::webhooks::events as store;
 use twh_sinks::postgres::webhooks::subscriptions::listen as keep_for_listening;
 
@@ -114,8 +116,13 @@ pub(crate) async fn listen(
         let message = "live events go to subscriptions only: POST /v1/webhooks/register";
         return Err(ApiError::new(ErrorCode::SandboxOnly, message));
     }
-    let until = later(caller.deed(&request).at, LISTEN_SECONDS);
+    let deed = caller.deed(&request);
+    let until = later(deed.at, LISTEN_SECONDS);
     let mut tx = webhooks.pool.begin().await.map_err(ApiError::database)?;
+    // In the order of every change of a subscription: who records and who keeps would wait for each other else.
+    let (entity, new) = (caller.tenant_id.0, Some(json!({ "until": until })));
+    let change = Change { action: "webhook.listen", entity_kind: "tenant", entity, old: None, new };
+    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     keep_for_listening(&mut tx, caller.tenant_id, until).await.map_err(ApiError::database)?;
     let after = store::newest_told(&mut tx, caller.tenant_id).await.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;

@@ -1,6 +1,7 @@
 //! Sign-ons under way: kept here, so that each ends once, bound to the browser in which it began.
 
 use crate::Accounts;
+use crate::attempts::network;
 use crate::secret;
 use crate::token::{self, Purpose};
 use serde::Serialize;
@@ -52,7 +53,7 @@ pub(super) async fn begin(
         browser_hash,
         provider: provider.id,
         sealed: accounts.secrets.seal(PURPOSE, &keep).map_err(secret)?,
-        ip: client.ip.map(|ip| ip.to_string()),
+        ip: client.ip.map(network),
         created_at: at,
         expires_at: Timestamp::from_micros(at.micros() + SECONDS * 1_000_000),
     };

@@ -5,6 +5,7 @@ use actix_web::http::header::{CACHE_CONTROL, LOCATION, REFERRER_POLICY, SET_COOK
 use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder, dev, web};
 use serde_json::json;
 use std::pin::Pin;
+use twh_edge::body::FormBody;
 use twh_edge::error::ApiError;
 use twh_edge::openapi::{Describe, Operation};
 
@@ -63,11 +64,8 @@ impl FromRequest for SamlForm {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut dev::Payload) -> Self::Future {
-        let bytes = web::Bytes::from_request(request, payload);
-        Box::pin(async move {
-            let too_large = |_| ApiError::new(twh_edge::error::ErrorCode::BodyTooLarge, "the form is too large");
-            Ok(Self(bytes.await.map_err(too_large)?))
-        })
+        let form = FormBody::from_request(request, payload);
+        Box::pin(async move { form.await.map(|form| Self(form.0)) })
     }
 }
 

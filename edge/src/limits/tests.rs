@@ -113,6 +113,19 @@ async fn under_pressure_the_lesser_plans_give_way_first() {
 }
 
 #[actix_web::test]
+async fn requests_under_way_are_pressure_also_where_no_command_is() {
+    // The one that asks is under way itself.
+    for (most, status) in [(1, StatusCode::SERVICE_UNAVAILABLE), (1_000_000, StatusCode::OK)] {
+        let limiter = Limiter::new(None, Policies::default(), move || crate::request::under_way_per_mille(most));
+        let app = App::new().app_data(web::Data::new(limiter)).app_data(subject(Plan::Free));
+        let app = app.wrap(middleware::from_fn(crate::request::around)).default_service(web::to(handle));
+        let answer = call_service(&init_service(app).await, TestRequest::get().to_request()).await;
+        assert_eq!(answer.status(), status, "of {most}");
+    }
+    assert_eq!(crate::request::under_way_per_mille(usize::MAX), 0);
+}
+
+#[actix_web::test]
 async fn without_redis_a_quarter_of_the_plan_is_let_through_and_nobody_waits() {
     // Nothing listens there: the address was free a moment ago.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

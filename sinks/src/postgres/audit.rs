@@ -196,7 +196,7 @@ pub async fn list_audit(
     let within = (filter.from, filter.to);
     let (first, last) = records_within(connection, tenant, Chain::Ledger, within).await?;
     let last = last.min(before.0.saturating_sub(1));
-    let floor = if filter.entity_id.is_some() { first } else { first.max(last - LOOKED_THROUGH_MAX) };
+    let floor = if filter.entity_id.is_some() { first } else { first.max(last.saturating_sub(LOOKED_THROUGH_MAX)) };
     let (control_first, control_last) = records_within(connection, tenant, Chain::Control, within).await?;
     let numbers = [floor, last, control_first, control_last.min(before.1.saturating_sub(1))];
     let mut rows = newest(connection, tenant, filter, numbers, limit + 1).await?;

@@ -34,6 +34,8 @@ async fn a_developer_sees_events_of_the_sandbox_without_a_subscription() {
     let line = lines.next_line().await.unwrap().unwrap();
     assert!(line.contains("item.created 200 in "), "{line}");
     assert!(listening.wait().await.unwrap().success());
+    let account = sandbox.get("/v1/audit?action=webhook.listen").await.unwrap();
+    assert_eq!(account.body["data"][0]["entity_type"], "tenant", "{}", account.body);
     // Live events go to subscriptions only, and a key that is none is told so.
     let person = made.body["tokens"]["access_token"].as_str().unwrap();
     for (key, expected) in [(person, "SANDBOX_ONLY"), ("nonsense", "UNAUTHENTICATED")] {

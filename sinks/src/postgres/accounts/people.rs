@@ -318,14 +318,18 @@ pub async fn invitations(
     rows.iter().map(invitation).collect()
 }
 
-/// The invitation with one of these hashes, locked until the transaction ends.
-pub async fn invitation_by_token(
-    connection: &mut PgConnection,
-    hashes: &[[u8; 32]],
-) -> Result<Option<Invitation>, sqlx::Error> {
+/// The invitation with one of these hashes.
+pub async fn find_invitation(pool: &PgPool, hashes: &[[u8; 32]]) -> Result<Option<Invitation>, sqlx::Error> {
     let hashes: Vec<&[u8]> = hashes.iter().map(<[u8; 32]>::as_slice).collect();
-    let sql = format!("select {INVITATION} from invitations where token_hash = any($1) for update");
-    let row = sqlx::query(&sql).bind(hashes).fetch_optional(connection).await?;
+    let sql = format!("select {INVITATION} from invitations where token_hash = any($1)");
+    let row = sqlx::query(&sql).bind(hashes).fetch_optional(pool).await?;
+    row.as_ref().map(invitation).transpose()
+}
+
+/// One invitation, locked until the transaction ends.
+pub async fn lock_invitation(connection: &mut PgConnection, id: Uuid) -> Result<Option<Invitation>, sqlx::Error> {
+    let sql = format!("select {INVITATION} from invitations where invitation_id = $1 for update");
+    let row = sqlx::query(&sql).bind(id).fetch_optional(connection).await?;
     row.as_ref().map(invitation).transpose()
 }
 
@@ -370,6 +374,18 @@ pub async fn insert_reset(
         .execute(connection)
         .await?;
     Ok(())
+}
+
+/// Whose the token is that sets a password; `None` where there is no such token any more. It is not used by that.
+pub async fn find_reset(pool: &PgPool, hashes: &[[u8; 32]], at: Timestamp) -> Result<Option<Uuid>, sqlx::Error> {
+    let hashes: Vec<&[u8]> = hashes.iter().map(<[u8; 32]>::as_slice).collect();
+    sqlx::query_scalar(
+        "select user_id from password_resets where token_hash = any($1) and used_at is null and expires_at > $2",
+    )
+    .bind(hashes)
+    .bind(at.datetime())
+    .fetch_optional(pool)
+    .await
 }
 
 /// Uses a token that sets a password, and every other of the same person; `None` where there is no such token any more.

@@ -158,6 +158,26 @@ pub async fn end_all(
     Ok(())
 }
 
+/// Ends the sessions of a person that are for a tenant.
+pub async fn end_in(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    user: Uuid,
+    why: &str,
+    at: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update sessions set ended_at = $4, ended_why = $3 where user_id = $1 and tenant_id = $2 and ended_at is null",
+    )
+    .bind(user)
+    .bind(tenant.0)
+    .bind(why)
+    .bind(at.datetime())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Who is signed in by a session, in a tenant; `None` where the session is over or the person does not belong to the tenant.
 pub async fn owner(pool: &PgPool, session: Uuid, tenant: TenantId) -> Result<Option<SessionOwner>, sqlx::Error> {
     let row = sqlx::query(

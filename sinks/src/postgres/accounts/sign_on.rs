@@ -56,7 +56,7 @@ pub struct Attempt {
     pub provider: Uuid,
     /// What is to be proved at the end, sealed.
     pub sealed: Vec<u8>,
-    /// From where.
+    /// From where: the network that an address counts by.
     pub ip: Option<String>,
     /// When.
     pub created_at: Timestamp,

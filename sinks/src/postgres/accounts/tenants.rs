@@ -32,6 +32,18 @@ pub async fn insert(connection: &mut PgConnection, tenant: &Tenant) -> Result<()
     Ok(())
 }
 
+/// Gives a tenant another plan, and says which it had; `None` where there is no such tenant.
+pub async fn set_plan(connection: &mut PgConnection, id: TenantId, plan: &str) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "with old as (select plan from tenants where tenant_id = $1 for update)
+         update tenants t set plan = $2 from old where t.tenant_id = $1 returning old.plan",
+    )
+    .bind(id.0)
+    .bind(plan)
+    .fetch_optional(connection)
+    .await
+}
+
 /// One tenant.
 pub async fn find(pool: &PgPool, id: TenantId) -> Result<Option<Tenant>, sqlx::Error> {
     let row = sqlx::query("select tenant_id, name, plan, environment, sandbox_of from tenants where tenant_id = $1")
