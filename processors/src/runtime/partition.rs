@@ -90,6 +90,7 @@ pub async fn run<G: Group, S: Source, L: Log>(mut seat: Seat<G, S, L>) -> Ended 
         Ok(claimed) => claimed,
         Err(ended) => return ended,
     };
+    worker.begin();
     let ended = work(&mut seat, &mut worker, next_offset).await;
     worker.drain().await;
     ended

@@ -76,9 +76,16 @@ impl Dispatcher {
     }
 
     /// Ends it, once what is under way is written down.
-    pub(super) async fn stop(self) {
+    pub(super) async fn stop(mut self) {
         self.stop.cancel();
-        let _ = self.task.await;
+        let _ = (&mut self.task).await;
+    }
+}
+
+/// Who is let go of without being stopped sends nothing more either: a partition has one sender.
+impl Drop for Dispatcher {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 
@@ -172,7 +179,8 @@ impl Dispatch {
     async fn run(mut self, mut queued: mpsc::Receiver<Vec<NewDelivery>>, stop: CancellationToken) {
         let mut versions = self.webhooks.versions.clone();
         self.refresh();
-        loop {
+        // No branch comes first by rule: under load something has always ended, and a change of a subscription is to be seen.
+        while !stop.is_cancelled() {
             self.fire_timers();
             self.send();
             self.load();
@@ -180,7 +188,6 @@ impl Dispatch {
             let wake = self.wake_at();
             let has_tasks = !self.tasks.is_empty();
             tokio::select! {
-                biased;
                 () = stop.cancelled() => break,
                 Some(ended) = self.tasks.join_next(), if has_tasks => {
                     self.take(ended);
@@ -188,7 +195,10 @@ impl Dispatch {
                         self.take(ended);
                     }
                 }
-                Some(batch) = queued.recv() => self.accept(batch),
+                batch = queued.recv() => match batch {
+                    Some(batch) => self.accept(batch),
+                    None => break,
+                },
                 Ok(()) = versions.changed() => self.refresh(),
                 () = tokio::time::sleep(wake) => self.round(),
             }

@@ -24,14 +24,15 @@ pub struct Fanout {
     webhooks: Webhooks,
     hold: Hold,
     subscriptions: HashMap<TenantId, (i64, Vec<Subscription>)>,
-    dispatcher: Dispatcher,
+    /// Sends, once the partition stands where it is to be read from.
+    dispatcher: Option<Dispatcher>,
     /// What was taken on and is not written.
     taken: Option<(Vec<Decoded<DomainEvent>>, i64)>,
 }
 
 impl Fanout {
-    pub(super) fn new(webhooks: Webhooks, hold: Hold, dispatcher: Dispatcher) -> Self {
-        Self { webhooks, hold, subscriptions: HashMap::new(), dispatcher, taken: None }
+    pub(super) fn new(webhooks: Webhooks, hold: Hold) -> Self {
+        Self { webhooks, hold, subscriptions: HashMap::new(), dispatcher: None, taken: None }
     }
 
     /// Writes what was taken on.
@@ -55,7 +56,9 @@ impl Fanout {
             deliveries::fan_out(pool, &self.hold, next_offset, &events, &queued).await.map_err(apply_error)?;
         }
         self.hold.next_offset = next_offset;
-        self.dispatcher.queued(queued).await;
+        if let Some(dispatcher) = &self.dispatcher {
+            dispatcher.queued(queued).await;
+        }
         Ok(())
     }
 
@@ -125,6 +128,10 @@ fn is_for(subscription: &Subscription, event: &Event) -> bool {
 impl Worker for Fanout {
     type Item = DomainEvent;
 
+    fn begin(&mut self) {
+        self.dispatcher = Some(Dispatcher::start(self.webhooks.clone(), self.hold.partition));
+    }
+
     async fn decode(&mut self, record: &Record) -> Result<DomainEvent, DecodeError> {
         self.webhooks.settings.schemas.events.decode(&record.payload).await.map_err(|error| {
             if error.is_poison() {
@@ -153,6 +160,8 @@ impl Worker for Fanout {
     }
 
     async fn drain(self) {
-        self.dispatcher.stop().await;
+        if let Some(dispatcher) = self.dispatcher {
+            dispatcher.stop().await;
+        }
     }
 }

@@ -21,7 +21,6 @@ pub use keeping::keep;
 pub use policy::Policy;
 
 use crate::runtime::{ApplyError, Claimed, Group, Watermarks};
-use dispatcher::Dispatcher;
 use fanout::Fanout;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -103,8 +102,7 @@ impl Group for Webhooks {
         let Settings { pool, group, kafka_cluster_id, owner, .. } = &*self.settings;
         let hold = positions::claim(pool, group, partition, 0, kafka_cluster_id, owner).await.map_err(apply_error)?;
         let next_offset = hold.next_offset;
-        let dispatcher = Dispatcher::start(self.clone(), partition);
-        Ok(Claimed { worker: Fanout::new(self.clone(), hold, dispatcher), next_offset })
+        Ok(Claimed { worker: Fanout::new(self.clone(), hold), next_offset })
     }
 
     fn check_log(&self, next_offset: i64, watermarks: Watermarks) -> Result<(), ApplyError> {
