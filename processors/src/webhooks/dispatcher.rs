@@ -463,7 +463,8 @@ impl Dispatch {
             let (pool, ordered) = (self.webhooks.settings.pool.clone(), slot.subscription.ordered);
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
             self.loads += 1;
-            self.tasks.spawn(async move { Ended::Loaded(id, deliveries::queue(&pool, id, ordered, limit).await) });
+            self.tasks
+                .spawn(async move { Ended::Loaded(id, deliveries::queue(&pool, id, ordered, limit, now()).await) });
         }
     }
 

@@ -132,6 +132,14 @@ fn no_more_begin_in_a_second_than_are_allowed() {
     assert!((20..=21).contains(&begun), "{begun} in 5 s at 4 a second");
 }
 
+/// A load under way: two questions to the table, which changes between them.
+struct Load {
+    limit: usize,
+    /// By when what is loaded is due.
+    at: Timestamp,
+    rows: Option<Vec<Waiting>>,
+}
+
 /// The table, and what is under way between it and a lane: everything takes time, and ends in any order.
 struct World {
     ordered: bool,
@@ -139,7 +147,7 @@ struct World {
     lane: Lane,
     /// Pending deliveries: keys, due, attempts.
     table: BTreeMap<Uuid, (Vec<i64>, Timestamp, u32)>,
-    loading: Option<Queue>,
+    loading: Option<Load>,
     flying: Vec<Waiting>,
     unrecorded: Vec<(Uuid, Fate, Timestamp)>,
     delivered: BTreeMap<Uuid, u32>,
@@ -154,20 +162,34 @@ impl World {
         at(self.now)
     }
 
-    fn snapshot(&self, limit: usize) -> Queue {
-        let mut rows: Vec<_> = self.table.iter().filter(|(_, row)| self.ordered || row.1 <= self.now()).collect();
+    /// The first question: what is due, or, where order is kept, all.
+    fn rows(&self, load: &Load) -> Vec<Waiting> {
+        let mut rows: Vec<_> = self.table.iter().filter(|(_, row)| self.ordered || row.1 <= load.at).collect();
         if !self.ordered {
             rows.sort_by_key(|(_, row)| row.1);
         }
-        let full = rows.len() >= limit;
-        rows.truncate(limit);
-        let later = self.table.values().map(|row| row.1).filter(|due| *due > self.now()).min();
-        let waiting = rows
-            .into_iter()
-            .map(|(id, (keys, due, attempts))| Waiting { attempts: *attempts, ..waiting(id.as_u128(), keys, *due) })
-            .collect();
-        let more_at = if full { Some(at(0)) } else { later.filter(|_| !self.ordered) };
-        Queue { waiting, more_at }
+        rows.truncate(load.limit);
+        let of = |id: &Uuid, keys: &[i64], due, attempts| Waiting { attempts, ..waiting(id.as_u128(), keys, due) };
+        rows.into_iter().map(|(id, (keys, due, attempts))| of(id, keys, *due, *attempts)).collect()
+    }
+
+    /// The second: when there is more.
+    fn queue(&self, load: &Load, waiting: Vec<Waiting>) -> Queue {
+        let later = self.table.values().map(|row| row.1).filter(|due| *due > load.at).min();
+        let full = waiting.len() >= load.limit;
+        Queue { more_at: if full { Some(at(0)) } else { later.filter(|_| !self.ordered) }, waiting }
+    }
+
+    fn load(&mut self, faults: bool) {
+        let Some(mut load) = self.loading.take() else { return };
+        if faults && self.random.u8(0..10) == 0 {
+            self.lane.not_loaded(at(self.now + 1));
+            return;
+        }
+        match load.rows.take() {
+            None => self.loading = Some(Load { rows: Some(self.rows(&load)), ..load }),
+            Some(rows) => self.lane.loaded(self.queue(&load, rows)),
+        }
     }
 
     fn step(&mut self, faults: bool) {
@@ -175,7 +197,7 @@ impl World {
         let now = self.now();
         if let Some(limit) = self.lane.wants_load(WINDOW, now) {
             assert!(self.loading.is_none(), "one load at a time");
-            self.loading = Some(self.snapshot(limit));
+            self.loading = Some(Load { limit, at: now, rows: None });
         }
         match self.random.u8(0..6) {
             0 if faults => {
@@ -185,11 +207,7 @@ impl World {
                 self.table.insert(new.id, (keys, now, 0));
                 self.lane.accept(new, WINDOW, now);
             }
-            1 => match self.loading.take() {
-                Some(_) if faults && self.random.u8(0..5) == 0 => self.lane.not_loaded(at(self.now + 1)),
-                Some(queue) => self.lane.loaded(queue),
-                None => {}
-            },
+            1 => self.load(faults),
             2 if !self.flying.is_empty() => self.answer(faults),
             3 if !self.unrecorded.is_empty() => self.write_down(),
             4 if faults && self.resets && self.random.u8(0..40) == 0 => self.lane.reset(rules(self.ordered), now),

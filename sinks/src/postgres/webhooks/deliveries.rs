@@ -181,18 +181,33 @@ pub struct Queue {
     pub more_at: Option<Timestamp>,
 }
 
-/// The first `limit` that wait for a subscription: of those due now, or, where order is kept, of all in their order.
-pub async fn queue(pool: &PgPool, subscription: Uuid, ordered: bool, limit: i64) -> Result<Queue, sqlx::Error> {
-    let which = if ordered { "true order by d.id" } else { "d.next_attempt_at <= now() order by d.next_attempt_at" };
+/// The first `limit` that wait for a subscription: of those due at a time, or, where order is kept, of all in their order.
+///
+/// The time is the caller's, by whose clock what is due was written, and the same for both questions: what comes due between
+/// them is in one of the answers.
+pub async fn queue(
+    pool: &PgPool,
+    subscription: Uuid,
+    ordered: bool,
+    limit: i64,
+    at: Timestamp,
+) -> Result<Queue, sqlx::Error> {
+    let (which, order) = if ordered {
+        ("$3::timestamptz is not null", "d.id")
+    } else {
+        ("d.next_attempt_at <= $3", "d.next_attempt_at")
+    };
+    // The event is looked up row by row, so that one that is kept no longer takes nobody's place.
     let select = format!(
         "select d.id, d.replay_id, d.next_attempt_at, d.created_at, jsonb_array_length(d.attempts) as attempts, {}
-         from (select * from webhook_deliveries d where d.subscription_id = $1 and d.state = 'pending' and {which} limit $2) d
-         join webhook_events e on e.tenant_id = d.tenant_id and e.id = d.event_id
-         order by {}",
+         from webhook_deliveries d
+         cross join lateral (
+             select * from webhook_events e where e.tenant_id = d.tenant_id and e.id = d.event_id offset 0) e
+         where d.subscription_id = $1 and d.state = 'pending' and {which}
+         order by {order} limit $2",
         events::COLUMNS,
-        if ordered { "d.id" } else { "d.next_attempt_at" },
     );
-    let rows = sqlx::query(&select).bind(subscription).bind(limit).fetch_all(pool).await?;
+    let rows = sqlx::query(&select).bind(subscription).bind(limit).bind(at.datetime()).fetch_all(pool).await?;
     let waiting = rows.iter().map(waiting).collect::<Result<Vec<_>, _>>()?;
     let full = i64::try_from(waiting.len()).is_ok_and(|found| found >= limit);
     let more_at = match (full, ordered) {
@@ -202,9 +217,10 @@ pub async fn queue(pool: &PgPool, subscription: Uuid, ordered: bool, limit: i64)
         (false, false) => {
             let next: Option<OffsetDateTime> = sqlx::query_scalar(
                 "select min(next_attempt_at) from webhook_deliveries
-                 where subscription_id = $1 and state = 'pending' and next_attempt_at > now()",
+                 where subscription_id = $1 and state = 'pending' and next_attempt_at > $2",
             )
             .bind(subscription)
+            .bind(at.datetime())
             .fetch_one(pool)
             .await?;
             optional_time(next)
