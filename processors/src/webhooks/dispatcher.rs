@@ -369,8 +369,9 @@ impl Dispatch {
         if let Some((state, reason)) = consequence.change {
             slot.lane.changed(state, now);
             let (pool, from) = (self.webhooks.settings.pool.clone(), slot.subscription.clone());
+            let turns = Arc::clone(&self.webhooks.transitions);
             self.tasks.spawn(async move {
-                transition::make(pool, from, state, reason).await;
+                transition::make(pool, turns, from, state, reason).await;
                 Ended::Changed
             });
         }

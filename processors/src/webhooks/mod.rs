@@ -24,7 +24,7 @@ use crate::runtime::{ApplyError, Claimed, Group, Watermarks};
 use fanout::Fanout;
 use std::sync::Arc;
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
@@ -65,6 +65,8 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct Webhooks {
     settings: Arc<Settings>,
+    /// Whose turn it is to change a subscription's state.
+    transitions: Arc<Mutex<()>>,
     versions: watch::Receiver<directory::Versions>,
 }
 
@@ -77,7 +79,7 @@ impl Webhooks {
     #[must_use]
     pub fn new(settings: Settings, stop: CancellationToken) -> Self {
         let versions = directory::start(settings.pool.clone(), stop);
-        Self { settings: Arc::new(settings), versions }
+        Self { settings: Arc::new(settings), transitions: Arc::default(), versions }
     }
 
     /// Whether a tenant's events stand on a partition.

@@ -243,6 +243,14 @@ pub async fn of_tenants(pool: &PgPool, tenants: &[Uuid]) -> Result<Vec<(Subscrip
     rows.iter().map(with_sealed).collect()
 }
 
+/// A tenant's that are sent what they want now.
+pub async fn active(connection: &mut PgConnection, tenant: TenantId) -> Result<Vec<Subscription>, sqlx::Error> {
+    let select =
+        format!("select {SHOWN} from webhook_subscriptions where tenant_id = $1 and state = 'active' order by id");
+    let rows = sqlx::query(&select).bind(tenant.0).fetch_all(connection).await?;
+    rows.iter().map(subscription).collect()
+}
+
 /// A tenant whose events are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
