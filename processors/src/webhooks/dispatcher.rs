@@ -38,7 +38,7 @@ const HELD_MAX: usize = 10_000;
 /// Queues loaded at once.
 const LOADS_MAX: usize = 4;
 /// Batches of new deliveries that may wait to be taken.
-const BATCHES_MAX: usize = 64;
+const BATCHES_MAX: usize = 16;
 /// How long what failed for want of the database is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often what has waited too long is given up, and replays that were full are looked at.
@@ -140,7 +140,7 @@ struct Dispatch {
     missed: HashSet<Uuid>,
     runnable: VecDeque<Uuid>,
     timers: BinaryHeap<Reverse<(Timestamp, Uuid)>>,
-    to_load: VecDeque<(Uuid, usize)>,
+    to_load: VecDeque<Uuid>,
     loads: usize,
     attempts: usize,
     held: usize,
@@ -210,7 +210,6 @@ impl Dispatch {
 
     fn accept(&mut self, batch: Vec<NewDelivery>) {
         let now = now();
-        let window = self.window();
         let mut unknown = false;
         for new in batch {
             let Some(slot) = self.slots.get_mut(&new.subscription) else {
@@ -226,7 +225,7 @@ impl Dispatch {
                 created_at: new.at,
                 attempts: 0,
             };
-            if slot.lane.accept(waiting, window, now) {
+            if slot.lane.accept(waiting, window(self.held), now) {
                 self.held += 1;
             }
             wake(slot, new.subscription, &mut self.runnable);
@@ -234,10 +233,6 @@ impl Dispatch {
         if unknown {
             self.refresh();
         }
-    }
-
-    fn window(&self) -> usize {
-        if self.held < HELD_MAX { WINDOW } else { WINDOW_SMALL }
     }
 
     /// Reads anew what tenants of this partition have, where it has changed.
@@ -425,12 +420,11 @@ impl Dispatch {
     fn send(&mut self) {
         while self.attempts < ATTEMPTS_MAX && self.unrecorded.len() < UNRECORDED_MAX {
             let Some(id) = self.runnable.pop_front() else { return };
-            let window = self.window();
             let Some(slot) = self.slots.get_mut(&id) else { continue };
             slot.runnable = false;
             let now = now();
-            if let Some(limit) = slot.lane.wants_load(window, now) {
-                self.to_load.push_back((id, limit));
+            if slot.lane.wants_load(window(self.held), now) {
+                self.to_load.push_back(id);
             }
             let endpoint = match slot.endpoint(now) {
                 Ok(endpoint) => endpoint,
@@ -459,10 +453,11 @@ impl Dispatch {
 
     fn load(&mut self) {
         while self.loads < LOADS_MAX {
-            let Some((id, limit)) = self.to_load.pop_front() else { return };
+            let Some(id) = self.to_load.pop_front() else { return };
             let Some(slot) = self.slots.get(&id) else { continue };
             let (pool, ordered) = (self.webhooks.settings.pool.clone(), slot.subscription.ordered);
-            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            // How much there is room for is known now, not when the lane asked: many may have asked at once.
+            let limit = i64::try_from(slot.lane.load_limit(window(self.held))).unwrap_or(i64::MAX);
             self.loads += 1;
             self.tasks
                 .spawn(async move { Ended::Loaded(id, deliveries::queue(&pool, id, ordered, limit, now()).await) });
@@ -624,6 +619,11 @@ impl Slot {
         }
         self.endpoint.clone()
     }
+}
+
+/// How many deliveries a lane may hold, while so many are held over all of them.
+const fn window(held: usize) -> usize {
+    if held < HELD_MAX { WINDOW } else { WINDOW_SMALL }
 }
 
 fn wake(slot: &mut Slot, id: Uuid, runnable: &mut VecDeque<Uuid>) {

@@ -19,6 +19,18 @@ use uuid::Uuid;
 /// subscribed expects to hear of what comes next. Catching up with a long log tells nobody of what was before them.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 
+/// Deliveries queued in one transaction; those of the event that reaches it are queued with it. What a batch comes to is events
+/// times subscriptions, and has no bound of its own.
+const QUEUED_MAX: usize = 20_000;
+
+/// The first of a batch's records, and what is to be written of them.
+#[derive(Default)]
+struct Part {
+    records: usize,
+    events: Vec<Arc<Event>>,
+    queued: Vec<NewDelivery>,
+}
+
 /// What works on one partition of the events.
 pub struct Fanout {
     webhooks: Webhooks,
@@ -35,19 +47,24 @@ impl Fanout {
         Self { webhooks, hold, subscriptions: HashMap::new(), dispatcher: None, taken: None }
     }
 
-    /// Writes what was taken on.
+    /// Writes what was taken on, a part after another.
     async fn write(&mut self) -> Result<(), ApplyError> {
-        let Some((batch, next_offset)) = self.taken.take() else { return Ok(()) };
-        let written = self.queue(&batch, next_offset).await;
-        if written.is_err() {
-            self.taken = Some((batch, next_offset));
+        while let Some((mut batch, next_offset)) = self.taken.take() {
+            let written = self.queue(&batch, next_offset).await;
+            batch.drain(..*written.as_ref().unwrap_or(&0));
+            if written.is_err() || !batch.is_empty() {
+                self.taken = Some((batch, next_offset));
+            }
+            written?;
         }
-        written
+        Ok(())
     }
 
-    async fn queue(&mut self, batch: &[Decoded<DomainEvent>], next_offset: i64) -> Result<(), ApplyError> {
+    /// Queues what the first of a batch's records lead to, and says how many records that were.
+    async fn queue(&mut self, batch: &[Decoded<DomainEvent>], next_offset: i64) -> Result<usize, ApplyError> {
         let kept = self.look_up(batch).await?;
-        let (events, queued) = self.deliveries(batch, &kept);
+        let Part { records, events, queued } = self.part(batch, &kept);
+        let next_offset = batch.get(records).map_or(next_offset, |next| next.record.offset);
         let pool = &self.webhooks.settings.pool;
         if events.is_empty() {
             // Nobody is to hear of it: a crash that forgets the move costs a second look.
@@ -59,7 +76,7 @@ impl Fanout {
         if let Some(dispatcher) = &self.dispatcher {
             dispatcher.queued(queued).await;
         }
-        Ok(())
+        Ok(records)
     }
 
     /// Of the batch's tenants, those whose events are kept; their subscriptions are as they are now.
@@ -88,13 +105,17 @@ impl Fanout {
         Ok(kept.iter().map(|kept| kept.tenant).collect())
     }
 
-    fn deliveries(
-        &self,
-        batch: &[Decoded<DomainEvent>],
-        kept: &BTreeSet<TenantId>,
-    ) -> (Vec<Arc<Event>>, Vec<NewDelivery>) {
-        let (mut events, mut queued) = (Vec::new(), Vec::new());
-        for decoded in batch.iter().filter(|decoded| kept.contains(&decoded.item.tenant_id)) {
+    /// As many of a batch's records as one transaction should write, with their deliveries.
+    fn part(&self, batch: &[Decoded<DomainEvent>], kept: &BTreeSet<TenantId>) -> Part {
+        let mut part = Part::default();
+        for decoded in batch {
+            if part.queued.len() >= QUEUED_MAX {
+                break;
+            }
+            part.records += 1;
+            if !kept.contains(&decoded.item.tenant_id) {
+                continue;
+            }
             let event = match render::event(&decoded.item) {
                 Ok(event) => Arc::new(event),
                 Err(error) => {
@@ -103,7 +124,7 @@ impl Fanout {
                 }
             };
             if let Some((_, list)) = self.subscriptions.get(&event.tenant) {
-                queued.extend(list.iter().filter(|one| is_for(one, &event)).map(|one| NewDelivery {
+                part.queued.extend(list.iter().filter(|one| is_for(one, &event)).map(|one| NewDelivery {
                     id: Uuid::now_v7(),
                     subscription: one.id,
                     event: Arc::clone(&event),
@@ -111,9 +132,9 @@ impl Fanout {
                     at: now(),
                 }));
             }
-            events.push(event);
+            part.events.push(event);
         }
-        (events, queued)
+        part
     }
 }
 

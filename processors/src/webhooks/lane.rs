@@ -142,7 +142,7 @@ impl Lane {
         self.stale = self.loading;
     }
 
-    /// Takes a new delivery, where it holds fewer than `window`. Says no where it has to be loaded in its turn.
+    /// Takes a new delivery, where it holds fewer than `window`. Says no where it has to be loaded in its turn, or was already.
     pub(super) fn accept(&mut self, waiting: Waiting, window: usize, now: Timestamp) -> bool {
         // Behind what the table holds, order keeps its place, and a full window waits.
         let behind = self.loading || self.load_at.is_some_and(|at| self.rules.ordered || at <= now);
@@ -150,22 +150,28 @@ impl Lane {
             self.load_at = earlier(self.load_at, waiting.due);
             return false;
         }
-        if self.known.insert(waiting.id) {
+        let new = self.known.insert(waiting.id);
+        if new {
             self.waiting.push_back(waiting);
         }
-        true
+        new
     }
 
-    /// How many to load now so that it holds `window`, counting those that are known already.
-    pub(super) fn wants_load(&mut self, window: usize, now: Timestamp) -> Option<usize> {
+    /// Whether it is to be loaded, where it may hold `window`; it is not asked again until that is done.
+    pub(super) fn wants_load(&mut self, window: usize, now: Timestamp) -> bool {
         let room = window / 2 >= self.waiting.len();
         let sends = !matches!(self.rules.state, State::Disabled | State::Deleted);
         if self.loading || !room || !sends || self.load_at.is_none_or(|at| at > now) {
-            return None;
+            return false;
         }
         self.loading = true;
         self.load_at = None;
-        Some(window + self.known.len())
+        true
+    }
+
+    /// How many to load so that it holds `window`, counting those that are known already.
+    pub(super) fn load_limit(&self, window: usize) -> usize {
+        window + self.known.len()
     }
 
     /// Takes what was loaded.
