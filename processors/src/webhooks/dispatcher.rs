@@ -101,6 +101,16 @@ struct Slot {
     runnable: bool,
     /// It is asked again then.
     timer: Option<Timestamp>,
+    /// A change of its state is being written, and the next waits for that.
+    changing: bool,
+    change: Option<Change>,
+}
+
+/// A change of a subscription's state that the lane has made and the table does not show yet.
+struct Change {
+    from: State,
+    to: State,
+    reason: String,
 }
 
 /// Something that has ended.
@@ -111,7 +121,7 @@ enum Ended {
     Refreshed(Vec<(TenantId, i64)>, Result<Refreshed, sqlx::Error>),
     Stepped(Uuid, Result<Step, sqlx::Error>),
     GivenUp(Vec<Uuid>, Timestamp, Result<u64, sqlx::Error>),
-    Changed,
+    Changed(Uuid),
 }
 
 /// What some tenants have now.
@@ -325,12 +335,12 @@ impl Dispatch {
                 }
             }
             None => {
-                let (endpoint, newest) = self.webhooks.endpoint(&subscription, sealed);
+                let endpoint = self.webhooks.endpoint(&subscription, sealed);
                 let mut lane = Lane::new(Arc::clone(&self.webhooks.settings.policy), rules, now);
                 if !has_queue {
                     lane.has_nothing();
                 }
-                self.slots.insert(id, Slot { subscription, endpoint, newest, lane, runnable: false, timer: None });
+                self.slots.insert(id, Slot::new(subscription, endpoint, lane));
             }
         }
         if let Some(slot) = self.slots.get_mut(&id) {
@@ -346,7 +356,12 @@ impl Dispatch {
             Ok(Ended::Refreshed(changed, refreshed)) => self.refreshed(changed, refreshed),
             Ok(Ended::Stepped(id, step)) => self.stepped(id, step),
             Ok(Ended::GivenUp(ids, before, count)) => self.given_up(&ids, before, count),
-            Ok(Ended::Changed) => {}
+            Ok(Ended::Changed(id)) => {
+                if let Some(slot) = self.slots.get_mut(&id) {
+                    slot.changing = false;
+                }
+                self.change(id);
+            }
             Err(error) => tracing::error!(%error, "a task of the dispatcher ended unexpectedly"),
         }
     }
@@ -360,15 +375,13 @@ impl Dispatch {
             // The subscription is gone, and its deliveries with it.
             return;
         };
+        let was = slot.lane.state();
         let consequence = slot.lane.attempted(waiting, attempt, now, fastrand::u64(0..=1_000));
-        if let Some((state, reason)) = consequence.change {
-            slot.lane.changed(state, now);
-            let (pool, from) = (self.webhooks.settings.pool.clone(), slot.subscription.clone());
-            let turns = Arc::clone(&self.webhooks.transitions);
-            self.tasks.spawn(async move {
-                transition::make(pool, turns, from, state, reason).await;
-                Ended::Changed
-            });
+        if let Some((to, reason)) = consequence.change {
+            slot.lane.changed(to, now);
+            // What has not begun to be written is told as one change, or not at all.
+            let from = slot.change.take().map_or(was, |before| before.from);
+            slot.change = (from != to).then_some(Change { from, to, reason });
         }
         self.unrecorded.push(Attempted {
             subscription: id,
@@ -379,6 +392,20 @@ impl Dispatch {
             attempt: attempts::kept(attempt, now),
         });
         wake(slot, id, &mut self.runnable);
+        self.change(id);
+    }
+
+    /// Begins to write what has changed of a subscription's state: one change after another, as each says what was before it.
+    fn change(&mut self, id: Uuid) {
+        let Some(slot) = self.slots.get_mut(&id).filter(|slot| !slot.changing) else { return };
+        let Some(Change { from, to, reason }) = slot.change.take() else { return };
+        slot.changing = true;
+        let from = Subscription { state: from, ..slot.subscription.clone() };
+        let (pool, turns) = (self.webhooks.settings.pool.clone(), Arc::clone(&self.webhooks.transitions));
+        self.tasks.spawn(async move {
+            transition::make(pool, turns, from, to, reason).await;
+            Ended::Changed(id)
+        });
     }
 
     fn loaded(&mut self, id: Uuid, queue: Result<Queue, sqlx::Error>) {
@@ -609,6 +636,14 @@ impl Dispatch {
 }
 
 impl Slot {
+    fn new(
+        subscription: Subscription,
+        (endpoint, newest): (Result<Endpoint, String>, Vec<SigningSecret>),
+        lane: Lane,
+    ) -> Self {
+        Self { subscription, endpoint, newest, lane, runnable: false, timer: None, changing: false, change: None }
+    }
+
     /// Where to send now.
     fn endpoint(&mut self, now: Timestamp) -> Result<Endpoint, String> {
         if self.subscription.previous_until.is_some_and(|until| until <= now) {

@@ -47,6 +47,16 @@ pub(super) struct Consequence {
     pub(super) change: Option<(State, String)>,
 }
 
+/// An attempt under way.
+#[derive(Debug)]
+struct UnderWay {
+    id: Uuid,
+    /// What its order is kept by.
+    keys: Arc<[i64]>,
+    /// It was begun to see whether a subscriber in quarantine answers again.
+    probe: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Lane {
     policy: Arc<Policy>,
@@ -55,8 +65,7 @@ pub(super) struct Lane {
     waiting: VecDeque<Waiting>,
     /// Everything that waits here, is under way, or is not written down yet.
     known: HashSet<Uuid>,
-    /// What is under way, with what its order is kept by.
-    under_way: Vec<(Uuid, Arc<[i64]>)>,
+    under_way: Vec<UnderWay>,
     /// What failed where order is kept, until that is written down: it holds back what comes after it.
     failed: Vec<Waiting>,
     /// How many may be under way: halved by failures, and back by one with each success.
@@ -231,7 +240,8 @@ impl Lane {
         match found {
             Ok(waiting) => {
                 self.count_start(now);
-                self.under_way.push((waiting.id, Arc::from(waiting.event.ordering_keys.as_slice())));
+                let keys = Arc::from(waiting.event.ordering_keys.as_slice());
+                self.under_way.push(UnderWay { id: waiting.id, keys, probe: quarantined });
                 Next::Send(waiting)
             }
             Err(due) => match [due, self.load_at.filter(|_| !self.loading)].into_iter().flatten().min() {
@@ -244,7 +254,7 @@ impl Lane {
     /// The first that is due and behind nothing with the same document, or the same item at the same location; otherwise when
     /// one is due.
     fn first_in_order(&mut self, now: Timestamp) -> Result<Waiting, Option<Timestamp>> {
-        let mut held: HashSet<i64> = self.under_way.iter().flat_map(|(_, keys)| keys.iter().copied()).collect();
+        let mut held: HashSet<i64> = self.under_way.iter().flat_map(|one| one.keys.iter().copied()).collect();
         held.extend(self.failed.iter().flat_map(|failed| &failed.event.ordering_keys));
         let mut due = None;
         let mut found = None;
@@ -278,7 +288,8 @@ impl Lane {
 
     /// Takes what came of an attempt.
     pub(super) fn attempted(&mut self, sent: Waiting, attempt: &Attempt, now: Timestamp, drawn: u64) -> Consequence {
-        self.under_way.retain(|(id, _)| *id != sent.id);
+        let index = self.under_way.iter().position(|one| one.id == sent.id);
+        let probe = index.is_some_and(|index| self.under_way.swap_remove(index).probe);
         if attempt.is_success() {
             let recovered = self.rules.state == State::Quarantined;
             (self.failures, self.failing_since, self.probes_failed) = (0, None, 0);
@@ -286,7 +297,7 @@ impl Lane {
             let change = recovered.then(|| (State::Active, "it answers again".to_owned()));
             return Consequence { fate: Fate::Delivered, due: now, change };
         }
-        let change = self.failed(attempt, now);
+        let change = self.failed(attempt, probe, now);
         let attempts = sent.attempts + 1;
         let Some(delay) = self.policy.delay(attempts, attempt.retry_after, drawn) else {
             return Consequence { fate: Fate::DeadLettered, due: now, change };
@@ -298,12 +309,16 @@ impl Lane {
         Consequence { fate: Fate::Pending, due, change }
     }
 
-    fn failed(&mut self, attempt: &Attempt, now: Timestamp) -> Option<(State, String)> {
+    fn failed(&mut self, attempt: &Attempt, probe: bool, now: Timestamp) -> Option<(State, String)> {
         self.failures = self.failures.saturating_add(1);
         let since = *self.failing_since.get_or_insert(now);
         self.allowed = (self.allowed / 2).max(1);
         if let Some(asked) = attempt.retry_after {
             self.paused_until = self.paused_until.max(after(now, self.policy.pause(asked)));
+        }
+        if matches!(self.rules.state, State::Disabled | State::Deleted) {
+            // It was under way when that was decided, and decides nothing more.
+            return None;
         }
         let what = match (attempt.status, &attempt.error) {
             (Some(status), _) => format!("it answers {status}"),
@@ -314,8 +329,11 @@ impl Lane {
             return Some((State::Disabled, "it answers 410 Gone".to_owned()));
         }
         if self.rules.state == State::Quarantined {
-            self.paused_until = self.paused_until.max(after(now, self.policy.probe(self.probes_failed)));
-            self.probes_failed = self.probes_failed.saturating_add(1);
+            // What was under way before is no probe, and does not put the next one off.
+            if probe {
+                self.paused_until = self.paused_until.max(after(now, self.policy.probe(self.probes_failed)));
+                self.probes_failed = self.probes_failed.saturating_add(1);
+            }
             return None;
         }
         let over = Duration::from_micros(u64::try_from(now.micros() - since.micros()).unwrap_or_default());

@@ -98,11 +98,58 @@ fn a_subscriber_that_fails_is_left_to_probes_and_comes_back_with_its_queue() {
 }
 
 #[test]
-fn gone_disables_at_once() {
+fn gone_disables_at_once_and_once() {
     let mut lane = lane(false);
-    assert!(lane.accept(waiting(1, &[], at(0)), WINDOW, at(0)));
-    let waiting = sent(&mut lane, at(0)).unwrap();
-    assert_eq!(lane.attempted(waiting, &answered(410), at(0), 0).change.unwrap().0, State::Disabled);
+    for number in 1..=2 {
+        assert!(lane.accept(waiting(number, &[], at(0)), WINDOW, at(0)));
+    }
+    let both = [sent(&mut lane, at(0)).unwrap(), sent(&mut lane, at(0)).unwrap()];
+    let [first, second] = both.map(|waiting| {
+        let change = lane.attempted(waiting, &answered(410), at(0), 0).change;
+        if let Some((state, _)) = &change {
+            lane.changed(*state, at(0));
+        }
+        change
+    });
+    assert_eq!((first.unwrap().0, second), (State::Disabled, None));
+}
+
+#[test]
+fn what_was_under_way_when_a_subscription_was_disabled_does_not_bring_it_back() {
+    let mut lane = lane(false);
+    lane.reset(Rules { concurrency_max: 10, ..rules(false) }, at(0));
+    lane.has_nothing();
+    for number in 1..=10 {
+        assert!(lane.accept(waiting(number, &[], at(0)), 10, at(0)));
+    }
+    let all: Vec<_> = std::iter::from_fn(|| sent(&mut lane, at(0))).collect();
+    assert_eq!(all.len(), 10);
+    lane.reset(Rules { state: State::Disabled, ..rules(false) }, at(1));
+    for (number, waiting) in all.into_iter().enumerate() {
+        let second = 100 * i64::try_from(number).unwrap();
+        let status = if number == 9 { 200 } else { 500 };
+        assert_eq!(lane.attempted(waiting, &answered(status), at(second), 0).change, None);
+    }
+    assert!(sent(&mut lane, at(10_000)).is_none());
+}
+
+#[test]
+fn only_probes_put_the_next_probe_off() {
+    let mut lane = lane(false);
+    lane.reset(Rules { concurrency_max: 8, ..rules(false) }, at(0));
+    lane.has_nothing();
+    for number in 1..=9 {
+        assert!(lane.accept(waiting(number, &[], at(0)), 9, at(0)));
+    }
+    let all: Vec<_> = std::iter::from_fn(|| sent(&mut lane, at(0))).collect();
+    assert_eq!(all.len(), 8);
+    lane.changed(State::Quarantined, at(0));
+    for waiting in all {
+        lane.attempted(waiting, &answered(500), at(10), 0);
+    }
+    let probe = sent(&mut lane, at(30)).expect("the first probe, when it was planned");
+    lane.attempted(probe, &answered(500), at(31), 0);
+    assert!(matches!(lane.next(at(31)), Next::At(then) if then == at(91)));
 }
 
 #[test]
