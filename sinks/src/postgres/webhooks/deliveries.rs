@@ -394,11 +394,35 @@ pub async fn backlog(
     Ok((row.try_get("pending")?, row.try_get("dead_lettered")?, optional_time(row.try_get("oldest")?)))
 }
 
-/// Forgets deliveries that were queued before a time, a bounded number at once; says how many.
+/// Gives up what waits and was queued before a time, or is of a replay and its event is kept no longer; a bounded number at
+/// once. Says how many.
+pub async fn give_up_old(
+    connection: &mut PgConnection,
+    before: Timestamp,
+    at: Timestamp,
+    limit: i64,
+) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query(
+        "update webhook_deliveries set state = 'dead_lettered', finished_at = $2 where state = 'pending' and ctid in (
+             (select ctid from webhook_deliveries where created_at < $1 and state = 'pending' limit $3)
+             union all
+             (select d.ctid from webhook_deliveries d where d.state = 'pending' and d.replay_id is not null
+                  and not exists (select from webhook_events e where e.tenant_id = d.tenant_id and e.id = d.event_id)
+              limit $3))",
+    )
+    .bind(before.datetime())
+    .bind(at.datetime())
+    .bind(limit)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Forgets deliveries that were queued before a time and done with before it, a bounded number at once; says how many.
 pub async fn forget(connection: &mut PgConnection, before: Timestamp, limit: i64) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(
-        "delete from webhook_deliveries where ctid in (
-             select ctid from webhook_deliveries where created_at < $1 limit $2)",
+        "delete from webhook_deliveries where state <> 'pending' and ctid in (
+             select ctid from webhook_deliveries where created_at < $1 and finished_at < $1 limit $2)",
     )
     .bind(before.datetime())
     .bind(limit)

@@ -195,7 +195,7 @@ pub async fn first_from(
     .await
 }
 
-/// Forgets events older than a time, a bounded number at once; says how many. What is still to be sent goes with them.
+/// Forgets events older than a time, a bounded number at once; says how many. What is still to be sent of them cannot be sent.
 pub async fn forget(connection: &mut PgConnection, before: Timestamp, limit: i64) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(
         "delete from webhook_events where ctid in (select ctid from webhook_events where recorded_at < $1 limit $2)",
