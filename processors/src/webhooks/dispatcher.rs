@@ -4,6 +4,7 @@
 //! told. What it holds is bounded: attempts under way, deliveries in memory, and attempts that are not written down yet.
 
 use super::lane::{Lane, Next, Rules};
+use super::shares::Shares;
 use super::{Webhooks, attempts, now, replaying, transition};
 use prometheus::{IntGauge, register_int_gauge};
 use replaying::Step;
@@ -24,13 +25,17 @@ use twh_sinks::postgres::webhooks::subscriptions::{self, Sealed, State, Subscrip
 use twh_sinks::webhook::{Attempt, Endpoint, SigningSecret, certificate_purpose, secret_purpose};
 use uuid::Uuid;
 
-/// Attempts under way at once.
-const ATTEMPTS_MAX: usize = 256;
+/// Attempts under way at once: each is a connection and a body.
+const ATTEMPTS_MAX: usize = 2_048;
+/// Of these one tenant has no more than a quarter: what its subscribers do delays no other tenant's.
+const ATTEMPTS_OF_A_TENANT_MAX: usize = ATTEMPTS_MAX / 4;
+/// With so many under way each subscription has one at a time: those that hang make way for those that are quick.
+const CROWDED: usize = ATTEMPTS_MAX / 2;
 /// Attempts that are not written down yet; then no more are begun.
 const UNRECORDED_MAX: usize = 4_096;
 /// Deliveries written down in one statement.
 const RECORD_MAX: usize = 1_000;
-/// Deliveries that one lane may hold, while there is room, and when there is not.
+/// Deliveries that one lane may hold, while there is room, and when there is not, or it is sent nothing but probes.
 const WINDOW: usize = 512;
 const WINDOW_SMALL: usize = 4;
 /// Deliveries held over all lanes before there is no room: some 2 KB each.
@@ -153,6 +158,7 @@ struct Dispatch {
     to_load: VecDeque<Uuid>,
     loads: usize,
     attempts: usize,
+    shares: Shares,
     held: usize,
     unrecorded: Vec<Attempted>,
     recording: bool,
@@ -176,6 +182,7 @@ impl Dispatch {
             to_load: VecDeque::new(),
             loads: 0,
             attempts: 0,
+            shares: Shares::new(ATTEMPTS_OF_A_TENANT_MAX),
             held: 0,
             unrecorded: Vec::new(),
             recording: false,
@@ -235,7 +242,7 @@ impl Dispatch {
                 created_at: new.at,
                 attempts: 0,
             };
-            if slot.lane.accept(waiting, window(self.held), now) {
+            if slot.lane.accept(waiting, slot.window(self.held), now) {
                 self.held += 1;
             }
             wake(slot, new.subscription, &mut self.runnable);
@@ -301,6 +308,8 @@ impl Dispatch {
             let has_queue = refreshed.with_queue.contains(&subscription.id) || self.missed.remove(&subscription.id);
             self.put(subscription, &sealed, has_queue);
         }
+        // One that was to be asked next may be gone, and others wait for it to have been.
+        tenants.iter().for_each(|tenant| self.unpark(*tenant));
         self.replays.retain(|_, running| !tenants.contains(&running.tenant));
         for replay in refreshed.replays {
             let running =
@@ -369,6 +378,9 @@ impl Dispatch {
     fn sent(&mut self, id: Uuid, waiting: Waiting, attempt: &Attempt) {
         self.attempts -= 1;
         UNDER_WAY.dec();
+        let tenant = waiting.event.tenant;
+        self.shares.ended(tenant);
+        self.unpark(tenant);
         let now = now();
         let delivery = waiting.id;
         let Some(slot) = self.slots.get_mut(&id) else {
@@ -379,6 +391,11 @@ impl Dispatch {
         let consequence = slot.lane.attempted(waiting, attempt, now, fastrand::u64(0..=1_000));
         if let Some((to, reason)) = consequence.change {
             slot.lane.changed(to, now);
+            if to != State::Active {
+                self.held = self.held.saturating_sub(slot.lane.held());
+                slot.lane.shed(WINDOW_SMALL, now);
+                self.held += slot.lane.held();
+            }
             // What has not begun to be written is told as one change, or not at all.
             let from = slot.change.take().map_or(was, |before| before.from);
             slot.change = (from != to).then_some(Change { from, to, reason });
@@ -448,32 +465,53 @@ impl Dispatch {
         while self.attempts < ATTEMPTS_MAX && self.unrecorded.len() < UNRECORDED_MAX {
             let Some(id) = self.runnable.pop_front() else { return };
             let Some(slot) = self.slots.get_mut(&id) else { continue };
-            slot.runnable = false;
-            let now = now();
-            if slot.lane.wants_load(window(self.held), now) {
-                self.to_load.push_back(id);
+            let tenant = slot.subscription.tenant;
+            if self.shares.is_full(tenant) {
+                self.shares.park(tenant, id);
+                continue;
             }
-            let endpoint = match slot.endpoint(now) {
-                Ok(endpoint) => endpoint,
-                // What cannot be sent to now waits for a change of the subscription.
-                Err(_) => continue,
-            };
-            match slot.lane.next(now) {
-                Next::Send(waiting) => {
-                    self.held = self.held.saturating_sub(1);
-                    self.attempts += 1;
-                    UNDER_WAY.inc();
-                    self.tasks.spawn(async move {
-                        let attempt = attempts::send(&endpoint, &waiting).await;
-                        Ended::Sent(id, waiting, attempt)
-                    });
-                    wake(slot, id, &mut self.runnable);
-                }
-                Next::At(at) if slot.timer.is_none_or(|timer| at < timer) => {
-                    slot.timer = Some(at);
-                    self.timers.push(Reverse((at, id)));
-                }
-                Next::At(_) | Next::Nothing => {}
+            slot.runnable = false;
+            self.ask(id);
+            self.unpark(tenant);
+        }
+    }
+
+    /// Asks a lane what it does now, and does it.
+    fn ask(&mut self, id: Uuid) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let now = now();
+        if slot.lane.wants_load(slot.window(self.held), now) {
+            self.to_load.push_back(id);
+        }
+        // What cannot be sent to now waits for a change of the subscription.
+        let Ok(endpoint) = slot.endpoint(now) else { return };
+        match slot.lane.next(now, self.attempts >= CROWDED) {
+            Next::Send(waiting) => {
+                self.held = self.held.saturating_sub(1);
+                self.attempts += 1;
+                self.shares.begun(waiting.event.tenant);
+                UNDER_WAY.inc();
+                self.tasks.spawn(async move {
+                    let attempt = attempts::send(&endpoint, &waiting).await;
+                    Ended::Sent(id, waiting, attempt)
+                });
+                wake(slot, id, &mut self.runnable);
+            }
+            Next::At(at) if slot.timer.is_none_or(|timer| at < timer) => {
+                slot.timer = Some(at);
+                self.timers.push(Reverse((at, id)));
+            }
+            Next::At(_) | Next::Nothing => {}
+        }
+    }
+
+    /// Lets a lane of the tenant's be asked that has waited for room, where there is some.
+    fn unpark(&mut self, tenant: TenantId) {
+        while let Some(id) = self.shares.next(tenant) {
+            if self.slots.contains_key(&id) {
+                // It has counted as runnable all the while.
+                self.runnable.push_back(id);
+                return;
             }
         }
     }
@@ -484,7 +522,7 @@ impl Dispatch {
             let Some(slot) = self.slots.get(&id) else { continue };
             let (pool, ordered) = (self.webhooks.settings.pool.clone(), slot.subscription.ordered);
             // How much there is room for is known now, not when the lane asked: many may have asked at once.
-            let limit = i64::try_from(slot.lane.load_limit(window(self.held))).unwrap_or(i64::MAX);
+            let limit = i64::try_from(slot.lane.load_limit(slot.window(self.held))).unwrap_or(i64::MAX);
             self.loads += 1;
             self.tasks
                 .spawn(async move { Ended::Loaded(id, deliveries::queue(&pool, id, ordered, limit, now()).await) });
@@ -535,10 +573,14 @@ impl Dispatch {
         }
         self.next_round = later(now, ROUND);
         self.refresh();
+        // What found no room in memory may find some now.
+        for (id, slot) in self.slots.iter_mut().filter(|(_, slot)| slot.lane.is_behind(now)) {
+            wake(slot, *id, &mut self.runnable);
+        }
         let horizon = i64::try_from(self.webhooks.settings.policy.horizon().as_micros()).unwrap_or(i64::MAX);
         let before = Timestamp::from_micros(now.micros().saturating_sub(horizon));
-        let waits = |slot: &&Slot| slot.lane.state() != State::Active || slot.endpoint.is_err();
-        let idle: Vec<Uuid> = self.slots.values().filter(waits).map(|slot| slot.subscription.id).collect();
+        let waits = self.slots.values().filter(|slot| !slot.is_sent_to());
+        let idle: Vec<Uuid> = waits.map(|slot| slot.subscription.id).collect();
         if !idle.is_empty() {
             let pool = self.webhooks.settings.pool.clone();
             self.tasks.spawn(async move {
@@ -644,6 +686,16 @@ impl Slot {
         Self { subscription, endpoint, newest, lane, runnable: false, timer: None, changing: false, change: None }
     }
 
+    /// It is sent what waits, and not only probes.
+    fn is_sent_to(&self) -> bool {
+        self.lane.state() == State::Active && self.endpoint.is_ok()
+    }
+
+    /// How many deliveries it may hold, while so many are held over all of them.
+    fn window(&self, held: usize) -> usize {
+        if held < HELD_MAX && self.is_sent_to() { WINDOW } else { WINDOW_SMALL }
+    }
+
     /// Where to send now.
     fn endpoint(&mut self, now: Timestamp) -> Result<Endpoint, String> {
         if self.subscription.previous_until.is_some_and(|until| until <= now) {
@@ -654,11 +706,6 @@ impl Slot {
         }
         self.endpoint.clone()
     }
-}
-
-/// How many deliveries a lane may hold, while so many are held over all of them.
-const fn window(held: usize) -> usize {
-    if held < HELD_MAX { WINDOW } else { WINDOW_SMALL }
 }
 
 fn wake(slot: &mut Slot, id: Uuid, runnable: &mut VecDeque<Uuid>) {

@@ -219,14 +219,30 @@ impl Lane {
         self.load_at = earlier(self.load_at, again_at).map(|at| at.max(again_at));
     }
 
-    /// What is to be done now.
-    pub(super) fn next(&mut self, now: Timestamp) -> Next {
+    /// Leaves all but the first `window` of what waits to the table.
+    pub(super) fn shed(&mut self, window: usize, now: Timestamp) {
+        if self.waiting.len() <= window {
+            return;
+        }
+        for waiting in self.waiting.drain(window..) {
+            self.known.remove(&waiting.id);
+        }
+        self.load_at = earlier(self.load_at, now);
+    }
+
+    /// The table may hold something that is due now, and it is not being loaded.
+    pub(super) fn is_behind(&self, now: Timestamp) -> bool {
+        !self.loading && self.load_at.is_some_and(|at| at <= now)
+    }
+
+    /// What is to be done now; one attempt at a time where it is `crowded`.
+    pub(super) fn next(&mut self, now: Timestamp, crowded: bool) -> Next {
         let quarantined = match self.rules.state {
             State::Disabled | State::Deleted => return Next::Nothing,
             State::Quarantined => true,
             State::Active => false,
         };
-        let allowed = if quarantined { 1 } else { self.allowed };
+        let allowed = if quarantined || crowded { 1 } else { self.allowed };
         if self.under_way.len() >= allowed {
             return Next::Nothing;
         }

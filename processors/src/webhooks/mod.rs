@@ -15,6 +15,7 @@ mod lane;
 pub mod policy;
 mod render;
 mod replaying;
+mod shares;
 mod transition;
 
 pub use keeping::keep;

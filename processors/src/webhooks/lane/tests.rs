@@ -44,7 +44,7 @@ fn lane(ordered: bool) -> Lane {
 }
 
 fn sent(lane: &mut Lane, now: Timestamp) -> Option<Waiting> {
-    match lane.next(now) {
+    match lane.next(now, false) {
         Next::Send(waiting) => Some(waiting),
         Next::At(_) | Next::Nothing => None,
     }
@@ -149,7 +149,19 @@ fn only_probes_put_the_next_probe_off() {
     }
     let probe = sent(&mut lane, at(30)).expect("the first probe, when it was planned");
     lane.attempted(probe, &answered(500), at(31), 0);
-    assert!(matches!(lane.next(at(31)), Next::At(then) if then == at(91)));
+    assert!(matches!(lane.next(at(31), false), Next::At(then) if then == at(91)));
+}
+
+#[test]
+fn where_it_is_crowded_each_has_one_attempt_at_a_time() {
+    let mut lane = lane(false);
+    for number in 1..=3 {
+        assert!(lane.accept(waiting(number, &[], at(0)), WINDOW, at(0)));
+    }
+    let Next::Send(first) = lane.next(at(0), true) else { panic!("the first is sent") };
+    assert!(matches!(lane.next(at(0), true), Next::Nothing));
+    lane.attempted(first, &answered(200), at(1), 0);
+    assert!(matches!(lane.next(at(1), true), Next::Send(_)));
 }
 
 #[test]
@@ -161,7 +173,7 @@ fn who_asks_for_time_is_left_alone_as_a_whole() {
     let first = sent(&mut lane, at(0)).unwrap();
     let busy = Attempt { retry_after: Some(Duration::from_secs(40)), ..answered(429) };
     lane.attempted(first, &busy, at(0), 500);
-    assert!(matches!(lane.next(at(39)), Next::At(then) if then == at(40)));
+    assert!(matches!(lane.next(at(39), false), Next::At(then) if then == at(40)));
     assert!(sent(&mut lane, at(40)).is_some());
 }
 
@@ -259,8 +271,10 @@ impl World {
             2 if !self.flying.is_empty() => self.answer(faults),
             3 if !self.unrecorded.is_empty() => self.write_down(),
             4 if faults && self.resets && self.random.u8(0..40) == 0 => self.lane.reset(rules(self.ordered), now),
+            4 if faults && self.random.u8(0..10) == 0 => self.lane.shed(self.random.usize(0..WINDOW), now),
             _ => {
-                while let Next::Send(waiting) = self.lane.next(now) {
+                let crowded = faults && self.random.bool();
+                while let Next::Send(waiting) = self.lane.next(now, crowded) {
                     assert!(!self.flying.iter().any(|other| other.id == waiting.id), "sent twice at once");
                     let shares = |other: &Waiting| {
                         other.event.ordering_keys.iter().any(|key| waiting.event.ordering_keys.contains(key))
