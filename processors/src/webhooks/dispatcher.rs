@@ -19,7 +19,7 @@ use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
 use twh_sinks::outbound::{Identity, OutboundError};
 use twh_sinks::postgres::sqlx;
-use twh_sinks::postgres::webhooks::deliveries::{self, Attempted, NewDelivery, Queue, Waiting};
+use twh_sinks::postgres::webhooks::deliveries::{self, Attempted, Fate, NewDelivery, Queue, Waiting};
 use twh_sinks::postgres::webhooks::replays::{self, Replay};
 use twh_sinks::postgres::webhooks::subscriptions::{self, Sealed, State, Subscription};
 use twh_sinks::webhook::{Attempt, Endpoint, SigningSecret, certificate_purpose, secret_purpose};
@@ -122,7 +122,7 @@ struct Change {
 enum Ended {
     Sent(Uuid, Waiting, Attempt),
     Loaded(Uuid, Result<Queue, sqlx::Error>),
-    Recorded(Vec<Attempted>, Result<(), sqlx::Error>),
+    Recorded(Vec<Attempted>, Result<HashMap<Uuid, Fate>, sqlx::Error>),
     Refreshed(Vec<(TenantId, i64)>, Result<Refreshed, sqlx::Error>),
     Stepped(Uuid, Result<Step, sqlx::Error>),
     GivenUp(Vec<Uuid>, Timestamp, Result<u64, sqlx::Error>),
@@ -440,18 +440,23 @@ impl Dispatch {
         wake(slot, id, &mut self.runnable);
     }
 
-    fn recorded(&mut self, batch: Vec<Attempted>, written: Result<(), sqlx::Error>) {
+    fn recorded(&mut self, batch: Vec<Attempted>, written: Result<HashMap<Uuid, Fate>, sqlx::Error>) {
         self.recording = false;
-        if let Err(error) = written {
-            tracing::warn!(%error, attempts = batch.len(), "attempts cannot be written down; trying again");
-            self.record_after = Some(later(now(), AGAIN));
-            self.unrecorded.splice(0..0, batch);
-            return;
-        }
+        let fates = match written {
+            Ok(fates) => fates,
+            Err(error) => {
+                tracing::warn!(%error, attempts = batch.len(), "attempts cannot be written down; trying again");
+                self.record_after = Some(later(now(), AGAIN));
+                self.unrecorded.splice(0..0, batch);
+                return;
+            }
+        };
         for attempted in batch {
+            // What was cancelled or given up while it was under way, or is gone, is not tried again.
+            let fate = fates.get(&attempted.id).copied().unwrap_or(Fate::Cancelled);
             if let Some(slot) = self.slots.get_mut(&attempted.subscription) {
                 let before = slot.lane.held();
-                slot.lane.recorded(attempted.id, attempted.fate, attempted.next_attempt_at);
+                slot.lane.recorded(attempted.id, fate, attempted.next_attempt_at);
                 self.held = self.held + slot.lane.held() - before;
                 wake(slot, attempted.subscription, &mut self.runnable);
             }

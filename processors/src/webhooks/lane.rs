@@ -367,7 +367,7 @@ impl Lane {
         }
     }
 
-    /// An attempt is written down. Until then the table may show the delivery as waiting.
+    /// An attempt is written down, and the table says where its delivery stands. Until then it may show it as waiting.
     pub(super) fn recorded(&mut self, id: Uuid, fate: Fate, due: Timestamp) {
         if let Some(index) = self.failed.iter().position(|failed| failed.id == id) {
             let failed = self.failed.swap_remove(index);

@@ -153,6 +153,21 @@ fn only_probes_put_the_next_probe_off() {
 }
 
 #[test]
+fn what_was_cancelled_while_it_was_under_way_is_not_tried_again() {
+    for ordered in [false, true] {
+        let mut lane = lane(ordered);
+        assert!(lane.accept(waiting(1, &[7], at(0)), WINDOW, at(0)));
+        assert!(lane.accept(waiting(2, &[7], at(0)), WINDOW, at(0)));
+        let first = sent(&mut lane, at(0)).unwrap();
+        let consequence = lane.attempted(first, &answered(500), at(1), 0);
+        assert_eq!(consequence.fate, Fate::Pending);
+        lane.recorded(Uuid::from_u128(1), Fate::Cancelled, consequence.due);
+        assert_eq!(sent(&mut lane, at(1)).unwrap().id.as_u128(), 2);
+        assert!(sent(&mut lane, at(1_000)).is_none() && !lane.wants_load(WINDOW, at(1_000)));
+    }
+}
+
+#[test]
 fn where_it_is_crowded_each_has_one_attempt_at_a_time() {
     let mut lane = lane(false);
     for number in 1..=3 {

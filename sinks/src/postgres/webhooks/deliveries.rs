@@ -6,6 +6,7 @@ use crate::postgres::positions::{Hold, PositionError};
 use crate::postgres::statement::{Columns, Rows, Sql, Statement};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
+use std::collections::HashMap;
 use std::sync::Arc;
 use time::OffsetDateTime;
 use twh_domain::id::TenantId;
@@ -41,6 +42,12 @@ impl Fate {
             Self::Replayed => "replayed",
             Self::Cancelled => "cancelled",
         }
+    }
+
+    /// The one with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|fate| fate.name() == name)
     }
 }
 
@@ -132,9 +139,10 @@ pub struct Attempted {
     pub attempt: String,
 }
 
-/// Writes attempts down. A delivery that is pending no longer keeps its state; the attempt is a fact all the same.
-pub async fn record(pool: &PgPool, attempted: &[Attempted]) -> Result<(), sqlx::Error> {
-    sqlx::query(
+/// Writes attempts down, and says where each delivery stands now: one that is pending no longer keeps its state, though the
+/// attempt is a fact all the same, and one that is gone is not among them.
+pub async fn record(pool: &PgPool, attempted: &[Attempted]) -> Result<HashMap<Uuid, Fate>, sqlx::Error> {
+    let rows: Vec<(Uuid, String)> = sqlx::query_as(
         "update webhook_deliveries d set
              state = case when d.state = 'pending' then new.state else d.state end,
              next_attempt_at = new.next_attempt_at,
@@ -142,7 +150,8 @@ pub async fn record(pool: &PgPool, attempted: &[Attempted]) -> Result<(), sqlx::
              attempts = d.attempts || new.attempt::jsonb
          from unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[])
              as new (subscription_id, id, state, next_attempt_at, at, attempt)
-         where d.subscription_id = new.subscription_id and d.id = new.id",
+         where d.subscription_id = new.subscription_id and d.id = new.id
+         returning d.id, d.state",
     )
     .bind(attempted.iter().map(|new| new.subscription).collect::<Vec<_>>())
     .bind(attempted.iter().map(|new| new.id).collect::<Vec<_>>())
@@ -150,9 +159,9 @@ pub async fn record(pool: &PgPool, attempted: &[Attempted]) -> Result<(), sqlx::
     .bind(attempted.iter().map(|new| new.next_attempt_at.datetime()).collect::<Vec<_>>())
     .bind(attempted.iter().map(|new| new.at.datetime()).collect::<Vec<_>>())
     .bind(attempted.iter().map(|new| new.attempt.as_str()).collect::<Vec<_>>())
-    .execute(pool)
-    .await
-    .map(|_| ())
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().filter_map(|(id, state)| Some((id, Fate::from_name(&state)?))).collect())
 }
 
 /// A delivery that waits.
