@@ -4,14 +4,14 @@
 use super::dispatcher::Dispatcher;
 use super::{Webhooks, apply_error, now, render};
 use crate::runtime::{ApplyError, DecodeError, Decoded, Record, Worker};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use twh_domain::id::TenantId;
 use twh_schemas::records::DomainEvent;
 use twh_sinks::postgres::positions::{Hold, skip};
 use twh_sinks::postgres::webhooks::deliveries::{self, NewDelivery};
-use twh_sinks::postgres::webhooks::events::Event;
+use twh_sinks::postgres::webhooks::events::{self, Event};
 use twh_sinks::postgres::webhooks::subscriptions::{self, State, Subscription};
 use uuid::Uuid;
 
@@ -36,6 +36,8 @@ pub struct Fanout {
     webhooks: Webhooks,
     hold: Hold,
     subscriptions: HashMap<TenantId, (i64, Vec<Subscription>)>,
+    /// The last sequence of each tenant that was written here.
+    last: HashMap<TenantId, i64>,
     /// Sends, once the partition stands where it is to be read from.
     dispatcher: Option<Dispatcher>,
     /// What was taken on and is not written.
@@ -44,7 +46,7 @@ pub struct Fanout {
 
 impl Fanout {
     pub(super) fn new(webhooks: Webhooks, hold: Hold) -> Self {
-        Self { webhooks, hold, subscriptions: HashMap::new(), dispatcher: None, taken: None }
+        Self { webhooks, hold, subscriptions: HashMap::new(), last: HashMap::new(), dispatcher: None, taken: None }
     }
 
     /// Writes what was taken on, a part after another.
@@ -63,7 +65,8 @@ impl Fanout {
     /// Queues what the first of a batch's records lead to, and says how many records that were.
     async fn queue(&mut self, batch: &[Decoded<DomainEvent>], next_offset: i64) -> Result<usize, ApplyError> {
         let kept = self.look_up(batch).await?;
-        let Part { records, events, queued } = self.part(batch, &kept);
+        let repeats = self.repeats(batch, &kept).await?;
+        let Part { records, events, queued } = self.part(batch, &kept, repeats);
         let next_offset = batch.get(records).map_or(next_offset, |next| next.record.offset);
         let pool = &self.webhooks.settings.pool;
         if events.is_empty() {
@@ -73,6 +76,10 @@ impl Fanout {
             deliveries::fan_out(pool, &self.hold, next_offset, &events, &queued).await.map_err(apply_error)?;
         }
         self.hold.next_offset = next_offset;
+        for (tenant, sequence) in events.iter().filter_map(|event| Some((event.tenant, event.sequence?))) {
+            let last = self.last.entry(tenant).or_insert(sequence);
+            *last = sequence.max(*last);
+        }
         if let Some(dispatcher) = &self.dispatcher {
             dispatcher.queued(queued).await;
         }
@@ -105,15 +112,41 @@ impl Fanout {
         Ok(kept.iter().map(|kept| kept.tenant).collect())
     }
 
+    /// Of a batch's events, those that are kept, and so queued, already: a ledger that crashes before it forgets what it has
+    /// told tells it again. Asked is for what is not newer than all that was written here.
+    async fn repeats(
+        &self,
+        batch: &[Decoded<DomainEvent>],
+        kept: &BTreeSet<TenantId>,
+    ) -> Result<HashSet<(TenantId, Uuid)>, ApplyError> {
+        let may_be = |event: &&DomainEvent| {
+            kept.contains(&event.tenant_id)
+                && self.last.get(&event.tenant_id).is_none_or(|last| event.sequence <= *last)
+        };
+        let asked = batch.iter().map(|decoded| &decoded.item).filter(may_be);
+        let (tenants, ids): (Vec<Uuid>, Vec<Uuid>) = asked.map(|event| (event.tenant_id.0, event.event_id.0)).unzip();
+        if ids.is_empty() {
+            return Ok(HashSet::new());
+        }
+        events::kept_of(&self.webhooks.settings.pool, &tenants, &ids).await.map_err(ApplyError::unavailable)
+    }
+
     /// As many of a batch's records as one transaction should write, with their deliveries.
-    fn part(&self, batch: &[Decoded<DomainEvent>], kept: &BTreeSet<TenantId>) -> Part {
+    fn part(
+        &self,
+        batch: &[Decoded<DomainEvent>],
+        kept: &BTreeSet<TenantId>,
+        mut repeats: HashSet<(TenantId, Uuid)>,
+    ) -> Part {
         let mut part = Part::default();
         for decoded in batch {
             if part.queued.len() >= QUEUED_MAX {
                 break;
             }
             part.records += 1;
-            if !kept.contains(&decoded.item.tenant_id) {
+            // A batch may hold an event twice.
+            let (tenant, id) = (decoded.item.tenant_id, decoded.item.event_id.0);
+            if !kept.contains(&tenant) || !repeats.insert((tenant, id)) {
                 continue;
             }
             let event = match render::event(&decoded.item) {

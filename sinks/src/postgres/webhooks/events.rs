@@ -2,7 +2,8 @@
 
 use crate::postgres::statement::{Columns, Rows, Sql, Statement};
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, PgPool, Row};
+use std::collections::HashSet;
 use std::sync::Arc;
 use time::OffsetDateTime;
 use twh_domain::id::TenantId;
@@ -118,6 +119,19 @@ pub async fn insert(connection: &mut PgConnection, event: &Event) -> Result<(), 
     let mut statement = Statement::default();
     insert_by(&mut statement, std::iter::once(event))?;
     statement.run_in(connection).await
+}
+
+/// Of these events, given by tenant and id, those that are kept.
+pub async fn kept_of(pool: &PgPool, tenants: &[Uuid], ids: &[Uuid]) -> Result<HashSet<(TenantId, Uuid)>, sqlx::Error> {
+    let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
+        "select e.tenant_id, e.id from unnest($1::uuid[], $2::uuid[]) as asked (tenant_id, id)
+         join webhook_events e on e.tenant_id = asked.tenant_id and e.id = asked.id",
+    )
+    .bind(tenants)
+    .bind(ids)
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|(tenant, id)| (TenantId(tenant), id)).collect())
 }
 
 /// A tenant's events in their order, after a sequence and through another.
