@@ -9,6 +9,7 @@ use super::{Webhooks, attempts, now, replaying, transition};
 use prometheus::{IntGauge, register_int_gauge};
 use replaying::Step;
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -46,7 +47,9 @@ const LOADS_MAX: usize = 4;
 const BATCHES_MAX: usize = 16;
 /// How long what failed for want of the database is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How often what has waited too long is given up, and replays that were full are looked at.
+/// Steps of replays under way at once.
+const STEPS_MAX: usize = 2;
+/// How often what has waited too long is given up.
 const ROUND: Duration = Duration::from_secs(30);
 /// How long attempts under way may take to end when the partition is given up; the rest is sent again by its next owner.
 const DRAIN: Duration = Duration::from_secs(4);
@@ -136,12 +139,10 @@ struct Refreshed {
     replays: Vec<Replay>,
 }
 
-/// A replay that runs.
+/// A replay that runs. It is in `turns`, or a step of it is under way, or it rests.
 struct Running {
     subscription: Uuid,
     tenant: TenantId,
-    under_way: bool,
-    full: bool,
 }
 
 struct Dispatch {
@@ -164,6 +165,10 @@ struct Dispatch {
     recording: bool,
     record_after: Option<Timestamp>,
     replays: HashMap<Uuid, Running>,
+    /// Replays that are to make a step, in turn; how many do; and those that rest, until when.
+    turns: VecDeque<Uuid>,
+    steps: usize,
+    resting: VecDeque<(Timestamp, Uuid)>,
     next_round: Timestamp,
     tasks: JoinSet<Ended>,
 }
@@ -188,6 +193,9 @@ impl Dispatch {
             recording: false,
             record_after: None,
             replays: HashMap::new(),
+            turns: VecDeque::new(),
+            steps: 0,
+            resting: VecDeque::new(),
             next_round: later(now(), ROUND),
             tasks: JoinSet::new(),
         }
@@ -201,6 +209,7 @@ impl Dispatch {
             self.fire_timers();
             self.send();
             self.load();
+            self.step_replays();
             self.record();
             let wake = self.wake_at();
             let has_tasks = !self.tasks.is_empty();
@@ -310,14 +319,14 @@ impl Dispatch {
         }
         // One that was to be asked next may be gone, and others wait for it to have been.
         tenants.iter().for_each(|tenant| self.unpark(*tenant));
-        self.replays.retain(|_, running| !tenants.contains(&running.tenant));
+        let running: HashSet<Uuid> = refreshed.replays.iter().map(|replay| replay.id).collect();
+        self.replays.retain(|id, replay| !tenants.contains(&replay.tenant) || running.contains(id));
         for replay in refreshed.replays {
-            let running =
-                Running { subscription: replay.subscription, tenant: replay.tenant, under_way: false, full: false };
-            self.replays.insert(replay.id, running);
+            let Entry::Vacant(new) = self.replays.entry(replay.id) else { continue };
+            new.insert(Running { subscription: replay.subscription, tenant: replay.tenant });
+            self.turns.push_back(replay.id);
         }
         self.versions.extend(changed);
-        self.step_replays();
         // Something may have changed while it was read.
         self.refresh();
     }
@@ -565,7 +574,8 @@ impl Dispatch {
 
     fn wake_at(&self) -> Duration {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        let next = [timer, self.record_after, Some(self.next_round)].into_iter().flatten().min();
+        let rested = self.resting.front().map(|(until, _)| *until);
+        let next = [timer, rested, self.record_after, Some(self.next_round)].into_iter().flatten().min();
         let micros = next.map_or(0, |at| at.micros().saturating_sub(now().micros()));
         Duration::from_micros(u64::try_from(micros).unwrap_or_default())
     }
@@ -593,10 +603,6 @@ impl Dispatch {
                 Ended::GivenUp(idle, before, count)
             });
         }
-        for running in self.replays.values_mut() {
-            running.full = false;
-        }
-        self.step_replays();
     }
 
     fn given_up(&mut self, ids: &[Uuid], before: Timestamp, count: Result<u64, sqlx::Error>) {
@@ -619,41 +625,44 @@ impl Dispatch {
         }
     }
 
+    /// Lets replays make a step, one after another: the connections are for what happens now in the first place.
     fn step_replays(&mut self) {
-        for (id, running) in &mut self.replays {
-            if running.under_way || running.full {
+        let now = now();
+        while let Some((_, id)) = self.resting.front().copied().filter(|(until, _)| *until <= now) {
+            self.resting.pop_front();
+            self.turns.push_back(id);
+        }
+        while self.steps < STEPS_MAX {
+            let Some(id) = self.turns.pop_front() else { return };
+            let Some(running) = self.replays.get(&id) else { continue };
+            let Some(slot) = self.slots.get(&running.subscription) else {
+                // It goes with its subscription; where that is only not known yet, it is found again.
+                self.replays.remove(&id);
                 continue;
-            }
-            let Some(slot) = self.slots.get(&running.subscription) else { continue };
-            running.under_way = true;
-            let pool = self.webhooks.settings.pool.clone();
-            let (id, filter) = (*id, slot.subscription.filter.clone());
+            };
+            self.steps += 1;
+            let (pool, filter) = (self.webhooks.settings.pool.clone(), slot.subscription.filter.clone());
             self.tasks.spawn(async move { Ended::Stepped(id, replaying::next(&pool, id, &filter).await) });
         }
     }
 
     fn stepped(&mut self, id: Uuid, step: Result<Step, sqlx::Error>) {
-        let Some(running) = self.replays.get_mut(&id) else { return };
-        running.under_way = false;
+        self.steps -= 1;
+        let Some(running) = self.replays.get(&id) else { return };
         let subscription = running.subscription;
         match step {
             Ok(Step::Over) => drop(self.replays.remove(&id)),
-            Ok(Step::Made) => {}
-            Ok(Step::Full) => {
-                running.full = true;
-                self.next_round = self.next_round.min(later(now(), AGAIN));
-            }
+            Ok(Step::Made) => self.turns.push_back(id),
+            Ok(Step::Full) => self.resting.push_back((later(now(), AGAIN), id)),
             Err(error) => {
                 tracing::warn!(%error, replay_id = %id, "a replay cannot go on; trying again");
-                running.full = true;
-                self.next_round = self.next_round.min(later(now(), AGAIN));
+                self.resting.push_back((later(now(), AGAIN), id));
             }
         }
         if let Some(slot) = self.slots.get_mut(&subscription) {
             slot.lane.look(now());
             wake(slot, subscription, &mut self.runnable);
         }
-        self.step_replays();
     }
 
     /// Waits for what is under way, and writes it down.

@@ -150,6 +150,41 @@ pub async fn in_order(
     rows.iter().map(event).collect()
 }
 
+/// What an event is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Its place among the tenant's events.
+    pub sequence: i64,
+    /// Such as `order.shipped`.
+    pub event_type: String,
+    /// Items that it is about.
+    pub items: Vec<Uuid>,
+    /// Locations that it is about.
+    pub locations: Vec<Uuid>,
+}
+
+/// As [`in_order`], without what is sent: for who only counts.
+pub async fn about(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    after: i64,
+    through: i64,
+    limit: i64,
+) -> Result<Vec<About>, sqlx::Error> {
+    let select = "select sequence, event_type, item_ids, location_ids from webhook_events
+         where tenant_id = $1 and sequence > $2 and sequence <= $3 order by sequence limit $4";
+    let rows = sqlx::query(select).bind(tenant.0).bind(after).bind(through).bind(limit).fetch_all(connection).await?;
+    let about = |row: &PgRow| {
+        Ok(About {
+            sequence: row.try_get("sequence")?,
+            event_type: row.try_get("event_type")?,
+            items: row.try_get("item_ids")?,
+            locations: row.try_get("location_ids")?,
+        })
+    };
+    rows.iter().map(about).collect()
+}
+
 /// One of a tenant's events.
 pub async fn find(connection: &mut PgConnection, tenant: TenantId, id: Uuid) -> Result<Option<Event>, sqlx::Error> {
     let select = format!("select {COLUMNS} from webhook_events e where e.tenant_id = $1 and e.id = $2");
