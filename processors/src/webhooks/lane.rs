@@ -161,9 +161,16 @@ impl Lane {
         }
         let new = self.known.insert(waiting.id);
         if new {
-            self.waiting.push_back(waiting);
+            let ordered = self.rules.ordered;
+            let place = if ordered { self.place(waiting.id) } else { self.waiting.len() };
+            self.waiting.insert(place, waiting);
         }
         new
+    }
+
+    /// Where a delivery stands among those that wait, where order is kept.
+    fn place(&self, id: Uuid) -> usize {
+        self.waiting.partition_point(|waiting| waiting.id < id)
     }
 
     /// Whether it is to be loaded, where it may hold `window`; it is not asked again until that is done.
@@ -373,8 +380,7 @@ impl Lane {
             let failed = self.failed.swap_remove(index);
             if fate == Fate::Pending && self.rules.ordered {
                 // It takes its place again, and what it holds back waits behind it.
-                let place = self.waiting.partition_point(|waiting| waiting.id < id);
-                self.waiting.insert(place, failed);
+                self.waiting.insert(self.place(id), failed);
                 return;
             }
         }

@@ -54,7 +54,7 @@ impl Fate {
 /// A delivery to be made.
 #[derive(Debug, Clone)]
 pub struct NewDelivery {
-    /// Made by time (version 7).
+    /// By time (version 7): of an event that happens the event's, of one that is sent again that of being queued.
     pub id: Uuid,
     /// To which subscription.
     pub subscription: Uuid,
