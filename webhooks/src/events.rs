@@ -117,8 +117,10 @@ pub(crate) async fn listen(
     let until = later(caller.deed(&request).at, LISTEN_SECONDS);
     let mut tx = webhooks.pool.begin().await.map_err(ApiError::database)?;
     keep_for_listening(&mut tx, caller.tenant_id, until).await.map_err(ApiError::database)?;
-    let after = store::newest_told(&mut tx, caller.tenant_id).await.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;
+    // Read once it is known that events are kept: one that is told between the two would be neither before nor after.
+    let mut connection = webhooks.pool.acquire().await.map_err(ApiError::database)?;
+    let after = store::newest_told(&mut connection, caller.tenant_id).await.map_err(ApiError::database)?;
     Ok(Answer::of(&Listening { after, until }))
 }
 
