@@ -168,6 +168,34 @@ fn what_was_cancelled_while_it_was_under_way_is_not_tried_again() {
 }
 
 #[test]
+fn what_is_given_up_is_not_sent_and_what_is_not_is() {
+    let mut lane = lane(false);
+    for (number, due) in [(1, at(0)), (2, at(10)), (3, at(20))] {
+        assert!(lane.accept(waiting(number, &[], due), WINDOW, at(20)));
+    }
+    lane.give_up(at(20));
+    assert_eq!((lane.held(), sent(&mut lane, at(20)).unwrap().id.as_u128()), (1, 3));
+}
+
+#[test]
+fn who_is_only_probed_holds_little_and_gets_all_of_it_once_it_answers() {
+    let mut lane = lane(false);
+    for number in 1..=8 {
+        assert!(lane.accept(waiting(number, &[], at(0)), WINDOW, at(0)));
+    }
+    lane.changed(State::Quarantined, at(0));
+    lane.shed(2, at(0));
+    assert!(lane.held() == 2 && lane.is_behind(at(0)) && !lane.accept(waiting(9, &[], at(1)), 2, at(1)));
+    let probe = sent(&mut lane, at(30)).unwrap();
+    assert_eq!(lane.attempted(probe, &answered(200), at(30), 0).change.unwrap().0, State::Active);
+    lane.changed(State::Active, at(30));
+    assert!(lane.wants_load(WINDOW, at(30)));
+    let rest = (2..=9).map(|number| waiting(number, &[], at(0))).collect();
+    lane.loaded(Queue { waiting: rest, more_at: None });
+    assert_eq!(lane.held(), 8, "each once");
+}
+
+#[test]
 fn where_it_is_crowded_each_has_one_attempt_at_a_time() {
     let mut lane = lane(false);
     for number in 1..=3 {
