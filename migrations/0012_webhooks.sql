@@ -64,7 +64,7 @@ create index webhook_events_by_age on webhook_events using brin (recorded_at);
 create table webhook_deliveries (
     tenant_id       uuid not null,
     subscription_id uuid not null,
-    -- Made by time (version 7), so that the oldest comes first.
+    -- By the event's time and sequence, or by when it was queued once more (version 7), so that the oldest comes first.
     id              uuid not null,
     event_id        uuid not null,
     replay_id       uuid,

@@ -349,7 +349,7 @@ endpoints! {
         ListWebhookDeliveries GET "/v1/webhooks/{id}/deliveries" READ_WEBHOOKS, "What was sent and what waits, newest first, with every attempt.";
         GetWebhookDelivery GET "/v1/webhooks/{id}/deliveries/{delivery_id}" READ_WEBHOOKS, "A delivery, with every attempt.";
         ReplayWebhookDelivery POST "/v1/webhooks/{id}/deliveries/{delivery_id}/replay" WRITE_WEBHOOKS, "Sends a delivery's event once more." refuses EventGone;
-        ReplayWebhook POST "/v1/webhooks/{id}/replay" WRITE_WEBHOOKS, "Sends events once more: from a position of the ledger, of a time, or all dead letters.";
+        ReplayWebhook POST "/v1/webhooks/{id}/replay" WRITE_WEBHOOKS, "Sends events once more: from a position of the ledger, of a time, or all dead letters." refuses LimitReached;
         ListWebhookReplays GET "/v1/webhooks/{id}/replays" READ_WEBHOOKS, "Replays, newest first.";
         GetWebhookReplay GET "/v1/webhooks/{id}/replays/{replay_id}" READ_WEBHOOKS, "A replay and how far it is.";
         CancelWebhookReplay POST "/v1/webhooks/{id}/replays/{replay_id}/cancel" WRITE_WEBHOOKS, "Ends a replay; what it has queued is taken back.";

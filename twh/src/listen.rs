@@ -79,7 +79,11 @@ pub(crate) async fn run(arguments: ListenArguments) -> anyhow::Result<ExitCode> 
     let mut forwarded = 0;
     loop {
         if until.micros() - now().micros() < ASK_AHEAD_MICROS {
-            until = listener.ask_for_leave().await?.1;
+            // There is time left to ask again.
+            match listener.ask_for_leave().await {
+                Ok((_, later)) => until = later,
+                Err(error) => say(&format!("Leave to listen is not renewed; trying again: {error:#}"))?,
+            }
         }
         let events = match listener.events(after).await {
             Ok(events) => events,

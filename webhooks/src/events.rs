@@ -124,8 +124,10 @@ pub(crate) async fn listen(
     let change = Change { action: "webhook.listen", entity_kind: "tenant", entity, old: None, new };
     record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     keep_for_listening(&mut tx, caller.tenant_id, until).await.map_err(ApiError::database)?;
-    let after = store::newest_told(&mut tx, caller.tenant_id).await.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;
+    // Read once it is known that events are kept: one that is told between the two would be neither before nor after.
+    let mut connection = webhooks.pool.acquire().await.map_err(ApiError::database)?;
+    let after = store::newest_told(&mut connection, caller.tenant_id).await.map_err(ApiError::database)?;
     Ok(Answer::of(&Listening { after, until }))
 }
 

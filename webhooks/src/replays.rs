@@ -19,15 +19,17 @@ use twh_edge::answer::{Answer, Page};
 use twh_edge::auth::Caller;
 use twh_edge::body::Body;
 use twh_edge::cursor;
-use twh_edge::error::ApiError;
+use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::problems::Problems;
 use twh_edge::query::Query;
-use twh_sinks::postgres::webhooks::replays::{self as store, Replay, Selection, dead_letters};
+use twh_sinks::postgres::webhooks::replays::{self as store, Replay, Selection};
 use twh_sinks::postgres::webhooks::{events, subscriptions};
 use uuid::Uuid;
 
 /// Events looked at in one query when those that are wanted are counted.
 const COUNT_STEP: i64 = 5_000;
+/// Replays of a subscription that run at once.
+const RUNNING_MAX: i64 = 5;
 
 /// What to send again: say one of `from_position`, `from_sequence`, `from_time` and `dead_letters`.
 #[derive(Deserialize, JsonSchema)]
@@ -170,7 +172,10 @@ async fn select(
 ) -> Result<(Selection, i64), sqlx::Error> {
     let kept = events::span(connection, tenant).await?;
     let first = match wanted.from {
-        From::DeadLetters => return all_dead_letters(connection, subscription).await,
+        From::DeadLetters => {
+            let (count, newest) = store::count_dead_letters(connection, subscription).await?;
+            return Ok((Selection::DeadLetters { last: newest.unwrap_or_default() }, count));
+        }
         From::Sequence(sequence) => Some(sequence),
         From::Time(at) => events::first_since(connection, tenant, at).await?,
         From::Position(position) => events::first_from(connection, tenant, position).await?,
@@ -185,26 +190,12 @@ async fn select(
     let (first, last) = (first.max(oldest), before.unwrap_or(newest).min(newest));
     let (mut at, mut count) = (first - 1, 0);
     while at < last {
-        let found = events::in_order(connection, tenant, at, last, COUNT_STEP).await?;
+        let found = events::about(connection, tenant, at, last, COUNT_STEP).await?;
         let matches = found.iter().filter(|event| filter.wants(&event.event_type, &event.items, &event.locations));
         count += i64::try_from(matches.count()).unwrap_or(i64::MAX);
-        at = found.last().and_then(|event| event.sequence).unwrap_or(last);
+        at = found.last().map_or(last, |event| event.sequence);
     }
     Ok((Selection::Events { first, last }, count))
-}
-
-async fn all_dead_letters(
-    connection: &mut sqlx::PgConnection,
-    subscription: Uuid,
-) -> Result<(Selection, i64), sqlx::Error> {
-    let (mut last, mut count) = (None, 0);
-    loop {
-        let found = dead_letters(connection, subscription, last, Uuid::max(), COUNT_STEP).await?;
-        let Some(newest) = found.last() else { break };
-        last = Some(newest.delivery);
-        count += i64::try_from(found.len()).unwrap_or(i64::MAX);
-    }
-    Ok((Selection::DeadLetters { last: last.unwrap_or_default() }, count))
 }
 
 pub(crate) async fn start(
@@ -216,12 +207,14 @@ pub(crate) async fn start(
     let id = webhook_id(&request)?;
     let body = body.read()?;
     let deed = caller.deed(&request);
-    let mut tx = webhooks.pool.begin().await.map_err(ApiError::database)?;
-    let found = subscriptions::find(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
+    // What is counted is read where it is the tenant's, and no change waits for it.
+    let mut connection = webhooks.of(caller.tenant_id).await?;
+    let found = subscriptions::find(&mut connection, caller.tenant_id, id).await.map_err(ApiError::database)?;
     let subscription = found.ok_or_else(no_webhook)?;
     let wanted = body.checked()?;
-    let selected = select(&mut tx, caller.tenant_id, id, &subscription.filter, &wanted).await;
+    let selected = select(&mut connection, caller.tenant_id, id, &subscription.filter, &wanted).await;
     let (selection, events) = selected.map_err(ApiError::database)?;
+    drop(connection);
     if wanted.dry_run {
         let (first_sequence, last_sequence) = sequences(selection);
         return Ok(Answer::of(&WebhookReplay {
@@ -250,6 +243,14 @@ pub(crate) async fn start(
         created_at: deed.at,
         finished_at: None,
     };
+    let mut tx = webhooks.pool.begin().await.map_err(ApiError::database)?;
+    // Held, so that requests at one moment count one another, and none begins for what has just been deleted.
+    let held = subscriptions::find_for_change(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
+    held.ok_or_else(no_webhook)?;
+    if store::count_running(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)? >= RUNNING_MAX {
+        let message = format!("a subscription has {RUNNING_MAX} replays that run at most: wait, or cancel one");
+        return Err(ApiError::new(ErrorCode::LimitReached, message));
+    }
     store::insert(&mut tx, &replay).await.map_err(ApiError::database)?;
     let (first, last) = sequences(selection);
     let new = Some(json!({ "replay_id": replay.id, "events": events, "first_sequence": first, "last_sequence": last }));

@@ -141,6 +141,10 @@ pub trait Worker: Send + 'static {
     /// What its records decode to.
     type Item: Send + Sync + 'static;
 
+    /// The partition is claimed and stands where it is to be read from: called once, before anything else. What works beside
+    /// the records begins here, so that a claim that is tried again leaves nothing behind.
+    fn begin(&mut self) {}
+
     /// Decodes a record. Called again while it fails with [`DecodeError::Unavailable`].
     fn decode(&mut self, record: &Record) -> impl Future<Output = Result<Self::Item, DecodeError>> + Send;
 

@@ -90,6 +90,7 @@ pub async fn run<G: Group, S: Source, L: Log>(mut seat: Seat<G, S, L>) -> Ended 
         Ok(claimed) => claimed,
         Err(ended) => return ended,
     };
+    worker.begin();
     let ended = work(&mut seat, &mut worker, next_offset).await;
     worker.drain().await;
     ended
@@ -297,5 +298,123 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
             () = self.stop.cancelled() => Err(Ended::Stopped),
             () = tokio::time::sleep(backoff.pause()) => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{Claimed, Watermarks};
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use twh_sinks::kafka::{Outgoing, ProduceError};
+
+    #[derive(Clone)]
+    struct Nowhere;
+
+    impl Log for Nowhere {
+        async fn append(&self, _: &[Outgoing<'_>]) -> Result<(), ProduceError> {
+            Ok(())
+        }
+    }
+
+    /// A log that cannot be asked the first time.
+    struct Away {
+        asked: u32,
+    }
+
+    impl Source for Away {
+        async fn watermarks(&mut self) -> Result<Watermarks, ApplyError> {
+            self.asked += 1;
+            if self.asked == 1 { Err(ApplyError::unavailable("away")) } else { Ok(Watermarks { low: 0, high: 0 }) }
+        }
+
+        async fn seek(&mut self, _: i64) -> Result<(), ApplyError> {
+            Ok(())
+        }
+
+        fn poll(&mut self) -> Option<Result<Record, String>> {
+            None
+        }
+
+        async fn ready(&mut self) {
+            std::future::pending().await
+        }
+
+        fn checkpoint(&self, _: i64) {}
+    }
+
+    #[derive(Default)]
+    struct Seen {
+        claimed: AtomicU32,
+        begun: AtomicU32,
+        drained: AtomicU32,
+        stop: CancellationToken,
+    }
+
+    struct Counts(Arc<Seen>);
+    struct Counted(Arc<Seen>);
+
+    impl Group for Counts {
+        type Item = ();
+        type Worker = Counted;
+
+        async fn claim(&self, _: i32) -> Result<Claimed<Counted>, ApplyError> {
+            self.0.claimed.fetch_add(1, Ordering::Relaxed);
+            Ok(Claimed { worker: Counted(Arc::clone(&self.0)), next_offset: 0 })
+        }
+
+        fn check_log(&self, _: i64, _: Watermarks) -> Result<(), ApplyError> {
+            Ok(())
+        }
+    }
+
+    impl Worker for Counted {
+        type Item = ();
+
+        fn begin(&mut self) {
+            self.0.begun.fetch_add(1, Ordering::Relaxed);
+            self.0.stop.cancel();
+        }
+
+        async fn decode(&mut self, _: &Record) -> Result<(), DecodeError> {
+            Ok(())
+        }
+
+        async fn apply(&mut self, _: Vec<Decoded<()>>, _: i64) -> Result<(), ApplyError> {
+            Ok(())
+        }
+
+        async fn written(&mut self) -> Result<(), ApplyError> {
+            Ok(())
+        }
+
+        async fn finish(&mut self) -> Result<(), ApplyError> {
+            Ok(())
+        }
+
+        fn applied_through(&self) -> i64 {
+            0
+        }
+
+        async fn drain(self) {
+            self.0.drained.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn of_claims_that_are_tried_again_one_begins_and_that_one_is_drained() {
+        let seen = Arc::new(Seen::default());
+        let seat = Seat {
+            group: Arc::new(Counts(Arc::clone(&seen))),
+            name: "counts".to_owned(),
+            source: Away { asked: 0 },
+            partition: 0,
+            limits: Limits { records_max: 1, bytes_max: 1 },
+            dead_letters: DeadLetters::new(Nowhere, String::new(), String::new(), String::new()),
+            stop: seen.stop.clone(),
+        };
+        assert_eq!(run(seat).await, Ended::Stopped);
+        let count = |of: &AtomicU32| of.load(Ordering::Relaxed);
+        assert_eq!((count(&seen.claimed), count(&seen.begun), count(&seen.drained)), (2, 1, 1));
     }
 }

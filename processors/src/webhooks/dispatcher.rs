@@ -4,10 +4,12 @@
 //! told. What it holds is bounded: attempts under way, deliveries in memory, and attempts that are not written down yet.
 
 use super::lane::{Lane, Next, Rules};
+use super::shares::Shares;
 use super::{Webhooks, attempts, now, replaying, transition};
 use prometheus::{IntGauge, register_int_gauge};
 use replaying::Step;
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -18,19 +20,23 @@ use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
 use twh_sinks::outbound::{Identity, OutboundError};
 use twh_sinks::postgres::sqlx;
-use twh_sinks::postgres::webhooks::deliveries::{self, Attempted, NewDelivery, Queue, Waiting};
+use twh_sinks::postgres::webhooks::deliveries::{self, Attempted, Fate, NewDelivery, Queue, Waiting};
 use twh_sinks::postgres::webhooks::replays::{self, Replay};
 use twh_sinks::postgres::webhooks::subscriptions::{self, Sealed, State, Subscription};
 use twh_sinks::webhook::{Attempt, Endpoint, SigningSecret, certificate_purpose, secret_purpose};
 use uuid::Uuid;
 
-/// Attempts under way at once.
-const ATTEMPTS_MAX: usize = 256;
+/// Attempts under way at once: each is a connection and a body.
+const ATTEMPTS_MAX: usize = 2_048;
+/// Of these one tenant has no more than a quarter: what its subscribers do delays no other tenant's.
+const ATTEMPTS_OF_A_TENANT_MAX: usize = ATTEMPTS_MAX / 4;
+/// With so many under way each subscription has one at a time: those that hang make way for those that are quick.
+const CROWDED: usize = ATTEMPTS_MAX / 2;
 /// Attempts that are not written down yet; then no more are begun.
 const UNRECORDED_MAX: usize = 4_096;
 /// Deliveries written down in one statement.
 const RECORD_MAX: usize = 1_000;
-/// Deliveries that one lane may hold, while there is room, and when there is not.
+/// Deliveries that one lane may hold, while there is room, and when there is not, or it is sent nothing but probes.
 const WINDOW: usize = 512;
 const WINDOW_SMALL: usize = 4;
 /// Deliveries held over all lanes before there is no room: some 2 KB each.
@@ -38,10 +44,12 @@ const HELD_MAX: usize = 10_000;
 /// Queues loaded at once.
 const LOADS_MAX: usize = 4;
 /// Batches of new deliveries that may wait to be taken.
-const BATCHES_MAX: usize = 64;
+const BATCHES_MAX: usize = 16;
 /// How long what failed for want of the database is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How often what has waited too long is given up, and replays that were full are looked at.
+/// Steps of replays under way at once.
+const STEPS_MAX: usize = 2;
+/// How often what has waited too long is given up.
 const ROUND: Duration = Duration::from_secs(30);
 /// How long attempts under way may take to end when the partition is given up; the rest is sent again by its next owner.
 const DRAIN: Duration = Duration::from_secs(4);
@@ -76,9 +84,16 @@ impl Dispatcher {
     }
 
     /// Ends it, once what is under way is written down.
-    pub(super) async fn stop(self) {
+    pub(super) async fn stop(mut self) {
         self.stop.cancel();
-        let _ = self.task.await;
+        let _ = (&mut self.task).await;
+    }
+}
+
+/// Who is let go of without being stopped sends nothing more either: a partition has one sender.
+impl Drop for Dispatcher {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 
@@ -94,17 +109,27 @@ struct Slot {
     runnable: bool,
     /// It is asked again then.
     timer: Option<Timestamp>,
+    /// A change of its state is being written, and the next waits for that.
+    changing: bool,
+    change: Option<Change>,
+}
+
+/// A change of a subscription's state that the lane has made and the table does not show yet.
+struct Change {
+    from: State,
+    to: State,
+    reason: String,
 }
 
 /// Something that has ended.
 enum Ended {
     Sent(Uuid, Waiting, Attempt),
     Loaded(Uuid, Result<Queue, sqlx::Error>),
-    Recorded(Vec<Attempted>, Result<(), sqlx::Error>),
+    Recorded(Vec<Attempted>, Result<HashMap<Uuid, Fate>, sqlx::Error>),
     Refreshed(Vec<(TenantId, i64)>, Result<Refreshed, sqlx::Error>),
     Stepped(Uuid, Result<Step, sqlx::Error>),
     GivenUp(Vec<Uuid>, Timestamp, Result<u64, sqlx::Error>),
-    Changed,
+    Changed(Uuid),
 }
 
 /// What some tenants have now.
@@ -114,12 +139,10 @@ struct Refreshed {
     replays: Vec<Replay>,
 }
 
-/// A replay that runs.
+/// A replay that runs. It is in `turns`, or a step of it is under way, or it rests.
 struct Running {
     subscription: Uuid,
     tenant: TenantId,
-    under_way: bool,
-    full: bool,
 }
 
 struct Dispatch {
@@ -133,14 +156,19 @@ struct Dispatch {
     missed: HashSet<Uuid>,
     runnable: VecDeque<Uuid>,
     timers: BinaryHeap<Reverse<(Timestamp, Uuid)>>,
-    to_load: VecDeque<(Uuid, usize)>,
+    to_load: VecDeque<Uuid>,
     loads: usize,
     attempts: usize,
+    shares: Shares,
     held: usize,
     unrecorded: Vec<Attempted>,
     recording: bool,
     record_after: Option<Timestamp>,
     replays: HashMap<Uuid, Running>,
+    /// Replays that are to make a step, in turn; how many do; and those that rest, until when.
+    turns: VecDeque<Uuid>,
+    steps: usize,
+    resting: VecDeque<(Timestamp, Uuid)>,
     next_round: Timestamp,
     tasks: JoinSet<Ended>,
 }
@@ -159,11 +187,15 @@ impl Dispatch {
             to_load: VecDeque::new(),
             loads: 0,
             attempts: 0,
+            shares: Shares::new(ATTEMPTS_OF_A_TENANT_MAX),
             held: 0,
             unrecorded: Vec::new(),
             recording: false,
             record_after: None,
             replays: HashMap::new(),
+            turns: VecDeque::new(),
+            steps: 0,
+            resting: VecDeque::new(),
             next_round: later(now(), ROUND),
             tasks: JoinSet::new(),
         }
@@ -172,15 +204,16 @@ impl Dispatch {
     async fn run(mut self, mut queued: mpsc::Receiver<Vec<NewDelivery>>, stop: CancellationToken) {
         let mut versions = self.webhooks.versions.clone();
         self.refresh();
-        loop {
+        // No branch comes first by rule: under load something has always ended, and a change of a subscription is to be seen.
+        while !stop.is_cancelled() {
             self.fire_timers();
             self.send();
             self.load();
+            self.step_replays();
             self.record();
             let wake = self.wake_at();
             let has_tasks = !self.tasks.is_empty();
             tokio::select! {
-                biased;
                 () = stop.cancelled() => break,
                 Some(ended) = self.tasks.join_next(), if has_tasks => {
                     self.take(ended);
@@ -188,7 +221,10 @@ impl Dispatch {
                         self.take(ended);
                     }
                 }
-                Some(batch) = queued.recv() => self.accept(batch),
+                batch = queued.recv() => match batch {
+                    Some(batch) => self.accept(batch),
+                    None => break,
+                },
                 Ok(()) = versions.changed() => self.refresh(),
                 () = tokio::time::sleep(wake) => self.round(),
             }
@@ -200,7 +236,6 @@ impl Dispatch {
 
     fn accept(&mut self, batch: Vec<NewDelivery>) {
         let now = now();
-        let window = self.window();
         let mut unknown = false;
         for new in batch {
             let Some(slot) = self.slots.get_mut(&new.subscription) else {
@@ -216,7 +251,7 @@ impl Dispatch {
                 created_at: new.at,
                 attempts: 0,
             };
-            if slot.lane.accept(waiting, window, now) {
+            if slot.lane.accept(waiting, slot.window(self.held), now) {
                 self.held += 1;
             }
             wake(slot, new.subscription, &mut self.runnable);
@@ -224,10 +259,6 @@ impl Dispatch {
         if unknown {
             self.refresh();
         }
-    }
-
-    fn window(&self) -> usize {
-        if self.held < HELD_MAX { WINDOW } else { WINDOW_SMALL }
     }
 
     /// Reads anew what tenants of this partition have, where it has changed.
@@ -286,14 +317,16 @@ impl Dispatch {
             let has_queue = refreshed.with_queue.contains(&subscription.id) || self.missed.remove(&subscription.id);
             self.put(subscription, &sealed, has_queue);
         }
-        self.replays.retain(|_, running| !tenants.contains(&running.tenant));
+        // One that was to be asked next may be gone, and others wait for it to have been.
+        tenants.iter().for_each(|tenant| self.unpark(*tenant));
+        let running: HashSet<Uuid> = refreshed.replays.iter().map(|replay| replay.id).collect();
+        self.replays.retain(|id, replay| !tenants.contains(&replay.tenant) || running.contains(id));
         for replay in refreshed.replays {
-            let running =
-                Running { subscription: replay.subscription, tenant: replay.tenant, under_way: false, full: false };
-            self.replays.insert(replay.id, running);
+            let Entry::Vacant(new) = self.replays.entry(replay.id) else { continue };
+            new.insert(Running { subscription: replay.subscription, tenant: replay.tenant });
+            self.turns.push_back(replay.id);
         }
         self.versions.extend(changed);
-        self.step_replays();
         // Something may have changed while it was read.
         self.refresh();
     }
@@ -320,12 +353,12 @@ impl Dispatch {
                 }
             }
             None => {
-                let (endpoint, newest) = self.webhooks.endpoint(&subscription, sealed);
+                let endpoint = self.webhooks.endpoint(&subscription, sealed);
                 let mut lane = Lane::new(Arc::clone(&self.webhooks.settings.policy), rules, now);
                 if !has_queue {
                     lane.has_nothing();
                 }
-                self.slots.insert(id, Slot { subscription, endpoint, newest, lane, runnable: false, timer: None });
+                self.slots.insert(id, Slot::new(subscription, endpoint, lane));
             }
         }
         if let Some(slot) = self.slots.get_mut(&id) {
@@ -341,7 +374,12 @@ impl Dispatch {
             Ok(Ended::Refreshed(changed, refreshed)) => self.refreshed(changed, refreshed),
             Ok(Ended::Stepped(id, step)) => self.stepped(id, step),
             Ok(Ended::GivenUp(ids, before, count)) => self.given_up(&ids, before, count),
-            Ok(Ended::Changed) => {}
+            Ok(Ended::Changed(id)) => {
+                if let Some(slot) = self.slots.get_mut(&id) {
+                    slot.changing = false;
+                }
+                self.change(id);
+            }
             Err(error) => tracing::error!(%error, "a task of the dispatcher ended unexpectedly"),
         }
     }
@@ -349,20 +387,27 @@ impl Dispatch {
     fn sent(&mut self, id: Uuid, waiting: Waiting, attempt: &Attempt) {
         self.attempts -= 1;
         UNDER_WAY.dec();
+        let tenant = waiting.event.tenant;
+        self.shares.ended(tenant);
+        self.unpark(tenant);
         let now = now();
         let delivery = waiting.id;
         let Some(slot) = self.slots.get_mut(&id) else {
             // The subscription is gone, and its deliveries with it.
             return;
         };
+        let was = slot.lane.state();
         let consequence = slot.lane.attempted(waiting, attempt, now, fastrand::u64(0..=1_000));
-        if let Some((state, reason)) = consequence.change {
-            slot.lane.changed(state, now);
-            let (pool, from) = (self.webhooks.settings.pool.clone(), slot.subscription.clone());
-            self.tasks.spawn(async move {
-                transition::make(pool, from, state, reason).await;
-                Ended::Changed
-            });
+        if let Some((to, reason)) = consequence.change {
+            slot.lane.changed(to, now);
+            if to != State::Active {
+                self.held = self.held.saturating_sub(slot.lane.held());
+                slot.lane.shed(WINDOW_SMALL, now);
+                self.held += slot.lane.held();
+            }
+            // What has not begun to be written is told as one change, or not at all.
+            let from = slot.change.take().map_or(was, |before| before.from);
+            slot.change = (from != to).then_some(Change { from, to, reason });
         }
         self.unrecorded.push(Attempted {
             subscription: id,
@@ -373,6 +418,20 @@ impl Dispatch {
             attempt: attempts::kept(attempt, now),
         });
         wake(slot, id, &mut self.runnable);
+        self.change(id);
+    }
+
+    /// Begins to write what has changed of a subscription's state: one change after another, as each says what was before it.
+    fn change(&mut self, id: Uuid) {
+        let Some(slot) = self.slots.get_mut(&id).filter(|slot| !slot.changing) else { return };
+        let Some(Change { from, to, reason }) = slot.change.take() else { return };
+        slot.changing = true;
+        let from = Subscription { state: from, ..slot.subscription.clone() };
+        let (pool, turns) = (self.webhooks.settings.pool.clone(), Arc::clone(&self.webhooks.transitions));
+        self.tasks.spawn(async move {
+            transition::make(pool, turns, from, to, reason).await;
+            Ended::Changed(id)
+        });
     }
 
     fn loaded(&mut self, id: Uuid, queue: Result<Queue, sqlx::Error>) {
@@ -390,18 +449,23 @@ impl Dispatch {
         wake(slot, id, &mut self.runnable);
     }
 
-    fn recorded(&mut self, batch: Vec<Attempted>, written: Result<(), sqlx::Error>) {
+    fn recorded(&mut self, batch: Vec<Attempted>, written: Result<HashMap<Uuid, Fate>, sqlx::Error>) {
         self.recording = false;
-        if let Err(error) = written {
-            tracing::warn!(%error, attempts = batch.len(), "attempts cannot be written down; trying again");
-            self.record_after = Some(later(now(), AGAIN));
-            self.unrecorded.splice(0..0, batch);
-            return;
-        }
+        let fates = match written {
+            Ok(fates) => fates,
+            Err(error) => {
+                tracing::warn!(%error, attempts = batch.len(), "attempts cannot be written down; trying again");
+                self.record_after = Some(later(now(), AGAIN));
+                self.unrecorded.splice(0..0, batch);
+                return;
+            }
+        };
         for attempted in batch {
+            // What was cancelled or given up while it was under way, or is gone, is not tried again.
+            let fate = fates.get(&attempted.id).copied().unwrap_or(Fate::Cancelled);
             if let Some(slot) = self.slots.get_mut(&attempted.subscription) {
                 let before = slot.lane.held();
-                slot.lane.recorded(attempted.id, attempted.fate, attempted.next_attempt_at);
+                slot.lane.recorded(attempted.id, fate, attempted.next_attempt_at);
                 self.held = self.held + slot.lane.held() - before;
                 wake(slot, attempted.subscription, &mut self.runnable);
             }
@@ -414,46 +478,68 @@ impl Dispatch {
     fn send(&mut self) {
         while self.attempts < ATTEMPTS_MAX && self.unrecorded.len() < UNRECORDED_MAX {
             let Some(id) = self.runnable.pop_front() else { return };
-            let window = self.window();
             let Some(slot) = self.slots.get_mut(&id) else { continue };
-            slot.runnable = false;
-            let now = now();
-            if let Some(limit) = slot.lane.wants_load(window, now) {
-                self.to_load.push_back((id, limit));
+            let tenant = slot.subscription.tenant;
+            if self.shares.is_full(tenant) {
+                self.shares.park(tenant, id);
+                continue;
             }
-            let endpoint = match slot.endpoint(now) {
-                Ok(endpoint) => endpoint,
-                // What cannot be sent to now waits for a change of the subscription.
-                Err(_) => continue,
-            };
-            match slot.lane.next(now) {
-                Next::Send(waiting) => {
-                    self.held = self.held.saturating_sub(1);
-                    self.attempts += 1;
-                    UNDER_WAY.inc();
-                    self.tasks.spawn(async move {
-                        let attempt = attempts::send(&endpoint, &waiting).await;
-                        Ended::Sent(id, waiting, attempt)
-                    });
-                    wake(slot, id, &mut self.runnable);
-                }
-                Next::At(at) if slot.timer.is_none_or(|timer| at < timer) => {
-                    slot.timer = Some(at);
-                    self.timers.push(Reverse((at, id)));
-                }
-                Next::At(_) | Next::Nothing => {}
+            slot.runnable = false;
+            self.ask(id);
+            self.unpark(tenant);
+        }
+    }
+
+    /// Asks a lane what it does now, and does it.
+    fn ask(&mut self, id: Uuid) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let now = now();
+        if slot.lane.wants_load(slot.window(self.held), now) {
+            self.to_load.push_back(id);
+        }
+        // What cannot be sent to now waits for a change of the subscription.
+        let Ok(endpoint) = slot.endpoint(now) else { return };
+        match slot.lane.next(now, self.attempts >= CROWDED) {
+            Next::Send(waiting) => {
+                self.held = self.held.saturating_sub(1);
+                self.attempts += 1;
+                self.shares.begun(waiting.event.tenant);
+                UNDER_WAY.inc();
+                self.tasks.spawn(async move {
+                    let attempt = attempts::send(&endpoint, &waiting).await;
+                    Ended::Sent(id, waiting, attempt)
+                });
+                wake(slot, id, &mut self.runnable);
+            }
+            Next::At(at) if slot.timer.is_none_or(|timer| at < timer) => {
+                slot.timer = Some(at);
+                self.timers.push(Reverse((at, id)));
+            }
+            Next::At(_) | Next::Nothing => {}
+        }
+    }
+
+    /// Lets a lane of the tenant's be asked that has waited for room, where there is some.
+    fn unpark(&mut self, tenant: TenantId) {
+        while let Some(id) = self.shares.next(tenant) {
+            if self.slots.contains_key(&id) {
+                // It has counted as runnable all the while.
+                self.runnable.push_back(id);
+                return;
             }
         }
     }
 
     fn load(&mut self) {
         while self.loads < LOADS_MAX {
-            let Some((id, limit)) = self.to_load.pop_front() else { return };
+            let Some(id) = self.to_load.pop_front() else { return };
             let Some(slot) = self.slots.get(&id) else { continue };
             let (pool, ordered) = (self.webhooks.settings.pool.clone(), slot.subscription.ordered);
-            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            // How much there is room for is known now, not when the lane asked: many may have asked at once.
+            let limit = i64::try_from(slot.lane.load_limit(slot.window(self.held))).unwrap_or(i64::MAX);
             self.loads += 1;
-            self.tasks.spawn(async move { Ended::Loaded(id, deliveries::queue(&pool, id, ordered, limit).await) });
+            self.tasks
+                .spawn(async move { Ended::Loaded(id, deliveries::queue(&pool, id, ordered, limit, now()).await) });
         }
     }
 
@@ -488,7 +574,8 @@ impl Dispatch {
 
     fn wake_at(&self) -> Duration {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        let next = [timer, self.record_after, Some(self.next_round)].into_iter().flatten().min();
+        let rested = self.resting.front().map(|(until, _)| *until);
+        let next = [timer, rested, self.record_after, Some(self.next_round)].into_iter().flatten().min();
         let micros = next.map_or(0, |at| at.micros().saturating_sub(now().micros()));
         Duration::from_micros(u64::try_from(micros).unwrap_or_default())
     }
@@ -501,10 +588,14 @@ impl Dispatch {
         }
         self.next_round = later(now, ROUND);
         self.refresh();
+        // What found no room in memory may find some now.
+        for (id, slot) in self.slots.iter_mut().filter(|(_, slot)| slot.lane.is_behind(now)) {
+            wake(slot, *id, &mut self.runnable);
+        }
         let horizon = i64::try_from(self.webhooks.settings.policy.horizon().as_micros()).unwrap_or(i64::MAX);
         let before = Timestamp::from_micros(now.micros().saturating_sub(horizon));
-        let waits = |slot: &&Slot| slot.lane.state() != State::Active || slot.endpoint.is_err();
-        let idle: Vec<Uuid> = self.slots.values().filter(waits).map(|slot| slot.subscription.id).collect();
+        let waits = self.slots.values().filter(|slot| !slot.is_sent_to());
+        let idle: Vec<Uuid> = waits.map(|slot| slot.subscription.id).collect();
         if !idle.is_empty() {
             let pool = self.webhooks.settings.pool.clone();
             self.tasks.spawn(async move {
@@ -512,10 +603,6 @@ impl Dispatch {
                 Ended::GivenUp(idle, before, count)
             });
         }
-        for running in self.replays.values_mut() {
-            running.full = false;
-        }
-        self.step_replays();
     }
 
     fn given_up(&mut self, ids: &[Uuid], before: Timestamp, count: Result<u64, sqlx::Error>) {
@@ -538,41 +625,44 @@ impl Dispatch {
         }
     }
 
+    /// Lets replays make a step, one after another: the connections are for what happens now in the first place.
     fn step_replays(&mut self) {
-        for (id, running) in &mut self.replays {
-            if running.under_way || running.full {
+        let now = now();
+        while let Some((_, id)) = self.resting.front().copied().filter(|(until, _)| *until <= now) {
+            self.resting.pop_front();
+            self.turns.push_back(id);
+        }
+        while self.steps < STEPS_MAX {
+            let Some(id) = self.turns.pop_front() else { return };
+            let Some(running) = self.replays.get(&id) else { continue };
+            let Some(slot) = self.slots.get(&running.subscription) else {
+                // It goes with its subscription; where that is only not known yet, it is found again.
+                self.replays.remove(&id);
                 continue;
-            }
-            let Some(slot) = self.slots.get(&running.subscription) else { continue };
-            running.under_way = true;
-            let pool = self.webhooks.settings.pool.clone();
-            let (id, filter) = (*id, slot.subscription.filter.clone());
+            };
+            self.steps += 1;
+            let (pool, filter) = (self.webhooks.settings.pool.clone(), slot.subscription.filter.clone());
             self.tasks.spawn(async move { Ended::Stepped(id, replaying::next(&pool, id, &filter).await) });
         }
     }
 
     fn stepped(&mut self, id: Uuid, step: Result<Step, sqlx::Error>) {
-        let Some(running) = self.replays.get_mut(&id) else { return };
-        running.under_way = false;
+        self.steps -= 1;
+        let Some(running) = self.replays.get(&id) else { return };
         let subscription = running.subscription;
         match step {
             Ok(Step::Over) => drop(self.replays.remove(&id)),
-            Ok(Step::Made) => {}
-            Ok(Step::Full) => {
-                running.full = true;
-                self.next_round = self.next_round.min(later(now(), AGAIN));
-            }
+            Ok(Step::Made) => self.turns.push_back(id),
+            Ok(Step::Full) => self.resting.push_back((later(now(), AGAIN), id)),
             Err(error) => {
                 tracing::warn!(%error, replay_id = %id, "a replay cannot go on; trying again");
-                running.full = true;
-                self.next_round = self.next_round.min(later(now(), AGAIN));
+                self.resting.push_back((later(now(), AGAIN), id));
             }
         }
         if let Some(slot) = self.slots.get_mut(&subscription) {
             slot.lane.look(now());
             wake(slot, subscription, &mut self.runnable);
         }
-        self.step_replays();
     }
 
     /// Waits for what is under way, and writes it down.
@@ -602,6 +692,24 @@ impl Dispatch {
 }
 
 impl Slot {
+    fn new(
+        subscription: Subscription,
+        (endpoint, newest): (Result<Endpoint, String>, Vec<SigningSecret>),
+        lane: Lane,
+    ) -> Self {
+        Self { subscription, endpoint, newest, lane, runnable: false, timer: None, changing: false, change: None }
+    }
+
+    /// It is sent what waits, and not only probes.
+    fn is_sent_to(&self) -> bool {
+        self.lane.state() == State::Active && self.endpoint.is_ok()
+    }
+
+    /// How many deliveries it may hold, while so many are held over all of them.
+    fn window(&self, held: usize) -> usize {
+        if held < HELD_MAX && self.is_sent_to() { WINDOW } else { WINDOW_SMALL }
+    }
+
     /// Where to send now.
     fn endpoint(&mut self, now: Timestamp) -> Result<Endpoint, String> {
         if self.subscription.previous_until.is_some_and(|until| until <= now) {

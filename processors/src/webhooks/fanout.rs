@@ -4,14 +4,14 @@
 use super::dispatcher::Dispatcher;
 use super::{Webhooks, apply_error, now, render};
 use crate::runtime::{ApplyError, DecodeError, Decoded, Record, Worker};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use twh_domain::id::TenantId;
 use twh_schemas::records::DomainEvent;
 use twh_sinks::postgres::positions::{Hold, skip};
 use twh_sinks::postgres::webhooks::deliveries::{self, NewDelivery};
-use twh_sinks::postgres::webhooks::events::Event;
+use twh_sinks::postgres::webhooks::events::{self, Event};
 use twh_sinks::postgres::webhooks::subscriptions::{self, State, Subscription};
 use uuid::Uuid;
 
@@ -19,34 +19,55 @@ use uuid::Uuid;
 /// subscribed expects to hear of what comes next. Catching up with a long log tells nobody of what was before them.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 
+/// Deliveries queued in one transaction; those of the event that reaches it are queued with it. What a batch comes to is events
+/// times subscriptions, and has no bound of its own.
+const QUEUED_MAX: usize = 20_000;
+
+/// The first of a batch's records, and what is to be written of them.
+#[derive(Default)]
+struct Part {
+    records: usize,
+    events: Vec<Arc<Event>>,
+    queued: Vec<NewDelivery>,
+}
+
 /// What works on one partition of the events.
 pub struct Fanout {
     webhooks: Webhooks,
     hold: Hold,
     subscriptions: HashMap<TenantId, (i64, Vec<Subscription>)>,
-    dispatcher: Dispatcher,
+    /// The last sequence of each tenant that was written here.
+    last: HashMap<TenantId, i64>,
+    /// Sends, once the partition stands where it is to be read from.
+    dispatcher: Option<Dispatcher>,
     /// What was taken on and is not written.
     taken: Option<(Vec<Decoded<DomainEvent>>, i64)>,
 }
 
 impl Fanout {
-    pub(super) fn new(webhooks: Webhooks, hold: Hold, dispatcher: Dispatcher) -> Self {
-        Self { webhooks, hold, subscriptions: HashMap::new(), dispatcher, taken: None }
+    pub(super) fn new(webhooks: Webhooks, hold: Hold) -> Self {
+        Self { webhooks, hold, subscriptions: HashMap::new(), last: HashMap::new(), dispatcher: None, taken: None }
     }
 
-    /// Writes what was taken on.
+    /// Writes what was taken on, a part after another.
     async fn write(&mut self) -> Result<(), ApplyError> {
-        let Some((batch, next_offset)) = self.taken.take() else { return Ok(()) };
-        let written = self.queue(&batch, next_offset).await;
-        if written.is_err() {
-            self.taken = Some((batch, next_offset));
+        while let Some((mut batch, next_offset)) = self.taken.take() {
+            let written = self.queue(&batch, next_offset).await;
+            batch.drain(..*written.as_ref().unwrap_or(&0));
+            if written.is_err() || !batch.is_empty() {
+                self.taken = Some((batch, next_offset));
+            }
+            written?;
         }
-        written
+        Ok(())
     }
 
-    async fn queue(&mut self, batch: &[Decoded<DomainEvent>], next_offset: i64) -> Result<(), ApplyError> {
+    /// Queues what the first of a batch's records lead to, and says how many records that were.
+    async fn queue(&mut self, batch: &[Decoded<DomainEvent>], next_offset: i64) -> Result<usize, ApplyError> {
         let kept = self.look_up(batch).await?;
-        let (events, queued) = self.deliveries(batch, &kept);
+        let repeats = self.repeats(batch, &kept).await?;
+        let Part { records, events, queued } = self.part(batch, &kept, repeats);
+        let next_offset = batch.get(records).map_or(next_offset, |next| next.record.offset);
         let pool = &self.webhooks.settings.pool;
         if events.is_empty() {
             // Nobody is to hear of it: a crash that forgets the move costs a second look.
@@ -55,8 +76,14 @@ impl Fanout {
             deliveries::fan_out(pool, &self.hold, next_offset, &events, &queued).await.map_err(apply_error)?;
         }
         self.hold.next_offset = next_offset;
-        self.dispatcher.queued(queued).await;
-        Ok(())
+        for (tenant, sequence) in events.iter().filter_map(|event| Some((event.tenant, event.sequence?))) {
+            let last = self.last.entry(tenant).or_insert(sequence);
+            *last = sequence.max(*last);
+        }
+        if let Some(dispatcher) = &self.dispatcher {
+            dispatcher.queued(queued).await;
+        }
+        Ok(records)
     }
 
     /// Of the batch's tenants, those whose events are kept; their subscriptions are as they are now.
@@ -85,13 +112,43 @@ impl Fanout {
         Ok(kept.iter().map(|kept| kept.tenant).collect())
     }
 
-    fn deliveries(
+    /// Of a batch's events, those that are kept, and so queued, already: a ledger that crashes before it forgets what it has
+    /// told tells it again. Asked is for what is not newer than all that was written here.
+    async fn repeats(
         &self,
         batch: &[Decoded<DomainEvent>],
         kept: &BTreeSet<TenantId>,
-    ) -> (Vec<Arc<Event>>, Vec<NewDelivery>) {
-        let (mut events, mut queued) = (Vec::new(), Vec::new());
-        for decoded in batch.iter().filter(|decoded| kept.contains(&decoded.item.tenant_id)) {
+    ) -> Result<HashSet<(TenantId, Uuid)>, ApplyError> {
+        let may_be = |event: &&DomainEvent| {
+            kept.contains(&event.tenant_id)
+                && self.last.get(&event.tenant_id).is_none_or(|last| event.sequence <= *last)
+        };
+        let asked = batch.iter().map(|decoded| &decoded.item).filter(may_be);
+        let (tenants, ids): (Vec<Uuid>, Vec<Uuid>) = asked.map(|event| (event.tenant_id.0, event.event_id.0)).unzip();
+        if ids.is_empty() {
+            return Ok(HashSet::new());
+        }
+        events::kept_of(&self.webhooks.settings.pool, &tenants, &ids).await.map_err(ApplyError::unavailable)
+    }
+
+    /// As many of a batch's records as one transaction should write, with their deliveries.
+    fn part(
+        &self,
+        batch: &[Decoded<DomainEvent>],
+        kept: &BTreeSet<TenantId>,
+        mut repeats: HashSet<(TenantId, Uuid)>,
+    ) -> Part {
+        let mut part = Part::default();
+        for decoded in batch {
+            if part.queued.len() >= QUEUED_MAX {
+                break;
+            }
+            part.records += 1;
+            // A batch may hold an event twice.
+            let (tenant, id) = (decoded.item.tenant_id, decoded.item.event_id.0);
+            if !kept.contains(&tenant) || !repeats.insert((tenant, id)) {
+                continue;
+            }
             let event = match render::event(&decoded.item) {
                 Ok(event) => Arc::new(event),
                 Err(error) => {
@@ -100,18 +157,30 @@ impl Fanout {
                 }
             };
             if let Some((_, list)) = self.subscriptions.get(&event.tenant) {
-                queued.extend(list.iter().filter(|one| is_for(one, &event)).map(|one| NewDelivery {
-                    id: Uuid::now_v7(),
+                part.queued.extend(list.iter().filter(|one| is_for(one, &event)).map(|one| NewDelivery {
+                    id: delivery_id(&event, fastrand::u32(..)),
                     subscription: one.id,
                     event: Arc::clone(&event),
                     replay: None,
                     at: now(),
                 }));
             }
-            events.push(event);
+            part.events.push(event);
         }
-        (events, queued)
+        part
     }
+}
+
+/// A delivery's id, of version 7: it sorts as its event does among the tenant's, whichever machine queues it and whatever its clock
+/// says. 48 bits are the milliseconds of the ledger's record, which never go back, 42 the event's sequence, and 32 are drawn.
+fn delivery_id(event: &Event, drawn: u32) -> Uuid {
+    let millis = u128::try_from(event.recorded_at.micros().div_euclid(1_000)).unwrap_or_default();
+    let sequence = u128::try_from(event.sequence.unwrap_or_default()).unwrap_or_default();
+    let (high, low) = (sequence >> 30 & 0xfff, sequence & 0x3fff_ffff);
+    let variant = 0b10;
+    Uuid::from_u128(
+        (millis & 0xffff_ffff_ffff) << 80 | 7 << 76 | high << 64 | variant << 62 | low << 32 | u128::from(drawn),
+    )
 }
 
 /// Whether a subscription is told of an event that happens now.
@@ -124,6 +193,10 @@ fn is_for(subscription: &Subscription, event: &Event) -> bool {
 
 impl Worker for Fanout {
     type Item = DomainEvent;
+
+    fn begin(&mut self) {
+        self.dispatcher = Some(Dispatcher::start(self.webhooks.clone(), self.hold.partition));
+    }
 
     async fn decode(&mut self, record: &Record) -> Result<DomainEvent, DecodeError> {
         self.webhooks.settings.schemas.events.decode(&record.payload).await.map_err(|error| {
@@ -153,6 +226,40 @@ impl Worker for Fanout {
     }
 
     async fn drain(self) {
-        self.dispatcher.stop().await;
+        if let Some(dispatcher) = self.dispatcher {
+            dispatcher.stop().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twh_domain::timestamp::Timestamp;
+
+    #[test]
+    fn deliveries_sort_as_their_events_do_whatever_is_drawn() {
+        let event = |micros: i64, sequence: i64| Event {
+            tenant: TenantId(Uuid::nil()),
+            id: Uuid::nil(),
+            sequence: Some(sequence),
+            event_type: String::new(),
+            position: None,
+            items: Vec::new(),
+            locations: Vec::new(),
+            ordering_keys: Vec::new(),
+            recorded_at: Timestamp::from_micros(micros),
+            body: "".into(),
+        };
+        let now = 1_700_000_000_000_000;
+        let in_order =
+            [(now, 1), (now, 2), (now + 500, 3), (now + 999, 1 << 30), (now + 999, (1 << 42) - 1), (now + 1_000, 9)];
+        let ids = in_order.map(|(micros, sequence)| delivery_id(&event(micros, sequence), fastrand::u32(..)));
+        assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "{ids:?}");
+        for id in ids {
+            assert_eq!((id.get_version_num(), id.get_variant()), (7, uuid::Variant::RFC4122));
+        }
+        let (seconds, nanos) = ids[5].get_timestamp().unwrap().to_unix();
+        assert_eq!((seconds, nanos), (1_700_000_000, 1_000_000));
     }
 }

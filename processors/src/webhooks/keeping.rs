@@ -1,4 +1,5 @@
-//! Forgets events and deliveries whose time is over, a little at a time.
+//! Forgets events and deliveries whose time is over, a little at a time. What still waits then is given up first, so that it is
+//! seen to be: nothing that was not sent is forgotten as if it had been.
 
 use super::now;
 use std::time::Duration;
@@ -34,7 +35,15 @@ async fn forget(pool: &PgPool, kept: Duration, stop: &CancellationToken) -> Resu
         let micros = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
         let before = Timestamp::from_micros(now().micros().saturating_sub(micros));
         let mut connection = pool.acquire().await?;
-        let gone = deliveries::forget(&mut connection, before, STEP).await?
+        let given_up = deliveries::give_up_old(&mut connection, before, now(), STEP).await?;
+        if given_up > 0 {
+            tracing::warn!(
+                count = given_up,
+                "webhook deliveries waited until their events' time was over and were given up"
+            );
+        }
+        let gone = given_up
+            + deliveries::forget(&mut connection, before, STEP).await?
             + deliveries::forget_deleted(&mut connection, STEP).await?
             + events::forget(&mut connection, before, STEP).await?;
         count += gone;

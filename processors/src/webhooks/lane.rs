@@ -47,6 +47,16 @@ pub(super) struct Consequence {
     pub(super) change: Option<(State, String)>,
 }
 
+/// An attempt under way.
+#[derive(Debug)]
+struct UnderWay {
+    id: Uuid,
+    /// What its order is kept by.
+    keys: Arc<[i64]>,
+    /// It was begun to see whether a subscriber in quarantine answers again.
+    probe: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Lane {
     policy: Arc<Policy>,
@@ -55,8 +65,7 @@ pub(super) struct Lane {
     waiting: VecDeque<Waiting>,
     /// Everything that waits here, is under way, or is not written down yet.
     known: HashSet<Uuid>,
-    /// What is under way, with what its order is kept by.
-    under_way: Vec<(Uuid, Arc<[i64]>)>,
+    under_way: Vec<UnderWay>,
     /// What failed where order is kept, until that is written down: it holds back what comes after it.
     failed: Vec<Waiting>,
     /// How many may be under way: halved by failures, and back by one with each success.
@@ -142,7 +151,7 @@ impl Lane {
         self.stale = self.loading;
     }
 
-    /// Takes a new delivery, where it holds fewer than `window`. Says no where it has to be loaded in its turn.
+    /// Takes a new delivery, where it holds fewer than `window`. Says no where it has to be loaded in its turn, or was already.
     pub(super) fn accept(&mut self, waiting: Waiting, window: usize, now: Timestamp) -> bool {
         // Behind what the table holds, order keeps its place, and a full window waits.
         let behind = self.loading || self.load_at.is_some_and(|at| self.rules.ordered || at <= now);
@@ -150,22 +159,35 @@ impl Lane {
             self.load_at = earlier(self.load_at, waiting.due);
             return false;
         }
-        if self.known.insert(waiting.id) {
-            self.waiting.push_back(waiting);
+        let new = self.known.insert(waiting.id);
+        if new {
+            let ordered = self.rules.ordered;
+            let place = if ordered { self.place(waiting.id) } else { self.waiting.len() };
+            self.waiting.insert(place, waiting);
         }
-        true
+        new
     }
 
-    /// How many to load now so that it holds `window`, counting those that are known already.
-    pub(super) fn wants_load(&mut self, window: usize, now: Timestamp) -> Option<usize> {
+    /// Where a delivery stands among those that wait, where order is kept.
+    fn place(&self, id: Uuid) -> usize {
+        self.waiting.partition_point(|waiting| waiting.id < id)
+    }
+
+    /// Whether it is to be loaded, where it may hold `window`; it is not asked again until that is done.
+    pub(super) fn wants_load(&mut self, window: usize, now: Timestamp) -> bool {
         let room = window / 2 >= self.waiting.len();
         let sends = !matches!(self.rules.state, State::Disabled | State::Deleted);
         if self.loading || !room || !sends || self.load_at.is_none_or(|at| at > now) {
-            return None;
+            return false;
         }
         self.loading = true;
         self.load_at = None;
-        Some(window + self.known.len())
+        true
+    }
+
+    /// How many to load so that it holds `window`, counting those that are known already.
+    pub(super) fn load_limit(&self, window: usize) -> usize {
+        window + self.known.len()
     }
 
     /// Takes what was loaded.
@@ -204,14 +226,30 @@ impl Lane {
         self.load_at = earlier(self.load_at, again_at).map(|at| at.max(again_at));
     }
 
-    /// What is to be done now.
-    pub(super) fn next(&mut self, now: Timestamp) -> Next {
+    /// Leaves all but the first `window` of what waits to the table.
+    pub(super) fn shed(&mut self, window: usize, now: Timestamp) {
+        if self.waiting.len() <= window {
+            return;
+        }
+        for waiting in self.waiting.drain(window..) {
+            self.known.remove(&waiting.id);
+        }
+        self.load_at = earlier(self.load_at, now);
+    }
+
+    /// The table may hold something that is due now, and it is not being loaded.
+    pub(super) fn is_behind(&self, now: Timestamp) -> bool {
+        !self.loading && self.load_at.is_some_and(|at| at <= now)
+    }
+
+    /// What is to be done now; one attempt at a time where it is `crowded`.
+    pub(super) fn next(&mut self, now: Timestamp, crowded: bool) -> Next {
         let quarantined = match self.rules.state {
             State::Disabled | State::Deleted => return Next::Nothing,
             State::Quarantined => true,
             State::Active => false,
         };
-        let allowed = if quarantined { 1 } else { self.allowed };
+        let allowed = if quarantined || crowded { 1 } else { self.allowed };
         if self.under_way.len() >= allowed {
             return Next::Nothing;
         }
@@ -225,7 +263,8 @@ impl Lane {
         match found {
             Ok(waiting) => {
                 self.count_start(now);
-                self.under_way.push((waiting.id, Arc::from(waiting.event.ordering_keys.as_slice())));
+                let keys = Arc::from(waiting.event.ordering_keys.as_slice());
+                self.under_way.push(UnderWay { id: waiting.id, keys, probe: quarantined });
                 Next::Send(waiting)
             }
             Err(due) => match [due, self.load_at.filter(|_| !self.loading)].into_iter().flatten().min() {
@@ -238,7 +277,7 @@ impl Lane {
     /// The first that is due and behind nothing with the same document, or the same item at the same location; otherwise when
     /// one is due.
     fn first_in_order(&mut self, now: Timestamp) -> Result<Waiting, Option<Timestamp>> {
-        let mut held: HashSet<i64> = self.under_way.iter().flat_map(|(_, keys)| keys.iter().copied()).collect();
+        let mut held: HashSet<i64> = self.under_way.iter().flat_map(|one| one.keys.iter().copied()).collect();
         held.extend(self.failed.iter().flat_map(|failed| &failed.event.ordering_keys));
         let mut due = None;
         let mut found = None;
@@ -272,7 +311,8 @@ impl Lane {
 
     /// Takes what came of an attempt.
     pub(super) fn attempted(&mut self, sent: Waiting, attempt: &Attempt, now: Timestamp, drawn: u64) -> Consequence {
-        self.under_way.retain(|(id, _)| *id != sent.id);
+        let index = self.under_way.iter().position(|one| one.id == sent.id);
+        let probe = index.is_some_and(|index| self.under_way.swap_remove(index).probe);
         if attempt.is_success() {
             let recovered = self.rules.state == State::Quarantined;
             (self.failures, self.failing_since, self.probes_failed) = (0, None, 0);
@@ -280,7 +320,7 @@ impl Lane {
             let change = recovered.then(|| (State::Active, "it answers again".to_owned()));
             return Consequence { fate: Fate::Delivered, due: now, change };
         }
-        let change = self.failed(attempt, now);
+        let change = self.failed(attempt, probe, now);
         let attempts = sent.attempts + 1;
         let Some(delay) = self.policy.delay(attempts, attempt.retry_after, drawn) else {
             return Consequence { fate: Fate::DeadLettered, due: now, change };
@@ -292,12 +332,16 @@ impl Lane {
         Consequence { fate: Fate::Pending, due, change }
     }
 
-    fn failed(&mut self, attempt: &Attempt, now: Timestamp) -> Option<(State, String)> {
+    fn failed(&mut self, attempt: &Attempt, probe: bool, now: Timestamp) -> Option<(State, String)> {
         self.failures = self.failures.saturating_add(1);
         let since = *self.failing_since.get_or_insert(now);
         self.allowed = (self.allowed / 2).max(1);
         if let Some(asked) = attempt.retry_after {
             self.paused_until = self.paused_until.max(after(now, self.policy.pause(asked)));
+        }
+        if matches!(self.rules.state, State::Disabled | State::Deleted) {
+            // It was under way when that was decided, and decides nothing more.
+            return None;
         }
         let what = match (attempt.status, &attempt.error) {
             (Some(status), _) => format!("it answers {status}"),
@@ -308,8 +352,11 @@ impl Lane {
             return Some((State::Disabled, "it answers 410 Gone".to_owned()));
         }
         if self.rules.state == State::Quarantined {
-            self.paused_until = self.paused_until.max(after(now, self.policy.probe(self.probes_failed)));
-            self.probes_failed = self.probes_failed.saturating_add(1);
+            // What was under way before is no probe, and does not put the next one off.
+            if probe {
+                self.paused_until = self.paused_until.max(after(now, self.policy.probe(self.probes_failed)));
+                self.probes_failed = self.probes_failed.saturating_add(1);
+            }
             return None;
         }
         let over = Duration::from_micros(u64::try_from(now.micros() - since.micros()).unwrap_or_default());
@@ -327,14 +374,13 @@ impl Lane {
         }
     }
 
-    /// An attempt is written down. Until then the table may show the delivery as waiting.
+    /// An attempt is written down, and the table says where its delivery stands. Until then it may show it as waiting.
     pub(super) fn recorded(&mut self, id: Uuid, fate: Fate, due: Timestamp) {
         if let Some(index) = self.failed.iter().position(|failed| failed.id == id) {
             let failed = self.failed.swap_remove(index);
             if fate == Fate::Pending && self.rules.ordered {
                 // It takes its place again, and what it holds back waits behind it.
-                let place = self.waiting.partition_point(|waiting| waiting.id < id);
-                self.waiting.insert(place, failed);
+                self.waiting.insert(self.place(id), failed);
                 return;
             }
         }

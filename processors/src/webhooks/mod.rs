@@ -15,17 +15,17 @@ mod lane;
 pub mod policy;
 mod render;
 mod replaying;
+mod shares;
 mod transition;
 
 pub use keeping::keep;
 pub use policy::Policy;
 
 use crate::runtime::{ApplyError, Claimed, Group, Watermarks};
-use dispatcher::Dispatcher;
 use fanout::Fanout;
 use std::sync::Arc;
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
@@ -66,6 +66,8 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct Webhooks {
     settings: Arc<Settings>,
+    /// Whose turn it is to change a subscription's state.
+    transitions: Arc<Mutex<()>>,
     versions: watch::Receiver<directory::Versions>,
 }
 
@@ -78,7 +80,7 @@ impl Webhooks {
     #[must_use]
     pub fn new(settings: Settings, stop: CancellationToken) -> Self {
         let versions = directory::start(settings.pool.clone(), stop);
-        Self { settings: Arc::new(settings), versions }
+        Self { settings: Arc::new(settings), transitions: Arc::default(), versions }
     }
 
     /// Whether a tenant's events stand on a partition.
@@ -103,8 +105,7 @@ impl Group for Webhooks {
         let Settings { pool, group, kafka_cluster_id, owner, .. } = &*self.settings;
         let hold = positions::claim(pool, group, partition, 0, kafka_cluster_id, owner).await.map_err(apply_error)?;
         let next_offset = hold.next_offset;
-        let dispatcher = Dispatcher::start(self.clone(), partition);
-        Ok(Claimed { worker: Fanout::new(self.clone(), hold, dispatcher), next_offset })
+        Ok(Claimed { worker: Fanout::new(self.clone(), hold), next_offset })
     }
 
     fn check_log(&self, next_offset: i64, watermarks: Watermarks) -> Result<(), ApplyError> {

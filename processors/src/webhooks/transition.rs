@@ -4,7 +4,9 @@
 use super::now;
 use crate::runtime::Backoff;
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 use twh_domain::command::Actor;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
 use twh_sinks::postgres::webhooks::deliveries::{self, NewDelivery};
@@ -18,12 +20,24 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// Makes a change, trying again while the database is away; who is told to stop leaves it, and the next owner finds out anew.
-pub(super) async fn make(pool: PgPool, subscription: Subscription, to: State, reason: String) {
+/// Those of a process take turns: when many subscribers die at once, what is sent to the others still finds a connection.
+pub(super) async fn make(pool: PgPool, turns: Arc<Mutex<()>>, subscription: Subscription, to: State, reason: String) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
-    while let Err(error) = attempt(&pool, &subscription, to, &reason).await {
+    while let Err(error) = in_turn(&pool, &turns, &subscription, to, &reason).await {
         tracing::warn!(%error, subscription_id = %subscription.id, to = to.name(), "the state of a subscription cannot be changed; trying again");
         tokio::time::sleep(backoff.pause()).await;
     }
+}
+
+async fn in_turn(
+    pool: &PgPool,
+    turns: &Mutex<()>,
+    from: &Subscription,
+    to: State,
+    reason: &str,
+) -> Result<(), sqlx::Error> {
+    let _turn = turns.lock().await;
+    attempt(pool, from, to, reason).await
 }
 
 async fn attempt(pool: &PgPool, from: &Subscription, to: State, reason: &str) -> Result<(), sqlx::Error> {
@@ -53,19 +67,16 @@ async fn attempt(pool: &PgPool, from: &Subscription, to: State, reason: &str) ->
     };
     record(&mut tx, &deed, change).await?;
     let event = about_subscription(event_type, &changed, Uuid::now_v7(), at);
-    let event = std::sync::Arc::new(event.map_err(|error| sqlx::Error::Encode(error.into()))?);
+    let event = Arc::new(event.map_err(|error| sqlx::Error::Encode(error.into()))?);
     events::insert(&mut tx, &event).await?;
-    let others = subscriptions::of_tenants(pool, &[from.tenant.0]).await?;
-    let told = others.iter().map(|(other, _)| other).filter(|other| {
-        other.id != from.id
-            && matches!(other.state, State::Active | State::Quarantined)
-            && other.filter.wants(event_type, &[], &[])
-    });
+    // Those that fail too are not told: many that fail together would each queue a notice for all the others.
+    let others = subscriptions::active(&mut tx, from.tenant).await?;
+    let told = others.iter().filter(|other| other.id != from.id && other.filter.wants(event_type, &[], &[]));
     let queued: Vec<_> = told
         .map(|other| NewDelivery {
             id: Uuid::now_v7(),
             subscription: other.id,
-            event: std::sync::Arc::clone(&event),
+            event: Arc::clone(&event),
             replay: None,
             at,
         })

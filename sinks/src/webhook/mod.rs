@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use url::Url;
 use uuid::Uuid;
 
@@ -201,7 +201,8 @@ async fn answer(mut response: reqwest::Response) -> Attempt {
             (name.as_str().to_owned(), cut(&String::from_utf8_lossy(value.as_bytes()), HEADER_KEPT_MAX))
         })
         .collect();
-    let asked = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
+    let asked = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
+    let retry_after = asked.and_then(|asked| retry_after(asked, SystemTime::now()));
     let mut body = Vec::new();
     // The status says it all; a body that does not come, or not whole, changes nothing.
     while let Ok(Some(chunk)) = response.chunk().await {
@@ -217,14 +218,40 @@ async fn answer(mut response: reqwest::Response) -> Attempt {
         status: Some(status),
         headers: headers.into_iter().map(|(name, value)| (name, value.replace('\0', "\u{fffd}"))).collect(),
         body: text,
-        retry_after: asked.map(Duration::from_secs),
+        retry_after,
         ..Attempt::default()
     }
+}
+
+/// How long `Retry-After` asks for: seconds, or a date (RFC 9110, section 10.2.3); one that is over asks for nothing.
+fn retry_after(asked: &str, now: SystemTime) -> Option<Duration> {
+    let seconds = || asked.trim().parse().ok().map(Duration::from_secs);
+    let date = || httpdate::parse_http_date(asked.trim()).ok();
+    seconds().or_else(|| Some(date()?.duration_since(now).unwrap_or_default()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_asks_for_time_says_seconds_or_a_date() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        for (asked, seconds) in [
+            ("120", Some(120)),
+            (" 0 ", Some(0)),
+            ("Sun, 06 Nov 1994 08:51:07 GMT", Some(90)),
+            ("Sunday, 06-Nov-94 08:51:07 GMT", Some(90)),
+            ("Sun Nov  6 08:51:07 1994", Some(90)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("-5", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(retry_after(asked, now), seconds.map(Duration::from_secs), "{asked}");
+        }
+    }
 
     /// The example of the Standard Webhooks specification's reference libraries.
     #[test]

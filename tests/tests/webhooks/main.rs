@@ -19,7 +19,7 @@ mod signatures;
 mod sink;
 
 use serde_json::{Value, json};
-use sink::Sink;
+use sink::{Received, Sink};
 use std::time::{Duration, Instant};
 use tokio::sync::{RwLock, RwLockReadGuard};
 use twh_tests::{Answer, Tenant, World};
@@ -32,6 +32,9 @@ const QUICK: &[(&str, &str)] = &[
     ("TWH_WEBHOOK_PROBE_SECONDS", "1"),
     ("TWH_RATE_LIMITS", "off"),
 ];
+
+/// How long nothing may happen that is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Kafka and the database are everybody's: while one test kills them, no other test of this file runs.
 static PARTS: RwLock<()> = RwLock::const_new(());
@@ -76,17 +79,45 @@ async fn register(tenant: &Tenant, url: &str, more: Value) -> Answer {
     answer
 }
 
-/// Asks again and again until the answer is as it should be.
+/// Asks again and again until the answer is as it should be; gives up once it has long stayed as it is.
 async fn until(tenant: &Tenant, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    let begun = Instant::now();
+    let (mut since, mut last) = (Instant::now(), Value::Null);
     loop {
         let answer = tenant.get(path).await.unwrap();
         if holds(&answer.body) {
             return answer.body;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "{path} stays {}", answer.body);
+        if answer.body != last {
+            (since, last) = (Instant::now(), answer.body);
+        }
+        assert!(since.elapsed() < PATIENCE, "{path} stays {last}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Changes a subscription.
+async fn patch(tenant: &Tenant, path: &str, change: Value) -> Answer {
+    let headers = [("content-type", "application/json")];
+    let body = Some(change.to_string().into_bytes());
+    let answer = tenant.send(reqwest::Method::PATCH, path, &headers, body).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer
+}
+
+/// Sends a test, and waits until it has come: who sends has then heard of every change before it. `at` is where a sink has it.
+async fn test(tenant: &Tenant, subscription: &str, sink: &Sink, at: &str) -> Received {
+    let test = tenant.done(&format!("/v1/webhooks/{subscription}/test"), json!({})).await.unwrap();
+    let id = test.body["event_id"].as_str().unwrap().to_owned();
+    let all = sink.until(at, "the test", |all| all.iter().any(|one| one.header("webhook-id") == id)).await;
+    all.into_iter().find(|one| one.header("webhook-id") == id).unwrap()
+}
+
+/// Makes items, all in one request.
+async fn items(tenant: &Tenant, skus: impl Iterator<Item = String>) {
+    let of = |sku| json!({ "type": "item.create", "idempotency_key": format!("item {sku}"), "body": { "sku": sku } });
+    let body = json!({ "commands": skus.map(of).collect::<Vec<_>>() });
+    let answer = tenant.done("/v1/commands:batch", body).await.unwrap();
+    assert!(answer.body["results"].as_array().unwrap().iter().all(|one| one["status"] == 201), "{}", answer.body);
 }
 
 fn id(answer: &Answer) -> String {

@@ -1,5 +1,6 @@
 //! A subscriber: takes what is posted to it, and behaves as it is told.
 
+use crate::PATIENCE;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -121,15 +122,18 @@ impl Sink {
         self.inner.received.lock().unwrap().iter().filter(|one| one.path == path).cloned().collect()
     }
 
-    /// Waits until a path has received what a condition asks for.
+    /// Waits until a path has received what a condition asks for; gives up once nothing has come for long.
     pub(crate) async fn until(&self, path: &str, what: &str, holds: impl Fn(&[Received]) -> bool) -> Vec<Received> {
-        let begun = Instant::now();
+        let (mut since, mut count) = (Instant::now(), 0);
         loop {
             let all = self.all(path);
             if holds(&all) {
                 return all;
             }
-            assert!(begun.elapsed() < Duration::from_secs(60), "{path} did not get {what}; it has {}", all.len());
+            if all.len() > count {
+                (since, count) = (Instant::now(), all.len());
+            }
+            assert!(since.elapsed() < PATIENCE, "{path} did not get {what}; it has {count}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -6,6 +6,7 @@ use crate::postgres::positions::{Hold, PositionError};
 use crate::postgres::statement::{Columns, Rows, Sql, Statement};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
+use std::collections::HashMap;
 use std::sync::Arc;
 use time::OffsetDateTime;
 use twh_domain::id::TenantId;
@@ -42,12 +43,18 @@ impl Fate {
             Self::Cancelled => "cancelled",
         }
     }
+
+    /// The one with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|fate| fate.name() == name)
+    }
 }
 
 /// A delivery to be made.
 #[derive(Debug, Clone)]
 pub struct NewDelivery {
-    /// Made by time (version 7).
+    /// By time (version 7): of an event that happens the event's, of one that is sent again that of being queued.
     pub id: Uuid,
     /// To which subscription.
     pub subscription: Uuid,
@@ -132,9 +139,10 @@ pub struct Attempted {
     pub attempt: String,
 }
 
-/// Writes attempts down. A delivery that is pending no longer keeps its state; the attempt is a fact all the same.
-pub async fn record(pool: &PgPool, attempted: &[Attempted]) -> Result<(), sqlx::Error> {
-    sqlx::query(
+/// Writes attempts down, and says where each delivery stands now: one that is pending no longer keeps its state, though the
+/// attempt is a fact all the same, and one that is gone is not among them.
+pub async fn record(pool: &PgPool, attempted: &[Attempted]) -> Result<HashMap<Uuid, Fate>, sqlx::Error> {
+    let rows: Vec<(Uuid, String)> = sqlx::query_as(
         "update webhook_deliveries d set
              state = case when d.state = 'pending' then new.state else d.state end,
              next_attempt_at = new.next_attempt_at,
@@ -142,7 +150,8 @@ pub async fn record(pool: &PgPool, attempted: &[Attempted]) -> Result<(), sqlx::
              attempts = d.attempts || new.attempt::jsonb
          from unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[])
              as new (subscription_id, id, state, next_attempt_at, at, attempt)
-         where d.subscription_id = new.subscription_id and d.id = new.id",
+         where d.subscription_id = new.subscription_id and d.id = new.id
+         returning d.id, d.state",
     )
     .bind(attempted.iter().map(|new| new.subscription).collect::<Vec<_>>())
     .bind(attempted.iter().map(|new| new.id).collect::<Vec<_>>())
@@ -150,9 +159,9 @@ pub async fn record(pool: &PgPool, attempted: &[Attempted]) -> Result<(), sqlx::
     .bind(attempted.iter().map(|new| new.next_attempt_at.datetime()).collect::<Vec<_>>())
     .bind(attempted.iter().map(|new| new.at.datetime()).collect::<Vec<_>>())
     .bind(attempted.iter().map(|new| new.attempt.as_str()).collect::<Vec<_>>())
-    .execute(pool)
-    .await
-    .map(|_| ())
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().filter_map(|(id, state)| Some((id, Fate::from_name(&state)?))).collect())
 }
 
 /// A delivery that waits.
@@ -181,18 +190,33 @@ pub struct Queue {
     pub more_at: Option<Timestamp>,
 }
 
-/// The first `limit` that wait for a subscription: of those due now, or, where order is kept, of all in their order.
-pub async fn queue(pool: &PgPool, subscription: Uuid, ordered: bool, limit: i64) -> Result<Queue, sqlx::Error> {
-    let which = if ordered { "true order by d.id" } else { "d.next_attempt_at <= now() order by d.next_attempt_at" };
+/// The first `limit` that wait for a subscription: of those due at a time, or, where order is kept, of all in their order.
+///
+/// The time is the caller's, by whose clock what is due was written, and the same for both questions: what comes due between
+/// them is in one of the answers.
+pub async fn queue(
+    pool: &PgPool,
+    subscription: Uuid,
+    ordered: bool,
+    limit: i64,
+    at: Timestamp,
+) -> Result<Queue, sqlx::Error> {
+    let (which, order) = if ordered {
+        ("$3::timestamptz is not null", "d.id")
+    } else {
+        ("d.next_attempt_at <= $3", "d.next_attempt_at")
+    };
+    // The event is looked up row by row, so that one that is kept no longer takes nobody's place.
     let select = format!(
         "select d.id, d.replay_id, d.next_attempt_at, d.created_at, jsonb_array_length(d.attempts) as attempts, {}
-         from (select * from webhook_deliveries d where d.subscription_id = $1 and d.state = 'pending' and {which} limit $2) d
-         join webhook_events e on e.tenant_id = d.tenant_id and e.id = d.event_id
-         order by {}",
+         from webhook_deliveries d
+         cross join lateral (
+             select * from webhook_events e where e.tenant_id = d.tenant_id and e.id = d.event_id offset 0) e
+         where d.subscription_id = $1 and d.state = 'pending' and {which}
+         order by {order} limit $2",
         events::COLUMNS,
-        if ordered { "d.id" } else { "d.next_attempt_at" },
     );
-    let rows = sqlx::query(&select).bind(subscription).bind(limit).fetch_all(pool).await?;
+    let rows = sqlx::query(&select).bind(subscription).bind(limit).bind(at.datetime()).fetch_all(pool).await?;
     let waiting = rows.iter().map(waiting).collect::<Result<Vec<_>, _>>()?;
     let full = i64::try_from(waiting.len()).is_ok_and(|found| found >= limit);
     let more_at = match (full, ordered) {
@@ -202,9 +226,10 @@ pub async fn queue(pool: &PgPool, subscription: Uuid, ordered: bool, limit: i64)
         (false, false) => {
             let next: Option<OffsetDateTime> = sqlx::query_scalar(
                 "select min(next_attempt_at) from webhook_deliveries
-                 where subscription_id = $1 and state = 'pending' and next_attempt_at > now()",
+                 where subscription_id = $1 and state = 'pending' and next_attempt_at > $2",
             )
             .bind(subscription)
+            .bind(at.datetime())
             .fetch_one(pool)
             .await?;
             optional_time(next)
@@ -378,11 +403,35 @@ pub async fn backlog(
     Ok((row.try_get("pending")?, row.try_get("dead_lettered")?, optional_time(row.try_get("oldest")?)))
 }
 
-/// Forgets deliveries that were queued before a time, a bounded number at once; says how many.
+/// Gives up what waits and was queued before a time, or is of a replay and its event is kept no longer; a bounded number at
+/// once. Says how many.
+pub async fn give_up_old(
+    connection: &mut PgConnection,
+    before: Timestamp,
+    at: Timestamp,
+    limit: i64,
+) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query(
+        "update webhook_deliveries set state = 'dead_lettered', finished_at = $2 where state = 'pending' and ctid in (
+             (select ctid from webhook_deliveries where created_at < $1 and state = 'pending' limit $3)
+             union all
+             (select d.ctid from webhook_deliveries d where d.state = 'pending' and d.replay_id is not null
+                  and not exists (select from webhook_events e where e.tenant_id = d.tenant_id and e.id = d.event_id)
+              limit $3))",
+    )
+    .bind(before.datetime())
+    .bind(at.datetime())
+    .bind(limit)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Forgets deliveries that were queued before a time and done with before it, a bounded number at once; says how many.
 pub async fn forget(connection: &mut PgConnection, before: Timestamp, limit: i64) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(
-        "delete from webhook_deliveries where ctid in (
-             select ctid from webhook_deliveries where created_at < $1 limit $2)",
+        "delete from webhook_deliveries where state <> 'pending' and ctid in (
+             select ctid from webhook_deliveries where created_at < $1 and finished_at < $1 limit $2)",
     )
     .bind(before.datetime())
     .bind(limit)

@@ -2,7 +2,8 @@
 
 use crate::postgres::statement::{Columns, Rows, Sql, Statement};
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, PgPool, Row};
+use std::collections::HashSet;
 use std::sync::Arc;
 use time::OffsetDateTime;
 use twh_domain::id::TenantId;
@@ -120,6 +121,19 @@ pub async fn insert(connection: &mut PgConnection, event: &Event) -> Result<(), 
     statement.run_in(connection).await
 }
 
+/// Of these events, given by tenant and id, those that are kept.
+pub async fn kept_of(pool: &PgPool, tenants: &[Uuid], ids: &[Uuid]) -> Result<HashSet<(TenantId, Uuid)>, sqlx::Error> {
+    let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
+        "select e.tenant_id, e.id from unnest($1::uuid[], $2::uuid[]) as asked (tenant_id, id)
+         join webhook_events e on e.tenant_id = asked.tenant_id and e.id = asked.id",
+    )
+    .bind(tenants)
+    .bind(ids)
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|(tenant, id)| (TenantId(tenant), id)).collect())
+}
+
 /// A tenant's events in their order, after a sequence and through another.
 pub async fn in_order(
     connection: &mut PgConnection,
@@ -134,6 +148,41 @@ pub async fn in_order(
     );
     let rows = sqlx::query(&select).bind(tenant.0).bind(after).bind(through).bind(limit).fetch_all(connection).await?;
     rows.iter().map(event).collect()
+}
+
+/// What an event is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Its place among the tenant's events.
+    pub sequence: i64,
+    /// Such as `order.shipped`.
+    pub event_type: String,
+    /// Items that it is about.
+    pub items: Vec<Uuid>,
+    /// Locations that it is about.
+    pub locations: Vec<Uuid>,
+}
+
+/// As [`in_order`], without what is sent: for who only counts.
+pub async fn about(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    after: i64,
+    through: i64,
+    limit: i64,
+) -> Result<Vec<About>, sqlx::Error> {
+    let select = "select sequence, event_type, item_ids, location_ids from webhook_events
+         where tenant_id = $1 and sequence > $2 and sequence <= $3 order by sequence limit $4";
+    let rows = sqlx::query(select).bind(tenant.0).bind(after).bind(through).bind(limit).fetch_all(connection).await?;
+    let about = |row: &PgRow| {
+        Ok(About {
+            sequence: row.try_get("sequence")?,
+            event_type: row.try_get("event_type")?,
+            items: row.try_get("item_ids")?,
+            locations: row.try_get("location_ids")?,
+        })
+    };
+    rows.iter().map(about).collect()
 }
 
 /// One of a tenant's events.
@@ -195,7 +244,7 @@ pub async fn first_from(
     .await
 }
 
-/// Forgets events older than a time, a bounded number at once; says how many. What is still to be sent goes with them.
+/// Forgets events older than a time, a bounded number at once; says how many. What is still to be sent of them cannot be sent.
 pub async fn forget(connection: &mut PgConnection, before: Timestamp, limit: i64) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(
         "delete from webhook_events where ctid in (select ctid from webhook_events where recorded_at < $1 limit $2)",

@@ -146,6 +146,21 @@ pub async fn running(pool: &PgPool, tenants: &[Uuid]) -> Result<Vec<Replay>, sql
     rows.iter().map(replay).collect()
 }
 
+/// How many of a subscription's run.
+pub async fn count_running(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    subscription: Uuid,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "select count(*) from webhook_replays where tenant_id = $1 and subscription_id = $2 and state = 'running'",
+    )
+    .bind(tenant.0)
+    .bind(subscription)
+    .fetch_one(connection)
+    .await
+}
+
 /// One that still runs, held until the transaction ends.
 pub async fn running_for_step(connection: &mut PgConnection, id: Uuid) -> Result<Option<Replay>, sqlx::Error> {
     let select = format!("select {COLUMNS} from webhook_replays where id = $1 and state = 'running' for update");
@@ -207,6 +222,24 @@ pub async fn waiting(connection: &mut PgConnection, id: Uuid, limit: i64) -> Res
     .bind(limit)
     .fetch_one(connection)
     .await
+}
+
+/// How many dead letters of a subscription can be sent again, and the newest of them.
+pub async fn count_dead_letters(
+    connection: &mut PgConnection,
+    subscription: Uuid,
+) -> Result<(i64, Option<Uuid>), sqlx::Error> {
+    let row = sqlx::query(
+        "with dead as (
+             select d.id from webhook_deliveries d
+             join webhook_events e on e.tenant_id = d.tenant_id and e.id = d.event_id
+             where d.subscription_id = $1 and d.state = 'dead_lettered')
+         select (select count(*) from dead) as count, (select id from dead order by id desc limit 1) as newest",
+    )
+    .bind(subscription)
+    .fetch_one(connection)
+    .await?;
+    Ok((row.try_get("count")?, row.try_get("newest")?))
 }
 
 /// A dead letter and its event.

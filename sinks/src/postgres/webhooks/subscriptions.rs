@@ -243,6 +243,14 @@ pub async fn of_tenants(pool: &PgPool, tenants: &[Uuid]) -> Result<Vec<(Subscrip
     rows.iter().map(with_sealed).collect()
 }
 
+/// A tenant's that are sent what they want now.
+pub async fn active(connection: &mut PgConnection, tenant: TenantId) -> Result<Vec<Subscription>, sqlx::Error> {
+    let select =
+        format!("select {SHOWN} from webhook_subscriptions where tenant_id = $1 and state = 'active' order by id");
+    let rows = sqlx::query(&select).bind(tenant.0).fetch_all(connection).await?;
+    rows.iter().map(subscription).collect()
+}
+
 /// A tenant whose events are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
@@ -262,13 +270,15 @@ fn kept(row: &PgRow) -> Result<Kept, sqlx::Error> {
     })
 }
 
-/// Which of these tenants have their events kept.
+/// Which of these tenants have their events kept: those with a subscription, and those that listen.
 pub async fn kept_among(pool: &PgPool, tenants: &[Uuid]) -> Result<Vec<Kept>, sqlx::Error> {
-    let select = "select tenant_id, version, listening_until from webhook_tenants where tenant_id = any($1)";
+    let select = "select t.tenant_id, t.version, t.listening_until from webhook_tenants t
+         where t.tenant_id = any($1) and (t.listening_until > now()
+             or exists (select from webhook_subscriptions s where s.tenant_id = t.tenant_id and s.state <> 'deleted'))";
     sqlx::query(select).bind(tenants).fetch_all(pool).await?.iter().map(kept).collect()
 }
 
-/// The tenants whose events are kept: all of them, or those that have changed in the last so many seconds.
+/// The tenants whose events are or were kept: all of them, or those that have changed in the last so many seconds.
 pub async fn all_kept(pool: &PgPool, changed_within_s: Option<f64>) -> Result<Vec<Kept>, sqlx::Error> {
     let rows = match changed_within_s {
         None => sqlx::query("select tenant_id, version, listening_until from webhook_tenants").fetch_all(pool).await?,
