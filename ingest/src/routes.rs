@@ -100,10 +100,10 @@ pub(crate) async fn submit(
     let command = command(caller, &request_id, key, asked);
     let mut acknowledged =
         gateway.hand_over(&command, traceparent(request.headers()).as_deref())?.acknowledged().await?;
-    if !prefer.respond_async {
-        if let Some(outcome) = acknowledged.outcome(gateway.outcome_wait(prefer.wait)).await {
-            return Ok(answer(&outcome, atomic, &request_id));
-        }
+    if !prefer.respond_async
+        && let Some(outcome) = acknowledged.outcome(gateway.outcome_wait(prefer.wait)).await
+    {
+        return Ok(answer(&outcome, atomic, &request_id));
     }
     Ok(pending(command.command_id, acknowledged.position))
 }
