@@ -216,7 +216,8 @@ async fn both_engines_compare_letters_alike() {
         .filter(|letter| letter.is_alphanumeric() && *letter != 'ŉ')
         .map(String::from)
         .collect();
-    let pool = World::start_with(&[]).await.unwrap().pool().await.unwrap();
+    let world = World::start().await.unwrap();
+    let pool = world.pool().await.unwrap();
     let folded: Vec<(String, String)> =
         twh_sinks::postgres::sqlx::query_as("select l, search_text(l) from unnest($1::text[]) l")
             .bind(&letters)

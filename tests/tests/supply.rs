@@ -163,7 +163,10 @@ async fn what_there_is_comes_and_goes_follows_every_document() {
         &json!({ "qty_in_transit": "0", "qty_on_hand": "4", "available": "2", "suggested_order": "8" }),
     );
     // What is closed is not awaited any more.
-    let closed = tenant.done(&format!("/v1/purchase_orders/{}/close", order.id()), json!({})).await.unwrap();
+    let path = format!("/v1/purchase_orders/{}/close", order.id());
+    let headers = [("if-match", "*"), ("idempotency-key", "close"), ("content-type", "application/json")];
+    let closed = tenant.send(reqwest::Method::POST, &path, &headers, Some(b"{}".to_vec())).await.unwrap();
+    assert_eq!(closed.status, 200, "{}", closed.body);
     expect(&at(&tenant, &lead_times, &position(&closed)).await, &json!({ "lines": 1, "lines_outstanding": 0 }));
     let fresh = tenant.get("/v1/freshness").await.unwrap().body;
     let model = fresh["read_models"].as_array().unwrap().iter().find(|model| model["name"] == "supply").unwrap();
@@ -220,7 +223,7 @@ async fn one_command_that_does_several_things_leaves_what_the_last_of_them_left(
     let commands = json!([
         { "type": "purchase_order.receive", "id": order, "body": received },
         { "type": "adjustment.create", "body": lost },
-        { "type": "purchase_order.close", "id": order, "body": {} },
+        { "type": "purchase_order.close", "id": order, "if_match": "*", "body": {} },
     ]);
     let body = json!({ "atomic": true, "commands": commands });
     let done = position(&tenant.done("/v1/commands:batch", body).await.unwrap());

@@ -14,6 +14,8 @@ use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Record, W
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
 use twh_domain::entity::EntityKind;
 use twh_domain::id::{ItemId, TenantId};
 use twh_domain::outcome::Position;
@@ -22,6 +24,10 @@ use twh_schemas::records::DomainEvent;
 use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::builds::{self, Build, Progress, Projection, State};
 use twh_sinks::postgres::positions::{self, Hold, PositionError};
+
+/// Between two batches of a partition: a batch costs the same however little is in it, so under load there is more in each. What
+/// comes after a pause is written at once.
+const PACE: Duration = Duration::from_millis(50);
 
 /// Which build the group writes to.
 #[derive(Debug, Clone)]
@@ -175,7 +181,8 @@ impl<M: Model> Group for Projections<M> {
         let hold = positions::claim(pool, &build.positions(), partition, 0, kafka_cluster_id, owner).await;
         let hold = hold.map_err(position_error)?;
         let next_offset = hold.next_offset;
-        let worker = Projector { projections: Self(Arc::clone(&self.0)), build, hold, taken: None };
+        let worker =
+            Projector { projections: Self(Arc::clone(&self.0)), build, hold, taken: None, not_before: Instant::now() };
         Ok(Claimed { worker, next_offset })
     }
 
@@ -206,6 +213,8 @@ pub struct Projector<M> {
     hold: Hold,
     /// What was taken on and is not written.
     taken: Option<(Vec<Decoded<DomainEvent>>, i64)>,
+    /// When the next batch may be written.
+    not_before: Instant,
 }
 
 impl<M: Model> Projector<M> {
@@ -259,6 +268,8 @@ impl<M: Model> Worker for Projector<M> {
 
     async fn apply(&mut self, batch: Vec<Decoded<DomainEvent>>, next_offset: i64) -> Result<(), ApplyError> {
         self.taken = Some((batch, next_offset));
+        tokio::time::sleep_until(self.not_before).await;
+        self.not_before = Instant::now() + PACE;
         self.write().await
     }
 

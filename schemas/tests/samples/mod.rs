@@ -59,6 +59,7 @@ fn full_bodies() -> Vec<(&'static str, Value)> {
     vec![
         ("item.create", item),
         ("item.update", changed),
+        ("item.report_low", json!({"available": "-1.5", "reorder_point": 5})),
         ("location.create", json!({"code": "L", "name": "n", "type": "drop_ship", "allow_negative_stock": true})),
         ("location.update", json!({"name": "n", "allow_negative_stock": true, "clear": ["name"]})),
         ("supplier.create", json!({"code": "S", "name": "n", "email": "e"})),
@@ -103,9 +104,10 @@ fn full_bodies() -> Vec<(&'static str, Value)> {
 /// The least that each kind takes.
 fn empty_body(kind: &str) -> Value {
     let line = json!([{"quantity": 1, "quantity_counted": 1, "disposition": "restock"}]);
-    let all = json!({"sku": "A", "code": "C", "lines": line, "reason": "r", "quantity": 1});
+    let all = json!({"sku": "A", "code": "C", "lines": line, "reason": "r", "quantity": 1, "available": 1, "reorder_point": 1});
     let wanted: &[&str] = match kind {
         "item.create" => &["sku"],
+        "item.report_low" => &["available", "reorder_point"],
         "location.create" | "supplier.create" => &["code"],
         "purchase_order.create" | "sales_order.create" | "transfer.create" | "return.create" | "count.create" => {
             &["lines"]

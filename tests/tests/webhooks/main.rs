@@ -114,7 +114,7 @@ async fn test(tenant: &Tenant, subscription: &str, sink: &Sink, at: &str) -> Rec
 
 /// Makes items, all in one request.
 async fn items(tenant: &Tenant, skus: impl Iterator<Item = String>) {
-    let of = |sku| json!({ "type": "item.create", "idempotency_key": format!("item {sku}"), "body": { "sku": sku } });
+    let of = |sku| json!({ "type": "item.create", "idempotency_key": format!("item-{sku}"), "body": { "sku": sku } });
     let body = json!({ "commands": skus.map(of).collect::<Vec<_>>() });
     let answer = tenant.done("/v1/commands:batch", body).await.unwrap();
     assert!(answer.body["results"].as_array().unwrap().iter().all(|one| one["status"] == 201), "{}", answer.body);
