@@ -1,4 +1,5 @@
-//! The ratios to the baselines of the same run, with room for a noisy machine: half of what they are on a quiet one. A defect
+//! The ratios to the baselines of the same run, with room for a noisy machine: about half of what they are on the slower of the
+//! two processors that they were measured on (where `apply, uniform` is 4.2 to 4.6 × naive; on the other it is 9.2). A defect
 //! that takes group commit away, or adds a round trip for each command, is seen; a slow day is not.
 #![allow(
     clippy::unwrap_used,
@@ -26,10 +27,10 @@ async fn the_ledger_is_far_ahead_of_one_transaction_a_command() {
         row.unwrap_or_else(|| panic!("{name} is not compared with {of}"))["ratio"][1].as_f64().unwrap()
     };
     for (name, of, floor) in [
-        ("apply, uniform", "naive", 4.0),
-        ("apply, hot", "naive", 6.0),
-        ("apply, uniform", "bare", 0.3),
-        ("HTTP, 64 connections", "naive", 0.7),
+        ("apply, uniform", "naive", 2.5),
+        ("apply, hot", "naive", 4.0),
+        ("apply, uniform", "bare", 0.25),
+        ("HTTP, 64 connections", "naive", 0.5),
         ("batches of 100, at best", "HTTP, 64 connections", 2.5),
     ] {
         let found = ratio(name, of);
