@@ -141,8 +141,11 @@ pub async fn run(parts: &Parts, options: &Options) -> Result<Report> {
         Ok(bench) => bench.run().await,
         Err(error) => Err(error),
     };
-    environment.end().await?;
-    measured
+    let ended = environment.end().await;
+    // What went wrong first is what is told.
+    let report = measured?;
+    ended?;
+    Ok(report)
 }
 
 struct Bench<'a> {
