@@ -69,9 +69,7 @@ impl Engine {
     /// How far the index is, where it is far enough to be asked.
     async fn fresh(&self, reader: &Read) -> Result<Option<Freshness>, ApiError> {
         let fresh = freshness(&mut *reader.ledger().await?, Projection::Search, reader.tenant_id).await;
-        let is_made = |fresh: &Freshness| {
-            fresh.events_behind == 0 || (fresh.reflects.is_some() && fresh.events_behind <= EVENTS_BEHIND_MAX)
-        };
+        let is_made = |fresh: &Freshness| fresh.has_begun() && fresh.events_behind <= EVENTS_BEHIND_MAX;
         let reaches = |fresh: &Freshness| reader.at_least.is_none_or(|wanted| fresh.reaches(wanted));
         Ok(fresh.map_err(ApiError::database)?.filter(|fresh| is_made(fresh) && reaches(fresh)))
     }

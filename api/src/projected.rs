@@ -10,6 +10,7 @@ use std::time::Instant;
 use twh_domain::outcome::Position;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::openapi::{Describe, Operation};
+use twh_sinks::postgres::SNAPSHOT;
 use twh_sinks::postgres::builds::{Freshness, Projection, freshness};
 use twh_sinks::postgres::sqlx::{Connection as _, PgConnection, Postgres, Transaction};
 use twh_sinks::postgres::tenant::TenantConnection;
@@ -55,7 +56,7 @@ impl Read {
         projection: Projection,
     ) -> Result<(Transaction<'a, Postgres>, Freshness), ApiError> {
         self.await_projected(connection, projection).await?;
-        let tx = connection.begin_with("begin transaction isolation level repeatable read read only").await;
+        let tx = connection.begin_with(SNAPSHOT).await;
         let mut tx = tx.map_err(ApiError::database)?;
         let fresh = self.made(&mut tx, projection).await?;
         Ok((tx, fresh))
@@ -64,8 +65,7 @@ impl Read {
     /// How far the build that answers is.
     async fn made(&self, connection: &mut PgConnection, projection: Projection) -> Result<Freshness, ApiError> {
         let fresh = freshness(connection, projection, self.tenant_id).await.map_err(ApiError::database)?;
-        // The first build of a ledger that was there before it has read nothing of this tenant yet.
-        fresh.filter(|fresh| fresh.reflects.is_some() || fresh.events_behind == 0).ok_or_else(|| {
+        fresh.filter(Freshness::has_begun).ok_or_else(|| {
             let message =
                 format!("the read model {} is not made yet: does the role projections run?", projection.name());
             ApiError::new(ErrorCode::ServiceUnavailable, message).retry_after(2)

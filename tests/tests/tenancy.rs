@@ -12,9 +12,9 @@ use reqwest::{Method, header::HeaderMap};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection, Row as _};
 use std::collections::BTreeMap;
-use twh_edge::access::{ENDPOINTS, Need};
+use twh_edge::access::{ENDPOINTS, EndpointInfo, Need};
 use twh_sinks::postgres::tenant::TenantPool;
-use twh_tests::{Tenant, World};
+use twh_tests::{Answer, Tenant, World};
 use uuid::Uuid;
 
 /// One of each kind of thing that has an id, by the segment of the path that it stands under.
@@ -76,6 +76,17 @@ async fn one_of_each_of_people(admin: &Tenant, person: String) -> BTreeMap<&'sta
     ])
 }
 
+/// Holds that another's answers exactly as one that does not exist.
+fn is_as_absent(endpoint: &EndpointInfo, foreign: Answer, none: Answer) {
+    let told = |mut answer: Answer| {
+        answer.body.as_object_mut().unwrap().remove("request_id").expect("an error has its request's id");
+        (answer.status.as_u16(), compared(&answer.headers), answer.body)
+    };
+    let (foreign, none) = (told(foreign), told(none));
+    assert_eq!(foreign, none, "{} {}", endpoint.method, endpoint.path);
+    assert_eq!(foreign.0, 404, "{} {}: {}", endpoint.method, endpoint.path, foreign.2);
+}
+
 fn compared(headers: &HeaderMap) -> BTreeMap<String, String> {
     // Whether the connection stays depends on whether the body had arrived.
     let own = ["connection", "x-request-id", "date", "ratelimit", "x-twh-position", "x-twh-command-id"];
@@ -109,13 +120,9 @@ async fn anothers_id_is_answered_as_one_that_does_not_exist() {
                 [("idempotency-key", key.as_str()), ("if-match", "\"1\""), ("content-type", "application/json")];
             let method = Method::from_bytes(endpoint.method.as_str().as_bytes()).unwrap();
             let sent = (method != Method::GET).then(|| body.to_string().into_bytes());
-            let mut answer = own.send(method, &path, &headers, sent).await.unwrap();
-            answer.body.as_object_mut().unwrap().remove("request_id").expect("an error has its request's id");
-            (answer.status.as_u16(), compared(&answer.headers), answer.body)
+            own.send(method, &path, &headers, sent).await.unwrap()
         };
-        let (foreign, none) = (answer(id).await, answer(&Uuid::now_v7().to_string()).await);
-        assert_eq!(foreign, none, "{} {}", endpoint.method, endpoint.path);
-        assert_eq!(foreign.0, 404, "{} {}: {}", endpoint.method, endpoint.path, foreign.2);
+        is_as_absent(endpoint, answer(id).await, answer(&Uuid::now_v7().to_string()).await);
         asked += 1;
     }
     assert!(asked >= 35, "{asked}");
@@ -147,13 +154,9 @@ async fn what_was_sent_to_another_is_absent_below_a_subscription_of_ones_own() {
         let answer = async |id: &str| {
             let path = endpoint.path.replace("{id}", &hook).replace("{delivery_id}", id).replace("{replay_id}", id);
             let method = Method::from_bytes(endpoint.method.as_str().as_bytes()).unwrap();
-            let mut answer = own.send(method, &path, &[], None).await.unwrap();
-            answer.body.as_object_mut().unwrap().remove("request_id").expect("an error has its request's id");
-            (answer.status.as_u16(), compared(&answer.headers), answer.body)
+            own.send(method, &path, &[], None).await.unwrap()
         };
-        let (foreign, none) = (answer(id).await, answer(&Uuid::now_v7().to_string()).await);
-        assert_eq!(foreign, none, "{} {}", endpoint.method, endpoint.path);
-        assert_eq!(foreign.0, 404, "{} {}: {}", endpoint.method, endpoint.path, foreign.2);
+        is_as_absent(endpoint, answer(id).await, answer(&Uuid::now_v7().to_string()).await);
         asked += 1;
     }
     assert!(asked >= 4, "{asked}");

@@ -243,6 +243,12 @@ pub struct Freshness {
 }
 
 impl Freshness {
+    /// Whether it knows anything of the tenant: the first build of a ledger that was there before it has read nothing at first.
+    #[must_use]
+    pub const fn has_begun(&self) -> bool {
+        self.events_behind == 0 || self.reflects.is_some()
+    }
+
     /// Whether it reflects what was asked for.
     #[must_use]
     pub fn reaches(&self, wanted: Position) -> bool {

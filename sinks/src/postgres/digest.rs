@@ -20,7 +20,7 @@ pub struct Digest {
 
 /// Digests the ledgers of a database, all as of one moment.
 pub async fn digest(pool: &PgPool) -> Result<Digest, sqlx::Error> {
-    let mut tx = pool.begin_with("begin transaction isolation level repeatable read read only").await?;
+    let mut tx = pool.begin_with(crate::postgres::SNAPSHOT).await?;
     sqlx::query("set local timezone to 'UTC'").execute(&mut *tx).await?;
     let offsets: Vec<(i32, i64)> =
         sqlx::query_as("select partition, next_offset from ledger_partitions").fetch_all(&mut *tx).await?;

@@ -24,6 +24,8 @@ use std::time::Duration;
 
 pub use sqlx::{self, PgPool};
 
+/// Begins a transaction that reads all as of one moment, and writes nothing.
+pub const SNAPSHOT: &str = "begin transaction isolation level repeatable read read only";
 /// How long a query waits for a free connection before it fails.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -305,7 +305,7 @@ pub async fn item_stock(
     tenant: TenantId,
     item: Uuid,
 ) -> Result<Option<ItemStock>, sqlx::Error> {
-    let mut tx = connection.begin_with("begin transaction isolation level repeatable read read only").await?;
+    let mut tx = connection.begin_with(crate::postgres::SNAPSHOT).await?;
     let exists: bool = sqlx::query_scalar("select exists (select from items where tenant_id = $1 and id = $2)")
         .bind(tenant.0)
         .bind(item)

@@ -37,7 +37,7 @@ pub async fn rehearse(
     at: Timestamp,
 ) -> Result<Rehearsed, LedgerError> {
     // One snapshot, so that the ledger may move on meanwhile.
-    let mut tx = connection.begin_with("begin transaction isolation level repeatable read read only").await?;
+    let mut tx = connection.begin_with(crate::postgres::SNAPSHOT).await?;
     let mut state = State::default();
     loop {
         let mut needs = Needs::default();

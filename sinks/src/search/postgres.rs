@@ -191,7 +191,7 @@ pub async fn search(
     tenant: TenantId,
     query: &SearchQuery,
 ) -> Result<Found, sqlx::Error> {
-    let mut tx = connection.begin_with("begin transaction isolation level repeatable read read only").await?;
+    let mut tx = connection.begin_with(crate::postgres::SNAPSHOT).await?;
     sqlx::query(DEADLINE).execute(&mut *tx).await?;
     let reflects = reflects(&mut tx, tenant).await?;
     let (keys, values): (Vec<&str>, Vec<&str>) =

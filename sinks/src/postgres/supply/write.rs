@@ -83,7 +83,7 @@ pub async fn held(
     of: &[(TenantId, ItemId)],
     tenants: &[TenantId],
 ) -> Result<(Held, HashMap<TenantId, i64>), PositionError> {
-    let mut tx = pool.begin_with("begin transaction isolation level repeatable read read only").await?;
+    let mut tx = pool.begin_with(crate::postgres::SNAPSHOT).await?;
     hold.check(&mut tx).await?;
     let reflected = reflected(&mut tx, build, tenants).await?;
     let held = items_and_levels(&mut tx, build, of).await?;

@@ -232,7 +232,7 @@ impl Progress {
 
     /// Checks the next page. `known` is a head that the movements must contain.
     pub async fn step(&mut self, connection: &mut PgConnection, known: Option<&KnownHead>) -> Result<(), sqlx::Error> {
-        let mut tx = connection.begin_with("begin transaction isolation level repeatable read read only").await?;
+        let mut tx = connection.begin_with(crate::postgres::SNAPSHOT).await?;
         let phase = self.phase.clone();
         let (check, next, found) = match phase {
             Phase::Movements(mut followed) => {
