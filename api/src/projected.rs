@@ -56,32 +56,28 @@ impl Read {
         projection: Projection,
     ) -> Result<(Transaction<'a, Postgres>, Freshness), ApiError> {
         self.await_projected(connection, projection).await?;
-        let tx = connection.begin_with(SNAPSHOT).await;
-        let mut tx = tx.map_err(ApiError::database)?;
-        let fresh = self.made(&mut tx, projection).await?;
+        let mut tx = connection.begin_with(SNAPSHOT).await.map_err(ApiError::database)?;
+        let fresh = self.serving(&mut tx, projection).await?;
         Ok((tx, fresh))
     }
 
     /// How far the build that answers is.
-    async fn made(&self, connection: &mut PgConnection, projection: Projection) -> Result<Freshness, ApiError> {
+    async fn serving(&self, connection: &mut PgConnection, projection: Projection) -> Result<Freshness, ApiError> {
         let fresh = freshness(connection, projection, self.tenant_id).await.map_err(ApiError::database)?;
-        fresh.filter(Freshness::has_begun).ok_or_else(|| {
-            let message =
-                format!("the read model {} is not made yet: does the role projections run?", projection.name());
-            ApiError::new(ErrorCode::ServiceUnavailable, message).retry_after(2)
-        })
+        fresh.ok_or_else(|| not_made(projection))
     }
 
+    /// Waits until the build knows anything of the tenant, and reflects what is asked for.
     async fn await_projected(&self, connection: &mut TenantConnection, projection: Projection) -> Result<(), ApiError> {
         let deadline = Instant::now() + self.wait;
         let mut pause = PAUSE_FIRST;
         loop {
-            let Some(wanted) = self.at_least else { return Ok(()) };
-            let fresh = self.made(connection, projection).await?;
-            if fresh.reaches(wanted) {
+            let fresh = self.serving(connection, projection).await?;
+            if fresh.has_begun() && self.at_least.is_none_or(|wanted| fresh.reaches(wanted)) {
                 return Ok(());
             }
             if Instant::now() >= deadline {
+                let Some(wanted) = self.at_least else { return Err(not_made(projection)) };
                 let message = format!(
                     "the read model {} is {} events behind the ledger, and does not reflect {wanted} yet",
                     projection.name(),
@@ -93,4 +89,9 @@ impl Read {
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
+}
+
+fn not_made(projection: Projection) -> ApiError {
+    let message = format!("the read model {} is not made yet: does the role projections run?", projection.name());
+    ApiError::new(ErrorCode::ServiceUnavailable, message).retry_after(2)
 }
