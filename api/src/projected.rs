@@ -55,43 +55,65 @@ impl Read {
         connection: &'a mut TenantConnection,
         projection: Projection,
     ) -> Result<(Transaction<'a, Postgres>, Freshness), ApiError> {
-        self.await_projected(connection, projection).await?;
+        let awaited = self.await_projected(connection, projection).await?;
         let mut tx = connection.begin_with(SNAPSHOT).await.map_err(ApiError::database)?;
-        let fresh = self.serving(&mut tx, projection).await?;
+        let Some(mut fresh) = self.serving(&mut tx, projection).await? else {
+            return Err(self.not_yet(projection, None));
+        };
+        // What came meanwhile and is behind takes nothing back: a build only goes on.
+        if fresh.build == awaited.build {
+            fresh.reflects = awaited.reflects.max(fresh.reflects);
+        } else if !self.is_enough(&fresh) {
+            return Err(self.not_yet(projection, Some(&fresh)));
+        }
         Ok((tx, fresh))
     }
 
-    /// How far the build that answers is.
-    async fn serving(&self, connection: &mut PgConnection, projection: Projection) -> Result<Freshness, ApiError> {
-        let fresh = freshness(connection, projection, self.tenant_id).await.map_err(ApiError::database)?;
-        fresh.ok_or_else(|| not_made(projection))
+    /// How far the build that answers is; `None` where there is none yet.
+    async fn serving(
+        &self,
+        connection: &mut PgConnection,
+        projection: Projection,
+    ) -> Result<Option<Freshness>, ApiError> {
+        freshness(connection, projection, self.tenant_id).await.map_err(ApiError::database)
     }
 
-    /// Waits until the build knows anything of the tenant, and reflects what is asked for.
-    async fn await_projected(&self, connection: &mut TenantConnection, projection: Projection) -> Result<(), ApiError> {
+    /// Whether a build knows anything of the tenant, and reflects what is asked for.
+    fn is_enough(&self, fresh: &Freshness) -> bool {
+        fresh.has_begun() && self.at_least.is_none_or(|wanted| fresh.reaches(wanted))
+    }
+
+    /// Waits until the build that answers [is enough](Self::is_enough).
+    async fn await_projected(
+        &self,
+        connection: &mut TenantConnection,
+        projection: Projection,
+    ) -> Result<Freshness, ApiError> {
         let deadline = Instant::now() + self.wait;
         let mut pause = PAUSE_FIRST;
         loop {
             let fresh = self.serving(connection, projection).await?;
-            if fresh.has_begun() && self.at_least.is_none_or(|wanted| fresh.reaches(wanted)) {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                let Some(wanted) = self.at_least else { return Err(not_made(projection)) };
-                let message = format!(
-                    "the read model {} is {} events behind the ledger, and does not reflect {wanted} yet",
-                    projection.name(),
-                    fresh.events_behind
-                );
-                return Err(ApiError::new(ErrorCode::PositionNotReached, message).retry_after(1));
+            match fresh {
+                Some(fresh) if self.is_enough(&fresh) => return Ok(fresh),
+                fresh if Instant::now() >= deadline => return Err(self.not_yet(projection, fresh.as_ref())),
+                _ => {}
             }
             actix_web::rt::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
-}
 
-fn not_made(projection: Projection) -> ApiError {
-    let message = format!("the read model {} is not made yet: does the role projections run?", projection.name());
-    ApiError::new(ErrorCode::ServiceUnavailable, message).retry_after(2)
+    fn not_yet(&self, projection: Projection, fresh: Option<&Freshness>) -> ApiError {
+        let name = projection.name();
+        let Some(wanted) = self.at_least else {
+            let message = format!("the read model {name} is not made yet: does the role projections run?");
+            return ApiError::new(ErrorCode::ServiceUnavailable, message).retry_after(2);
+        };
+        let behind = match fresh {
+            Some(fresh) => format!("is {} events behind the ledger", fresh.events_behind),
+            None => "is not made yet".to_owned(),
+        };
+        let message = format!("the read model {name} {behind}, and does not reflect {wanted} yet");
+        ApiError::new(ErrorCode::PositionNotReached, message).retry_after(1)
+    }
 }
