@@ -88,7 +88,7 @@ language sql stable as $$
                cross join lateral (select levenshtein_less_equal(left(s.word, 63), left(t.text, 63), 2) as distance) d
                where char_length(t.text) between 3 and 63 and t.text !~ '[0-9]'
                  and char_length(s.word) between char_length(t.text) - 2 and char_length(t.text) + 2 and d.distance <= 2) n
-         where n.distance <= case when char_length(t.text) >= 5 then 2 else 1 end
+         where n.distance <= case when char_length(t.text) >= 8 then 2 else 1 end
          order by n.distance, n.word limit 50)
     ) w
     group by t.n, w.word

@@ -92,8 +92,8 @@ impl Engine {
             Ok(mut found) => {
                 self.left_alone_until.store(0, Ordering::Relaxed);
                 found.reflects = fresh.reflects;
-                let named = postgres::name_locations(&mut *reader.ledger().await?, tenant, &mut found).await;
-                named.map_err(ApiError::database)?;
+                let stock = postgres::add_stock(&mut *reader.ledger().await?, tenant, &mut found).await;
+                stock.map_err(ApiError::database)?;
                 SEARCHES.with_label_values(&["answered"]).inc();
                 Ok(Some(found))
             }

@@ -369,6 +369,8 @@ pub(crate) async fn items(
     may_ask_for_stock(&reader, &query)?;
     let (mut found, by) = match &reader.engine {
         None => (None, BY_POSTGRES),
+        // How much there is only the ledger knows.
+        Some(_) if query.sort == Sort::Available => (None, BY_POSTGRES),
         // A page that follows one of PostgreSQL's is PostgreSQL's too.
         Some(_) if engine == Some(false) => (None, BY_FALLBACK),
         Some(engine) => {

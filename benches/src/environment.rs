@@ -150,15 +150,9 @@ impl Environment {
     pub(crate) async fn end(self) -> Result<()> {
         self.pool.close().await;
         let mut admin = PgConnection::connect(&self.parts.database_url).await?;
-        let drop = format!("drop database if exists {}", self.database);
-        let begun = Instant::now();
-        // A vacuum that runs in it, or a killed process's connection, is gone in a moment.
-        while let Err(error) = sqlx::query(&drop).execute(&mut admin).await {
-            if begun.elapsed() > START_PATIENCE {
-                return Err(error.into());
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
+        // Whoever is still in it, such as a vacuum or a killed process's connection, is put out.
+        let drop = format!("drop database if exists {} with (force)", self.database);
+        sqlx::query(&drop).execute(&mut admin).await?;
         Ok(())
     }
 }

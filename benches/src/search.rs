@@ -2,16 +2,17 @@
 //! index is made.
 
 use crate::apply;
-use crate::environment::Environment;
-use crate::http::Connection;
+use crate::environment::{Environment, Process};
+use crate::http::{Connection, get};
 use crate::load::{Load, Step, closed_loop, post, step};
 use crate::per_second;
 use crate::report::{Bar, Report, Row};
 use crate::workload::{command, sku};
 use anyhow::{Context as _, Result, bail};
 use hyper::Method;
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use twh_accounts::provision::NewTenant;
 use twh_domain::id::{ItemId, TenantId};
@@ -28,7 +29,13 @@ const CATEGORIES: usize = 40;
 const SEARCHES_PER_SECOND: f64 = 50.0;
 const P95_MS: f64 = 100.0;
 const SEARCHERS: usize = 16;
-/// Movements a second meanwhile, in requests of so many commands.
+/// What there is of the n-th item at first is n modulo this: a fifth is sold out.
+const STOCK: usize = 5;
+/// Items that are counted in with one command.
+const ITEMS_A_COMMAND: usize = 100;
+/// Searches before those that count: the engine compiles what it runs often.
+const WARM_UP: Duration = Duration::from_secs(15);
+/// Movements a second meanwhile, in requests of so many commands. Each takes one of an item, or adds one.
 const MOVEMENTS_PER_SECOND: f64 = 1_000.0;
 const MOVEMENTS_A_REQUEST: usize = 20;
 const MOVERS: usize = 8;
@@ -70,6 +77,8 @@ impl Asked {
 struct Items {
     words: Arc<Vec<String>>,
     count: usize,
+    /// What there is of those that have moved, as each mover knows it of its own.
+    moved: Arc<[Mutex<HashMap<usize, usize>>; MOVERS]>,
 }
 
 impl Items {
@@ -83,7 +92,7 @@ impl Items {
             let word = (0..2 + number % 3).flat_map(|_| [letter(ONSETS), letter(VOWELS)]).collect::<String>();
             words.push(format!("{word}{}", letter(ONSETS)));
         }
-        Self { words: Arc::new(words), count }
+        Self { words: Arc::new(words), count, moved: Arc::default() }
     }
 
     /// The words of an item's name.
@@ -130,6 +139,23 @@ async fn fill(environment: &Environment, report: &mut Report, items: &Items) -> 
     report.add(Row::new(format!("{} items created", items.count), drained.per_second, "commands/s"));
     sqlx::query("analyze items, search_words").execute(&environment.pool).await?;
     Ok(tenant)
+}
+
+/// Counts in what there is of the items at first.
+async fn stock(environment: &Environment, tenant: TenantId, items: &Items) -> Result<()> {
+    let stocked: Vec<_> = (0..items.count).filter(|item| item % STOCK > 0).collect();
+    let counted = stocked.chunks(ITEMS_A_COMMAND).map(|some| {
+        let line = |item: &usize| format!(r#"{{"sku":"{}","quantity":{}}}"#, sku(*item), item % STOCK);
+        let lines = some.iter().map(line).collect::<Vec<_>>().join(",");
+        command(
+            tenant,
+            "adjustment.create",
+            &format!(r#"{{"location_code":"MAIN","reason":"opening","lines":[{lines}]}}"#),
+        )
+    });
+    apply::backlog(environment, counted).await?;
+    sqlx::query("analyze stock_levels").execute(&environment.pool).await?;
+    Ok(())
 }
 
 /// A pattern over all names: the way that is first thought of. The median of a few, in milliseconds.
@@ -214,17 +240,26 @@ async fn built(environment: &Environment, projection: Projection) -> Result<f64>
 async fn movements(address: &str, key: &str, items: &Items, time: Duration) -> Result<Load> {
     let rate = MOVEMENTS_PER_SECOND / MOVEMENTS_A_REQUEST as f64;
     closed_loop(address, MOVERS, Some(rate), time, |number| {
-        let mut random = fastrand::Rng::with_seed(number as u64);
-        let (key, count) = (key.to_owned(), items.count);
+        let mut random = fastrand::Rng::new();
+        let (key, count, moved) = (key.to_owned(), items.count / MOVERS, Arc::clone(&items.moved));
         move |mut connection| {
+            let mut mine = moved.get(number).map(|levels| levels.lock().unwrap_or_else(PoisonError::into_inner));
             let commands: Vec<_> = (0..MOVEMENTS_A_REQUEST)
                 .map(|_| {
-                    let (key, sku) = (Uuid::new_v4(), sku(random.usize(..count)));
+                    let item = random.usize(..count) * MOVERS + number;
+                    let level = mine.as_mut().map(|mine| mine.entry(item).or_insert(item % STOCK));
+                    let takes = level.is_some_and(|level| {
+                        let takes = *level > 0 && random.bool();
+                        *level = if takes { *level - 1 } else { *level + 1 };
+                        takes
+                    });
+                    let (key, sku, quantity) = (Uuid::new_v4(), sku(item), if takes { "-1" } else { "1" });
                     format!(
-                        r#"{{"type":"adjustment.create","idempotency_key":"{key}","body":{{"location_code":"MAIN","reason":"benchmark","lines":[{{"sku":"{sku}","quantity":1}}]}}}}"#
+                        r#"{{"type":"adjustment.create","idempotency_key":"{key}","body":{{"location_code":"MAIN","reason":"benchmark","lines":[{{"sku":"{sku}","quantity":{quantity}}}]}}}}"#
                     )
                 })
                 .collect();
+            drop(mine);
             let (body, key) = (format!(r#"{{"commands":[{}]}}"#, commands.join(",")), key.clone());
             async move {
                 let reply = post(&mut connection, &key, "/v1/commands:batch", body).await?;
@@ -281,6 +316,14 @@ async fn searches(
     }
 }
 
+/// Items that a server has written to the index.
+async fn written(server: &Process) -> Result<u64> {
+    let (_, metrics) = get(&server.address, "/metrics", None).await?;
+    let metrics = String::from_utf8_lossy(&metrics);
+    let count = metrics.lines().find_map(|line| line.strip_prefix("twh_search_items_total{result=\"written\"} "));
+    Ok(count.unwrap_or("0").parse()?)
+}
+
 /// Each kind of search in turn.
 async fn timed(
     environment: &Environment,
@@ -293,8 +336,10 @@ async fn timed(
     let server = environment.start(&["serve"], &[("TWH_SEARCH_URL", search_url)]).await?;
     let key = tenant.api_key.as_str();
     for asked in Asked::ALL {
-        searches(&server.address, key, items, asked, engine, Duration::from_secs(2)).await?;
+        searches(&server.address, key, items, asked, engine, WARM_UP).await?;
+        let (begun, written_before) = (Instant::now(), written(&server).await?);
         let (load, elsewhere, moved) = searches(&server.address, key, items, asked, engine, time).await?;
+        let written = per_second(written(&server).await? - written_before, begun.elapsed());
         let name = format!("{engine}, {}", asked.name());
         report.add(Row::new(format!("{name}, p50"), load.p50_ms, "ms"));
         let row = Row::new(format!("{name}, p95"), load.p95_ms, "ms");
@@ -304,6 +349,9 @@ async fn timed(
             Row::new(format!("{name}, answered by the fallback"), elsewhere as f64, "searches").bar(Bar::Below(1.0)),
         );
         report.add(Row::new(format!("{name}, movements meanwhile"), moved.per_second, "movements/s"));
+        if engine == "elasticsearch" {
+            report.add(Row::new(format!("{name}, written to the index meanwhile"), written, "items/s"));
+        }
     }
     if engine == "elasticsearch" {
         let moving = movements(&server.address, key, items, Duration::from_secs(20));
@@ -380,9 +428,11 @@ async fn phases(
     let process = environment.start(&["process", "projections"], &[("TWH_SEARCH_URL", search_url)]).await?;
     let indexed = built(environment, Projection::Search).await?;
     report.add(Row::new("indexing of a backlog, as it is served", indexed, "items/s").times("bare", bare));
+    stock(environment, tenant.tenant_id, items).await?;
+    built(environment, Projection::Search).await?;
     built(environment, Projection::Supply).await?;
     process.stop().await?;
-    crate::progress("the first index is made");
+    crate::progress("the first index is made, and all is counted in");
     let engines = [("elasticsearch", search_url), ("postgres", "")];
     for engine in engines {
         timed(environment, report, &tenant, items, engine, (naive, time)).await?;

@@ -65,7 +65,7 @@ pub struct Limiter(Arc<Inner>);
 struct Inner {
     policies: Policies,
     store: Arc<Store>,
-    pressure: Box<dyn Fn() -> u32 + Send + Sync>,
+    pressure: Arc<dyn Fn() -> u32 + Send + Sync>,
     _keeper: Option<Keeper>,
 }
 
@@ -79,9 +79,20 @@ impl Limiter {
         policies: Policies,
         pressure: impl Fn() -> u32 + Send + Sync + 'static,
     ) -> Self {
-        let store = Arc::new(Store::new(counters));
+        Self::over(Store::new(counters), policies, Arc::new(pressure))
+    }
+
+    /// The same limiter over a connection of its own, which the runtime that this is called in looks after: where that has one
+    /// thread, as each worker of the HTTP server, a decision wakes no other.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self::over(self.0.store.apart(), self.0.policies, Arc::clone(&self.0.pressure))
+    }
+
+    fn over(store: Store, policies: Policies, pressure: Arc<dyn Fn() -> u32 + Send + Sync>) -> Self {
+        let store = Arc::new(store);
         let keeper = Keeper::start(&store);
-        Self(Arc::new(Inner { policies, store, pressure: Box::new(pressure), _keeper: keeper }))
+        Self(Arc::new(Inner { policies, store, pressure, _keeper: keeper }))
     }
 
     /// True while the shared buckets are used, not the process's own.

@@ -157,26 +157,45 @@ pub struct StockChange {
     pub location_id: LocationId,
     pub version_before: i64,
     pub version: i64,
+    pub qty_on_hand_before: Quantity,
+    pub qty_reserved_before: Quantity,
     pub qty_on_hand: Quantity,
     pub qty_reserved: Quantity,
 }
 
 impl StockChange {
+    /// Whether something can be promised after it.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        self.qty_on_hand > self.qty_reserved
+    }
+
+    /// Whether something could be promised before it; `None` where nothing had ever moved.
+    #[must_use]
+    pub fn was_available(&self) -> Option<bool> {
+        (self.version_before > 0).then_some(self.qty_on_hand_before > self.qty_reserved_before)
+    }
+
     /// Adds a movement to the changes of the levels before it.
     pub fn add(changes: &mut Vec<Self>, movement: &Movement) {
         let of = |change: &&mut Self| change.item_id == movement.item && change.location_id == movement.location;
-        let after = Self {
+        if let Some(change) = changes.iter_mut().find(of) {
+            change.version = movement.level_version;
+            change.qty_on_hand = movement.on_hand_after;
+            change.qty_reserved = movement.reserved_after;
+            return;
+        }
+        let before = |after: Quantity, change: Quantity| after.checked_sub(change).unwrap_or_default();
+        changes.push(Self {
             item_id: movement.item,
             location_id: movement.location,
             version_before: movement.level_version - 1,
             version: movement.level_version,
+            qty_on_hand_before: before(movement.on_hand_after, movement.on_hand_change),
+            qty_reserved_before: before(movement.reserved_after, movement.reserved_change),
             qty_on_hand: movement.on_hand_after,
             qty_reserved: movement.reserved_after,
-        };
-        match changes.iter_mut().find(of) {
-            Some(change) => *change = Self { version_before: change.version_before, ..after },
-            None => changes.push(after),
-        }
+        });
     }
 }
 

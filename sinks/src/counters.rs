@@ -111,6 +111,14 @@ impl Counters {
         Ok(Self { client, deadlines, script: Script::new(SCRIPT), connection: RwLock::new(None) })
     }
 
+    /// The same buckets over a connection of their own, which is not made yet. The runtime that [makes](Self::connect) a connection
+    /// drives it: a call from that runtime's only thread wakes no other thread.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        let (client, deadlines, script) = (self.client.clone(), self.deadlines, self.script.clone());
+        Self { client, deadlines, script, connection: RwLock::new(None) }
+    }
+
     /// Makes a new connection, and takes it into use once it has run the script, written, and done so within the deadline of
     /// calls: a Redis that only greets, is full, or is too slow is not there yet.
     pub async fn connect(&self) -> Result<(), CountersError> {

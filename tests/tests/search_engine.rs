@@ -18,6 +18,8 @@ use twh_tests::proxy::Proxy;
 use twh_tests::{Answer, Tenant, World, search_engine};
 
 const ITEMS: usize = 60;
+/// Those that are changed over and over.
+const CHANGED: usize = 20;
 
 async fn world(url: &str) -> (World, Tenant) {
     let world = World::start_with(&[("TWH_RATE_LIMITS", "off"), ("TWH_SEARCH_URL", url)]).await.unwrap();
@@ -59,7 +61,7 @@ async fn catalogue(tenant: &Tenant) -> String {
 
 /// One change: now of stock, now of a name. Where the server is away it is asked again, as clients do.
 async fn change(tenant: &Tenant, number: usize) {
-    let sku = format!("S{:03}", number * 7 % ITEMS);
+    let sku = format!("S{:03}", number * 7 % CHANGED);
     for _ in 0..600 {
         let done = if number.is_multiple_of(5) {
             rename(tenant, &sku, number).await
@@ -76,7 +78,9 @@ async fn change(tenant: &Tenant, number: usize) {
 
 async fn adjust(tenant: &Tenant, sku: &str, number: usize) -> bool {
     let location = if number.is_multiple_of(2) { "NORTH" } else { "SOUTH" };
-    let lines = json!([{ "sku": sku, "quantity": "1" }]);
+    // Something comes, more comes, all goes.
+    let quantity = ["1", "1", "-2"][number / CHANGED % 3];
+    let lines = json!([{ "sku": sku, "quantity": quantity }]);
     let body = json!({ "location_code": location, "reason": "found", "lines": lines });
     tenant.post_as("/v1/adjustments", &format!("c{number}"), body).await.is_ok_and(|answer| answer.status == 201)
 }
@@ -124,38 +128,34 @@ async fn indexes(world: &World) -> Vec<(String, String)> {
         .unwrap()
 }
 
-/// What the engine holds is what the ledger says: documents to the byte, levels, and what is available.
+/// What the engine holds is what the ledger says: documents to the byte, and where something is available; and hits tell how much.
 async fn agrees(tenant: &Tenant, index: &str) {
     let held = documents(index).await;
     assert_eq!(held.len(), ITEMS);
     let listed = tenant.get("/v1/items?limit=100").await.unwrap();
+    let hits = search(tenant, "q=thing&limit=100").await;
+    let hits: BTreeMap<_, _> =
+        hits.body["data"].as_array().unwrap().iter().map(|hit| (hit["item"]["id"].as_str().unwrap(), hit)).collect();
     for item in listed.body["data"].as_array().unwrap() {
         let id = item["id"].as_str().unwrap();
         let key = format!("{}.{}", tenant.id.replace('-', ""), id.replace('-', ""));
         let document = &held[&key][1];
         assert_eq!(&document["document"], item);
         let stock = tenant.get(&format!("/v1/items/{id}/stock")).await.unwrap();
-        let levels = stock.body["levels"]
-            .as_array()
-            .or(stock.body["data"].as_array())
-            .unwrap_or_else(|| panic!("{}", stock.body));
-        let micros = |text: &Value| text.as_str().unwrap().parse::<twh_domain::decimal::Quantity>().unwrap().micros();
-        let mut said: Vec<_> = levels
-            .iter()
-            .map(|level| (level["location_id"].clone(), micros(&level["qty_on_hand"]), micros(&level["available"])))
-            .collect();
-        let mut kept: Vec<_> = document["levels"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|level| {
-                (level["location"].clone(), level["on_hand"].as_i64().unwrap(), level["available"].as_i64().unwrap())
-            })
-            .collect();
-        said.sort_by_key(|level| level.0.to_string());
-        kept.sort_by_key(|level| level.0.to_string());
-        assert_eq!(kept, said, "{}", item["sku"]);
-        assert_eq!(document["available"], kept.iter().map(|level| level.2).sum::<i64>());
+        let levels = stock.body["levels"].as_array().unwrap_or_else(|| panic!("{}", stock.body));
+        let places = |levels: Vec<&Value>| {
+            let mut ids: Vec<_> = levels.iter().map(|level| level["location_id"].as_str().unwrap()).collect();
+            ids.sort_unstable();
+            json!(ids)
+        };
+        assert_eq!(document["locations"], places(levels.iter().collect()), "{}", item["sku"]);
+        let available = levels.iter().filter(|level| level["available"] != "0").collect();
+        assert_eq!(document["available_at"], places(available), "{}", item["sku"]);
+        let told = |levels: &Value| {
+            let of = |level: &Value| (level["location_id"].to_string(), level["qty_on_hand"].clone());
+            levels.as_array().unwrap().iter().map(of).collect::<BTreeMap<_, _>>()
+        };
+        assert_eq!(told(&hits[id]["stock"]["levels"]), told(&stock.body["levels"]), "{}", item["sku"]);
     }
 }
 

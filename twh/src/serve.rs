@@ -333,7 +333,7 @@ async fn serve_http(
             None => app,
         };
         let app = match &limiter {
-            Some(limiter) => app.app_data(limiter.clone()),
+            Some(limiter) => app.app_data(web::Data::new(limiter.apart())),
             None => app,
         };
         app.app_data(proxies.clone())
@@ -406,7 +406,7 @@ fn post(parts: &Parts, secrets: &Secrets, public_url: &PublicUrl) -> anyhow::Res
 }
 
 /// What holds tenants to the limits of their plans. Redis may be away: it is looked for in the background.
-fn limiter(config: &Config, gateway: Option<web::Data<Gateway>>) -> anyhow::Result<Option<web::Data<Limiter>>> {
+fn limiter(config: &Config, gateway: Option<web::Data<Gateway>>) -> anyhow::Result<Option<Limiter>> {
     if !config.rate_limits {
         return Ok(None);
     }
@@ -417,7 +417,7 @@ fn limiter(config: &Config, gateway: Option<web::Data<Gateway>>) -> anyhow::Resu
         let commands = gateway.as_ref().map_or(0, |gateway| gateway.in_flight_per_mille());
         commands.max(under_way_per_mille(requests_max))
     };
-    Ok(Some(web::Data::new(Limiter::new(Some(counters), config.plan_limits, pressure))))
+    Ok(Some(Limiter::new(Some(counters), config.plan_limits, pressure)))
 }
 
 /// What signs checkpoints of ledgers.

@@ -8,7 +8,7 @@ use super::plan::Policy;
 use prometheus::{IntGauge, register_int_gauge};
 use quick_cache::sync::Cache;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -53,6 +53,14 @@ enum LocalKey {
     Credential(TenantId, Uuid),
 }
 
+/// What the stores of a process share.
+struct Process {
+    buckets: Cache<LocalKey, Arc<Mutex<u64>>>,
+    started: Instant,
+    /// Stores that do not reach Redis now.
+    down: AtomicUsize,
+}
+
 /// The buckets.
 pub(super) struct Store {
     counters: Option<Counters>,
@@ -60,22 +68,25 @@ pub(super) struct Store {
     failed: Notify,
     /// When Redis last answered, in microseconds since the start.
     answered_at: AtomicU64,
-    local: Cache<LocalKey, Arc<Mutex<u64>>>,
-    started: Instant,
+    process: Arc<Process>,
 }
 
 impl Store {
     pub(super) fn new(counters: Option<Counters>) -> Self {
+        let buckets = Cache::new(LOCAL_BUCKETS_MAX);
+        Self::over(counters, Arc::new(Process { buckets, started: Instant::now(), down: AtomicUsize::new(0) }))
+    }
+
+    /// The same buckets over a connection of its own.
+    pub(super) fn apart(&self) -> Self {
+        Self::over(self.counters.as_ref().map(Counters::apart), Arc::clone(&self.process))
+    }
+
+    fn over(counters: Option<Counters>, process: Arc<Process>) -> Self {
+        let (up, failed, answered_at) = (AtomicBool::new(false), Notify::new(), AtomicU64::new(0));
+        process.down.fetch_add(1, Ordering::AcqRel);
         STORE_UP.set(0);
-        let local = Cache::new(LOCAL_BUCKETS_MAX);
-        Self {
-            counters,
-            up: AtomicBool::new(false),
-            failed: Notify::new(),
-            answered_at: AtomicU64::new(0),
-            local,
-            started: Instant::now(),
-        }
+        Self { counters, up, failed, answered_at, process }
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -126,7 +137,7 @@ impl Store {
     }
 
     fn micros(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX / 2)
+        u64::try_from(self.process.started.elapsed().as_micros()).unwrap_or(u64::MAX / 2)
     }
 
     fn has_answered_lately(&self) -> bool {
@@ -134,7 +145,7 @@ impl Store {
     }
 
     fn bucket(&self, key: LocalKey) -> Arc<Mutex<u64>> {
-        let Ok(bucket) = self.local.get_or_insert_with(&key, || Ok::<_, Infallible>(Arc::default()));
+        let Ok(bucket) = self.process.buckets.get_or_insert_with(&key, || Ok::<_, Infallible>(Arc::default()));
         bucket
     }
 
@@ -143,16 +154,28 @@ impl Store {
         if self.up.swap(false, Ordering::AcqRel) {
             counters.disconnect();
             STORE_UP.set(0);
-            tracing::warn!(%error, kind = error.kind(), "Redis is away: rate limits are of each process, a quarter of the plan's");
+            if self.process.down.fetch_add(1, Ordering::AcqRel) == 0 {
+                tracing::warn!(%error, kind = error.kind(), "Redis is away: rate limits are of each process, a quarter of the plan's");
+            }
             self.failed.notify_one();
         }
     }
 
     fn close(&self) {
-        STORE_UP.set(1);
         self.answered_at.fetch_max(self.micros(), Ordering::AcqRel);
         self.up.store(true, Ordering::Release);
-        tracing::info!("Redis answers: rate limits are shared");
+        if self.process.down.fetch_sub(1, Ordering::AcqRel) == 1 {
+            STORE_UP.set(1);
+            tracing::info!("Redis answers: rate limits are shared");
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if !self.is_up() {
+            self.process.down.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 

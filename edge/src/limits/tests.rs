@@ -81,6 +81,21 @@ async fn keys_of_a_tenant_share_its_bucket_over_limiters_and_tenants_share_nothi
 }
 
 #[actix_web::test]
+async fn connections_apart_share_the_buckets_also_where_redis_is_away() {
+    let away = Limiter::new(None, Policies::parse("free=1/20,1/8").unwrap(), QUIET);
+    for limiter in [shared("free=1/5,1/2").await, away] {
+        let (apart, subject) = (limiter.apart(), subject(Plan::Free));
+        while apart.is_shared() != limiter.is_shared() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        limiter.admit(&subject, 1).await.unwrap();
+        apart.admit(&subject, 1).await.unwrap();
+        assert_eq!(limiter.admit(&subject, 1).await.unwrap_err().error.code(), ErrorCode::RateLimited);
+        assert_eq!(apart.admit(&subject, 1).await.unwrap_err().error.code(), ErrorCode::RateLimited);
+    }
+}
+
+#[actix_web::test]
 async fn a_batch_larger_than_the_burst_is_let_through_by_a_full_bucket_and_only_by_one() {
     let limiter = shared("free=1000/5,1000/5").await;
     let subject = subject(Plan::Free);

@@ -1,18 +1,18 @@
 //! The index that search looks into.
 //!
-//! An item in it is the sum of its events: its last document, and the last of each of its levels. The owner of a partition
-//! reads what stands there, adds a batch of events, writes it under the last event's number, and then moves the partition. A
-//! crash between the two writes the same once more; who has lost the partition without knowing it is refused by the numbers,
-//! and by the epoch.
+//! An item in it is the sum of its events: its last document, and where something of it is available. How much there is changes
+//! with every movement and is not in it. The owner of a partition reads what stands there of the items that a batch of events
+//! changes, adds it, writes it under the last such event's number, and then moves the partition. A crash between the two writes
+//! the same once more; who has lost the partition without knowing it is refused by the numbers, and by the epoch.
 
-use super::{Batch, Model, all_touched, is_document_of, position_error, touched};
+use super::{Batch, Model, is_document_of, position_error};
 use crate::runtime::ApplyError;
 use prometheus::{IntCounterVec, register_int_counter_vec};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 use twh_domain::entity::EntityKind;
 use twh_domain::id::ItemId;
-use twh_schemas::records::DomainEvent;
+use twh_schemas::records::{DomainEvent, StockChange};
 use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::builds::{self, Build, Projection};
 use twh_sinks::search::elastic::{Elastic, ElasticError, IndexedItem};
@@ -46,17 +46,33 @@ fn elastic_error(error: ElasticError) -> ApplyError {
     }
 }
 
+/// Whether an event changes where something of an item is available.
+fn shows(change: &StockChange) -> bool {
+    change.was_available() != Some(change.is_available())
+}
+
+fn describes(event: &DomainEvent) -> Option<ItemId> {
+    is_document_of(event, EntityKind::Item).then_some(ItemId(event.subject_id))
+}
+
+/// The items that an event changes, as far as the index goes.
+fn changed(event: &DomainEvent) -> BTreeSet<ItemId> {
+    let stock = event.stock.iter().filter(|change| shows(change)).map(|change| change.item_id);
+    describes(event).into_iter().chain(stock).collect()
+}
+
 /// Adds an event to an item that it changes. One that the item reflects already changes nothing.
 fn add(item: &mut IndexedItem, id: ItemId, event: &DomainEvent) {
     if item.sequence >= event.sequence {
         return;
     }
-    let describes = is_document_of(event, EntityKind::Item) && event.subject_id == id.0;
-    if describes && let Err(error) = item.describe(&event.data) {
+    if describes(event) == Some(id)
+        && let Err(error) = item.describe(&event.data)
+    {
         tracing::error!(%error, event_id = %event.event_id, "an item's document is not understood; search keeps the one before");
     }
     for change in event.stock.iter().filter(|change| change.item_id == id) {
-        item.stock(change.location_id, change.qty_on_hand, change.qty_reserved, change.version);
+        item.is_at(change.location_id, change.is_available());
     }
     item.sequence = event.sequence;
 }
@@ -78,15 +94,17 @@ impl Model for SearchIndex {
 
     async fn write(&self, batch: &Batch<'_>) -> Result<(), ApplyError> {
         let (elastic, index) = (&self.elastic, &batch.build.name);
-        let asked = all_touched(batch.events);
+        let changes = || {
+            let events = batch.events.iter().map(|decoded| &decoded.item);
+            events.flat_map(|event| changed(event).into_iter().map(move |id| (event, id)))
+        };
+        let asked: BTreeSet<_> = changes().map(|(event, id)| (event.tenant_id, id)).collect();
         let mut items = HashMap::with_capacity(asked.len());
-        for some in asked.chunks(ITEMS_AT_ONCE) {
+        for some in Vec::from_iter(asked).chunks(ITEMS_AT_ONCE) {
             items.extend(elastic.items(index, some).await.map_err(elastic_error)?);
         }
-        for event in batch.events.iter().map(|decoded| &decoded.item) {
-            for id in touched(event) {
-                add(items.entry(id).or_insert_with(|| IndexedItem::new(event.tenant_id, id)), id, event);
-            }
+        for (event, id) in changes() {
+            add(items.entry(id).or_insert_with(|| IndexedItem::new(event.tenant_id, id)), id, event);
         }
         let items: Vec<_> = items.into_values().collect();
         // Whoever waits for a write to be found waits for this; whoever makes a build does not.

@@ -227,6 +227,8 @@ pub fn events() -> Vec<DomainEvent> {
         location_id: LocationId(Uuid::from_u128(7)),
         version_before: 1,
         version: 3,
+        qty_on_hand_before: "0.25".parse().unwrap(),
+        qty_reserved_before: "0".parse().unwrap(),
         qty_on_hand: "-1.5".parse().unwrap(),
         qty_reserved: "2".parse().unwrap(),
     };

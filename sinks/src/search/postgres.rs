@@ -6,7 +6,7 @@ use crate::postgres::queries::reflects;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sqlx::{Connection as _, PgConnection, Row as _};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use twh_domain::decimal::Quantity;
 use twh_domain::id::TenantId;
 use uuid::Uuid;
@@ -65,7 +65,7 @@ fn facet(facet: Facet) -> String {
         Facet::Category => {
             "select f.category as value, count(*) from filtered f where f.category is not null group by 1"
         }
-        Facet::InStock => "select (f.available > 0)::text as value, count(*) from filtered f group by 1",
+        Facet::InStock => "select f.is_available::text as value, count(*) from filtered f group by 1",
         Facet::Type => "select f.item_type as value, count(*) from filtered f group by 1",
         Facet::Location => {
             "select p.code as value, count(*) from filtered f
@@ -99,11 +99,12 @@ fn statement(query: &SearchQuery) -> String {
         || query.sort == Sort::Available
         || wants(Facet::InStock);
     let stock = if of_stock {
-        "(select coalesce(sum(l.on_hand_micro - l.reserved_micro), 0)::bigint as available, count(*) > 0 as is_known
+        "(select coalesce(sum(l.on_hand_micro - l.reserved_micro), 0)::bigint as available,
+                 coalesce(bool_or(l.on_hand_micro > l.reserved_micro), false) as is_available, count(*) > 0 as is_known
           from stock_levels l
           where l.tenant_id = $1 and l.item_id = i.id and ($3::uuid is null or l.location_id = $3))"
     } else {
-        "(select null::bigint as available, true as is_known)"
+        "(select null::bigint as available, null::boolean as is_available, true as is_known)"
     };
     let (column, of_type, greatest_first) = order(query.sort);
     let (beyond, direction) = if greatest_first { ("<", "desc") } else { (">", "asc") };
@@ -111,11 +112,11 @@ fn statement(query: &SearchQuery) -> String {
     format!(
         "with matched as {kept} ({matched}),
          filtered as materialized (
-             select i.id, i.code, i.updated_at, m.tier, m.score, s.available, {name} as name_key, {category} as category,
+             select i.id, i.code, i.updated_at, m.tier, m.score, s.available, s.is_available, {name} as name_key, {category} as category,
                     {item_type} as item_type
              from matched m join items i on i.tenant_id = $1 and i.id = m.item_id
              cross join lateral {stock} s
-             where ($3::uuid is null or s.is_known) and ($4::boolean is null or (s.available > 0) = $4)
+             where ($3::uuid is null or s.is_known) and ($4::boolean is null or s.is_available = $4)
                and ($5::text is null or i.document -> 'metadata' ->> 'category' = $5)
                and ($6::text is null or i.document ->> 'type' = $6)
                and ($7::text[] is null or not exists (select from unnest($7, $8::text[]) p (key, value)
@@ -152,32 +153,44 @@ pub async fn location_of_code(
         .await
 }
 
-/// Gives the locations in what was found their codes, and levels their order by these.
-pub async fn name_locations(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    found: &mut Found,
-) -> Result<(), sqlx::Error> {
-    let of_hits = found.hits.iter().flat_map(|hit| &hit.levels).map(|level| level.location_id);
-    let of_facet = found.facets.get(&Facet::Location).into_iter().flatten().filter_map(|one| one.value.parse().ok());
-    let ids: BTreeSet<Uuid> = of_hits.chain(of_facet).collect();
-    if ids.is_empty() {
-        return Ok(());
-    }
-    let rows = sqlx::query("select id, code from locations where tenant_id = $1 and id = any($2)")
+/// Tells of hits where there is how much of them, and gives the locations of a facet their codes.
+pub async fn add_stock(connection: &mut PgConnection, tenant: TenantId, found: &mut Found) -> Result<(), sqlx::Error> {
+    let ids: Vec<_> = found.hits.iter().map(|hit| hit.item_id).collect();
+    if !ids.is_empty() {
+        let rows = sqlx::query(
+            "select l.item_id, l.location_id, o.code, l.on_hand_micro, l.reserved_micro
+             from stock_levels l join locations o on o.tenant_id = $1 and o.id = l.location_id
+             where l.tenant_id = $1 and l.item_id = any($2) order by o.code",
+        )
         .bind(tenant.0)
-        .bind(ids.into_iter().collect::<Vec<_>>())
-        .fetch_all(connection)
+        .bind(ids)
+        .fetch_all(&mut *connection)
         .await?;
-    let codes: HashMap<Uuid, String> =
-        rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("code")?))).collect::<Result<_, sqlx::Error>>()?;
-    for hit in &mut found.hits {
-        for level in &mut hit.levels {
-            level.location_code = codes.get(&level.location_id).cloned().unwrap_or_default();
+        let mut levels: HashMap<Uuid, Vec<HitLevel>> = HashMap::new();
+        for row in rows {
+            levels.entry(row.try_get("item_id")?).or_default().push(level_of(LevelJson {
+                location_id: row.try_get("location_id")?,
+                location_code: row.try_get("code")?,
+                on_hand_micro: row.try_get("on_hand_micro")?,
+                reserved_micro: row.try_get("reserved_micro")?,
+            })?);
         }
-        hit.levels.sort_by(|one, other| one.location_code.cmp(&other.location_code));
+        for hit in &mut found.hits {
+            hit.levels = levels.remove(&hit.item_id).unwrap_or_default();
+        }
     }
-    for bucket in found.facets.get_mut(&Facet::Location).into_iter().flatten() {
+    let Some(buckets) = found.facets.get_mut(&Facet::Location).filter(|buckets| !buckets.is_empty()) else {
+        return Ok(());
+    };
+    let ids: Vec<Uuid> = buckets.iter().filter_map(|bucket| bucket.value.parse().ok()).collect();
+    let codes: Vec<(Uuid, String)> =
+        sqlx::query_as("select id, code from locations where tenant_id = $1 and id = any($2)")
+            .bind(tenant.0)
+            .bind(ids)
+            .fetch_all(connection)
+            .await?;
+    let codes: HashMap<_, _> = codes.into_iter().collect();
+    for bucket in buckets {
         if let Some(code) = bucket.value.parse().ok().and_then(|id: Uuid| codes.get(&id)) {
             bucket.value.clone_from(code);
         }

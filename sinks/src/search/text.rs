@@ -73,7 +73,7 @@ pub(super) fn mistakes_max(word: &str) -> usize {
     match word.chars().count() {
         _ if word.chars().any(char::is_numeric) => 0,
         0..=2 => 0,
-        3..=4 => 1,
+        3..=7 => 1,
         _ => 2,
     }
 }

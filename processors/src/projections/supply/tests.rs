@@ -50,6 +50,9 @@ fn moved(sequence: i64, levels: &[(LocationId, &str, &str)]) -> DomainEvent {
         location_id: *location,
         version_before: sequence,
         version: sequence + 1,
+        // What was there before supply knows by itself.
+        qty_on_hand_before: quantity("0"),
+        qty_reserved_before: quantity("0"),
         qty_on_hand: quantity(on_hand),
         qty_reserved: quantity(reserved),
     };

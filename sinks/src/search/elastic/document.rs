@@ -1,10 +1,9 @@
-//! An item as it stands in an index, and what changes it: its own document, and what became of its levels.
+//! An item as it stands in an index, and what changes it: its own document, and where something of it is available.
 
 use crate::search::text::{is_compact, parts, words};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
-use twh_domain::decimal::Quantity;
+use std::collections::{BTreeMap, BTreeSet};
 use twh_domain::id::{ItemId, LocationId, TenantId};
 use uuid::Uuid;
 
@@ -12,21 +11,6 @@ use uuid::Uuid;
 const WORD_LENGTH_MAX: usize = 64;
 /// Most words of a text that are looked at.
 const WORDS_MAX: usize = 3_000;
-
-/// Where there is how much of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IndexedLevel {
-    /// Where.
-    pub location: LocationId,
-    /// Physically there, in millionths.
-    pub on_hand: i64,
-    /// Promised, in millionths.
-    pub reserved: i64,
-    /// The first less the second.
-    pub available: i64,
-    /// How many movements made it.
-    pub version: i64,
-}
 
 /// An item as it stands in an index. Texts are folded and told apart here, the same way as a query's: an index needs no
 /// analysis of its own.
@@ -63,10 +47,10 @@ pub struct IndexedItem {
     pub pairs: Vec<String>,
     /// When it was last changed, in microseconds.
     pub updated_at: i64,
-    /// Available over all locations, in millionths.
-    pub available: i64,
-    /// Where it is.
-    pub levels: Vec<IndexedLevel>,
+    /// The locations that ever had any of it.
+    pub locations: BTreeSet<LocationId>,
+    /// Those of them where something of it is available. How much, the ledger says: it changes far more often than this.
+    pub available_at: BTreeSet<LocationId>,
 }
 
 /// What of an item's document is looked at.
@@ -128,10 +112,6 @@ fn marked_words(mark: &str, text: &str) -> (String, usize) {
     (marked, words.len())
 }
 
-fn micros(quantity: Quantity) -> i64 {
-    quantity.micros()
-}
-
 impl IndexedItem {
     /// An item of which nothing is known yet.
     #[must_use]
@@ -152,8 +132,8 @@ impl IndexedItem {
             category: None,
             pairs: Vec::new(),
             updated_at: 0,
-            available: 0,
-            levels: Vec::new(),
+            locations: BTreeSet::new(),
+            available_at: BTreeSet::new(),
         }
     }
 
@@ -185,23 +165,14 @@ impl IndexedItem {
         Ok(())
     }
 
-    /// Takes a level as it is from now on; one that is older than what is known changes nothing.
-    pub fn stock(&mut self, location: LocationId, on_hand: Quantity, reserved: Quantity, version: i64) {
-        let available = on_hand.checked_sub(reserved).unwrap_or_default();
-        let level = IndexedLevel {
-            location,
-            on_hand: micros(on_hand),
-            reserved: micros(reserved),
-            available: micros(available),
-            version,
-        };
-        match self.levels.iter_mut().find(|known| known.location == location) {
-            Some(known) if known.version >= version => {}
-            Some(known) => *known = level,
-            None => self.levels.push(level),
+    /// Takes what is known of a location from now on.
+    pub fn is_at(&mut self, location: LocationId, available: bool) {
+        self.locations.insert(location);
+        if available {
+            self.available_at.insert(location);
+        } else {
+            self.available_at.remove(&location);
         }
-        self.levels.sort_by_key(|level| level.location.0);
-        self.available = self.levels.iter().fold(0, |sum, level| sum.saturating_add(level.available));
     }
 
     /// What it stands under in an index.
@@ -222,15 +193,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_item_is_what_its_last_events_say_in_whatever_order_its_levels_come() {
+    fn an_item_is_what_its_last_events_say() {
         let tenant = TenantId(Uuid::from_u128(7));
         let mut item = IndexedItem::new(tenant, ItemId(Uuid::from_u128(8)));
-        let north = LocationId(Uuid::from_u128(1));
-        let quantity = |text: &str| text.parse::<Quantity>().unwrap();
-        item.stock(north, quantity("5"), quantity("2"), 3);
-        item.stock(north, quantity("9"), quantity("0"), 2);
-        item.stock(LocationId(Uuid::from_u128(2)), quantity("1.5"), quantity("0"), 1);
-        assert_eq!((item.available, item.levels.len()), (4_500_000, 2));
+        let [north, south] = [1, 2].map(|id| LocationId(Uuid::from_u128(id)));
+        item.is_at(north, true);
+        item.is_at(south, true);
+        item.is_at(north, false);
+        assert_eq!((item.locations.len(), &item.available_at), (2, &BTreeSet::from([south])));
         let json = r#"{"sku":"Mug-1","name":"Crème  brûlée","description":null,"barcodes":["400"],"type":"stock","metadata":{"category":"kitchen","n":1},"updated_at":"2026-03-01T09:30:00Z"}"#;
         item.describe(json).unwrap();
         assert_eq!(item.name, "00000007:creme 00000007:brulee");

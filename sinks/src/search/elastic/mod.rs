@@ -8,9 +8,9 @@
 mod document;
 mod query;
 
-pub use document::{IndexedItem, IndexedLevel, id};
+pub use document::{IndexedItem, id};
 
-use super::{Bucket, Facet, Found, Hit, HitLevel, Match, SearchQuery, Sort};
+use super::{Bucket, Found, Hit, Match, SearchQuery, Sort};
 use crate::search::text::words;
 use elasticsearch::auth::Credentials;
 use elasticsearch::http::StatusCode;
@@ -28,7 +28,6 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
-use twh_domain::decimal::Quantity;
 use twh_domain::id::{ItemId, TenantId};
 use twh_domain::timestamp::Timestamp;
 use url::Url;
@@ -151,8 +150,10 @@ fn writing(index: &str) -> String {
 fn definition(index: &str) -> Value {
     let keyword = json!({ "type": "keyword", "ignore_above": 8_000 });
     let unsorted = json!({ "type": "keyword", "doc_values": false, "ignore_above": 8_000 });
-    let text = json!({ "type": "text", "analyzer": "whitespace", "norms": false, "index_options": "docs",
-        "index_prefixes": { "min_chars": document::MARK_LENGTH + 1, "max_chars": query::PREFIX_LENGTH_MAX } });
+    let words = json!({ "type": "text", "analyzer": "whitespace", "norms": false, "index_options": "docs" });
+    let mut text = words.clone();
+    text["index_prefixes"] = json!({ "min_chars": document::MARK_LENGTH + 1, "max_chars": query::PREFIX_LENGTH_MAX });
+    text["copy_to"] = json!(query::ALL_FIELDS);
     let long = json!({ "type": "long" });
     json!({
         "settings": { "index": {
@@ -160,11 +161,8 @@ fn definition(index: &str) -> Value {
         "mappings": { "dynamic": false, "_routing": { "required": true }, "properties": {
             "tenant": keyword, "item": keyword, "sequence": long, "document": { "type": "object", "enabled": false },
             "sku": keyword, "codes": unsorted, "codes_folded": unsorted, "name_sort": keyword, "name": text,
-            "description": text, "brevity": { "type": "float" }, "item_type": keyword, "category": keyword,
-            "pairs": unsorted, "updated_at": long, "available": long,
-            "levels": { "type": "nested", "properties": {
-                "location": keyword, "available": long, "on_hand": { "type": "long", "index": false },
-                "reserved": { "type": "long", "index": false }, "version": { "type": "long", "index": false } } } } },
+            "description": text, (query::ALL_FIELDS): words, "brevity": { "type": "float" }, "item_type": keyword, "category": keyword,
+            "pairs": unsorted, "updated_at": long, "locations": unsorted, "available_at": keyword } },
         "aliases": { (writing(index)): {} },
     })
 }
@@ -346,7 +344,7 @@ impl Elastic {
         Ok(written)
     }
 
-    /// Searches a tenant's items in an index or alias. Locations have no codes yet.
+    /// Searches a tenant's items in an index or alias. Hits have no levels yet, and locations no codes.
     pub async fn search(&self, alias: &str, tenant: TenantId, query: &SearchQuery) -> Result<Found, ElasticError> {
         let all = words(&query.text);
         let found = self.page(alias, tenant, query, &all, Must::All).await?;
@@ -380,7 +378,10 @@ impl Elastic {
         words: &[String],
         must: Must,
     ) -> Result<Found, ElasticError> {
-        let answer: Answer = self.ask(alias, tenant, query::page(tenant, query, words, must)).await?;
+        let Some(body) = query::page(tenant, query, words, must) else {
+            return Err(ElasticError::Refused("it does not know how much there is, to sort by it".to_owned()));
+        };
+        let answer: Answer = self.ask(alias, tenant, body).await?;
         found(answer, query).ok_or_else(|| ElasticError::Refused("its answer is not understood".to_owned()))
     }
 
@@ -435,8 +436,6 @@ struct HitAnswer {
 struct Source {
     item: Uuid,
     document: Option<Box<RawValue>>,
-    #[serde(default)]
-    levels: Vec<IndexedLevel>,
 }
 
 fn found(answer: Answer, query: &SearchQuery) -> Option<Found> {
@@ -445,19 +444,15 @@ fn found(answer: Answer, query: &SearchQuery) -> Option<Found> {
     let facets = query
         .facets
         .iter()
-        .map(|facet| Some((*facet, buckets(*facet, answer.aggregations.get(facet.name())?)?)))
+        .map(|facet| Some((*facet, buckets(answer.aggregations.get(facet.name())?)?)))
         .collect::<Option<_>>()?;
     Some(Found { hits: hits?, total: total.value, total_is_exact: total.relation == "eq", facets, reflects: None })
 }
 
-fn buckets(facet: Facet, answer: &Value) -> Option<Vec<Bucket>> {
-    let list = match facet {
-        Facet::Location => answer.pointer("/available/values/buckets"),
-        _ => answer.get("buckets"),
-    };
+fn buckets(answer: &Value) -> Option<Vec<Bucket>> {
     let bucket =
         |value: &str, one: &Value| Some(Bucket { value: value.to_owned(), count: one.get("doc_count")?.as_i64()? });
-    let mut all: Vec<_> = match list? {
+    let mut all: Vec<_> = match answer.get("buckets")? {
         Value::Array(all) => all.iter().map(|one| bucket(one.get("key")?.as_str()?, one)).collect::<Option<_>>()?,
         Value::Object(all) => all.iter().map(|(value, one)| bucket(value, one)).collect::<Option<_>>()?,
         _ => return None,
@@ -481,20 +476,5 @@ fn hit(one: HitAnswer, query: &SearchQuery) -> Option<Hit> {
         (_, Value::Null) => String::new(),
         (_, other) => other.to_string(),
     };
-    let level = |level: &IndexedLevel| {
-        Some(HitLevel {
-            location_id: level.location.0,
-            location_code: String::new(),
-            on_hand: Quantity::from_micros(level.on_hand)?,
-            reserved: Quantity::from_micros(level.reserved)?,
-        })
-    };
-    Some(Hit {
-        item_id: one.source.item,
-        matched,
-        score,
-        place,
-        document: one.source.document?,
-        levels: one.source.levels.iter().map(level).collect::<Option<_>>()?,
-    })
+    Some(Hit { item_id: one.source.item, matched, score, place, document: one.source.document?, levels: Vec::new() })
 }

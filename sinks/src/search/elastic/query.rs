@@ -18,9 +18,12 @@ const ITSELF: f64 = 1.0;
 const BEGINNING: f64 = 0.9;
 const PART: f64 = 0.7;
 const ONE_MISTAKE: f64 = 0.6;
-const TWO_MISTAKES: f64 = 0.4;
+/// In whichever field.
+const TWO_MISTAKES: f64 = 0.3;
 /// A description counts half of a name.
 const FIELDS: [(&str, f64); 2] = [("name", 1.0), ("description", 0.5)];
+/// The words of all fields: what may have two mistakes is looked for once, since the engine spends milliseconds on the question.
+pub(super) const ALL_FIELDS: &str = "words";
 /// The longest beginning that is indexed, the mark included.
 pub(super) const PREFIX_LENGTH_MAX: usize = 19;
 const EXPANSIONS_MAX: u32 = 50;
@@ -36,6 +39,12 @@ pub(super) enum Must {
 
 fn scored(filter: Value, score: f64) -> Value {
     json!({ "constant_score": { "filter": filter, "boost": score } })
+}
+
+fn fuzzy(field: &str, marked: &str, mistakes: u32) -> Value {
+    let what = json!({ "value": marked, "fuzziness": mistakes, "prefix_length": MARK_LENGTH,
+        "max_expansions": EXPANSIONS_MAX, "transpositions": true });
+    json!({ "fuzzy": { field: what } })
 }
 
 /// What a word may mean, in any field.
@@ -56,11 +65,12 @@ pub(super) fn word(mark: &str, word: &str) -> Value {
                 parts(word).iter().map(|part| json!({ "term": { field: format!("{mark}{part}") } })).collect();
             may_be(json!({ "bool": { "filter": all } }), PART);
         }
-        for (distance, score) in [(1, ONE_MISTAKE), (2, TWO_MISTAKES)].into_iter().take(mistakes) {
-            let fuzzy = json!({ "value": marked, "fuzziness": distance, "prefix_length": MARK_LENGTH,
-                "max_expansions": EXPANSIONS_MAX, "transpositions": true });
-            may_be(json!({ "fuzzy": { field: fuzzy } }), score);
+        if mistakes >= 1 {
+            may_be(fuzzy(field, &marked, 1), ONE_MISTAKE);
         }
+    }
+    if mistakes >= 2 {
+        meanings.push(scored(fuzzy(ALL_FIELDS, &marked, 2), TWO_MISTAKES));
     }
     json!({ "dis_max": { "queries": meanings } })
 }
@@ -91,28 +101,19 @@ pub(super) fn all_words(mark: &str, words: &[String], must: Must) -> Value {
     json!({ "bool": { "must": [sum], "should": [scored(json!({ "match_all": {} }), WORDS)] } })
 }
 
-fn at_location(location: uuid::Uuid, available: Option<bool>) -> Value {
-    let mut of_level = vec![json!({ "term": { "levels.location": location } })];
-    of_level.extend(available.map(|is| {
-        let range = if is { json!({ "gt": 0 }) } else { json!({ "lte": 0 }) };
-        json!({ "range": { "levels.available": range } })
-    }));
-    json!({ "nested": { "path": "levels", "query": { "bool": { "filter": of_level } } } })
-}
-
-/// What is available, somewhere or at the location that is asked for.
+/// What is available, somewhere or at the location that is asked for: there it must be known.
 fn in_stock(query: &SearchQuery, is: bool) -> Value {
-    match query.location_id {
-        Some(location) => at_location(location, Some(is)),
-        None if is => json!({ "range": { "available": { "gt": 0 } } }),
-        None => json!({ "range": { "available": { "lte": 0 } } }),
-    }
+    let available = match query.location_id {
+        Some(location) => json!({ "term": { "available_at": location } }),
+        None => json!({ "exists": { "field": "available_at" } }),
+    };
+    if is { available } else { json!({ "bool": { "must_not": available } }) }
 }
 
 /// What narrows a query, the tenant first of all.
 fn filters(tenant: TenantId, query: &SearchQuery) -> Vec<Value> {
     let mut all = vec![json!({ "term": { "tenant": tenant.0 } }), json!({ "exists": { "field": "item_type" } })];
-    all.extend(query.location_id.map(|location| at_location(location, None)));
+    all.extend(query.location_id.map(|location| json!({ "term": { "locations": location } })));
     all.extend(query.in_stock.map(|is| in_stock(query, is)));
     all.extend(query.category.as_ref().map(|category| json!({ "term": { "category": category } })));
     all.extend(query.item_type.map(|item_type| json!({ "term": { "item_type": item_type } })));
@@ -128,27 +129,20 @@ fn facet(query: &SearchQuery, facet: Facet) -> Value {
         Facet::InStock => {
             json!({ "filters": { "filters": { "true": in_stock(query, true), "false": in_stock(query, false) } } })
         }
-        Facet::Location => json!({
-            "nested": { "path": "levels" },
-            "aggs": { "available": {
-                "filter": { "range": { "levels.available": { "gt": 0 } } },
-                "aggs": { "values": terms("levels.location") } } } }),
+        Facet::Location => terms("available_at"),
     }
 }
 
-fn sort(query: &SearchQuery) -> Value {
-    let by = match query.sort {
+/// The order; `None` where the engine does not know what is to be sorted by.
+fn sort(sort: Sort) -> Option<Value> {
+    let by = match sort {
         Sort::Relevance => json!({ "_score": "desc" }),
         Sort::Name => json!({ "name_sort": "asc" }),
         Sort::Sku => json!({ "sku": "asc" }),
         Sort::Updated => json!({ "updated_at": "desc" }),
-        Sort::Available => match query.location_id {
-            None => json!({ "available": "desc" }),
-            Some(location) => json!({ "levels.available": { "order": "desc", "nested": {
-                "path": "levels", "filter": { "term": { "levels.location": location } } } } }),
-        },
+        Sort::Available => return None,
     };
-    json!([by, { "item": "asc" }])
+    Some(json!([by, { "item": "asc" }]))
 }
 
 /// A place as the engine takes it; `None` where it is none of ours.
@@ -156,14 +150,15 @@ fn place(sort: Sort, (value, item): &Place) -> Option<Value> {
     let value = match sort {
         Sort::Name | Sort::Sku => json!(value),
         Sort::Relevance => json!(value.parse::<f64>().ok()?),
-        Sort::Available => json!(value.parse::<i64>().ok()?),
+        Sort::Available => return None,
         Sort::Updated => json!(value.parse::<Timestamp>().ok()?.micros()),
     };
     Some(json!([value, item]))
 }
 
-/// The request for a page. `words` are those that are looked for, of which there may be fewer than were typed.
-pub(super) fn page(tenant: TenantId, query: &SearchQuery, words: &[String], must: Must) -> Value {
+/// The request for a page; `None` in an order that the engine does not know. `words` are those that are looked for, of which there
+/// may be fewer than were typed.
+pub(super) fn page(tenant: TenantId, query: &SearchQuery, words: &[String], must: Must) -> Option<Value> {
     let mut ways = Vec::new();
     if !query.text.is_empty() {
         ways.extend(codes(&query.text));
@@ -177,17 +172,17 @@ pub(super) fn page(tenant: TenantId, query: &SearchQuery, words: &[String], must
     let mut body = json!({
         "query": { "bool": { "filter": filters(tenant, query), "must": text } },
         "size": query.limit + 1,
-        "sort": sort(query),
+        "sort": sort(query.sort)?,
         "track_scores": true,
         "track_total_hits": MATCHES_MAX,
-        "_source": ["item", "document", "levels"],
+        "_source": ["item", "document"],
         "aggs": facets,
     });
     let after = query.after.as_ref().and_then(|after| place(query.sort, after));
     if let (Some(after), Some(body)) = (after, body.as_object_mut()) {
         body.insert("search_after".to_owned(), after);
     }
-    body
+    Some(body)
 }
 
 /// The request that tells which words mean anything to a tenant, and whether an item has all of them.
