@@ -90,17 +90,18 @@ async fn ask(tenant: &Tenant, parameters: &[(&str, &str)]) -> Answer {
     tenant.get(&path).await.unwrap()
 }
 
-/// What is found by what is to answer: an engine that was slow once is left alone for a while.
+/// What is found by what is to answer: an engine that was slow once is left alone for a while, and does not know how much there is.
 async fn found(caller: &Caller, parameters: &[(&str, &str)]) -> Value {
+    let by = if parameters.contains(&("sort", "available")) { By::Postgres } else { caller.by };
     for _ in 0..300 {
         let answer = ask(caller, parameters).await;
         assert_eq!(answer.status, 200, "{parameters:?}: {}", answer.body);
-        if answer.header("x-twh-search") == caller.by.name() {
+        if answer.header("x-twh-search") == by.name() {
             return answer.body;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    panic!("{parameters:?} is not answered by {}", caller.by.name());
+    panic!("{parameters:?} is not answered by {}", by.name());
 }
 
 fn skus(found: &Value) -> Vec<&str> {

@@ -314,6 +314,23 @@ async fn rebuild(world: &World, more: &[&str]) {
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
 }
 
+/// Makes it anew, while it is read from all the time: there is no gap.
+async fn rebuild_while_read(world: &World, tenant: &Tenant, path: &str) {
+    let mut reads = 0;
+    let reading = async {
+        loop {
+            let answer = tenant.get(path).await.unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            reads += 1;
+        }
+    };
+    tokio::select! {
+        () = rebuild(world, &[]) => {}
+        () = reading => {}
+    }
+    assert!(reads > 20, "{reads} reads are too few for a test");
+}
+
 /// Up and down over the point again and again, killed and made anew meanwhile: one event a way down.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_item_that_comes_down_to_its_reorder_point_is_told_of_once() {
@@ -463,13 +480,15 @@ async fn supply_is_made_anew_while_writes_go_on_and_processes_crash() {
             }
         }
     });
-    rebuild(&world, &[]).await;
+    let supply = format!("/v1/items/{}/supply", item(&tenant, "READ", "3").await);
+    at(&tenant, &supply, &adjust(&tenant, "READ", "NORTH", "1").await).await;
+    rebuild_while_read(&world, &tenant, &supply).await;
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         world.kill_server().await.unwrap();
         world.start_server().await.unwrap();
     }
-    rebuild(&world, &[]).await;
+    rebuild_while_read(&world, &tenant, &supply).await;
     let begun = std::time::Instant::now();
     while changes.load(Ordering::Relaxed) <= 60 {
         assert!(begun.elapsed() < Duration::from_secs(60), "too few changes for a test");

@@ -89,6 +89,49 @@ mod tests {
     }
 
     #[test]
+    fn narrower_bounds_fewer_forms_and_a_body_that_must_be_break_clients() {
+        let described = |required: bool, schema: Value| {
+            serde_json::json!({ "paths": { "/v1/things": { "post": {
+                "requestBody": { "required": required, "content": { "application/json": { "schema": schema } } },
+                "responses": { "200": { "content": { "application/json": { "schema": { "anyOf": schema["anyOf"] } } } } } } } } })
+        };
+        let text = |more: Value| {
+            let mut schema = serde_json::json!({ "type": "string" });
+            schema.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            schema
+        };
+        let bounds =
+            |old: Value, new: Value| compatible::broken(&described(false, text(old)), &described(false, text(new)));
+        let (five, nine) = (serde_json::json!({ "maxLength": 5 }), serde_json::json!({ "maxLength": 9 }));
+        let pattern = serde_json::json!({ "pattern": "^a" });
+        assert_eq!(bounds(nine.clone(), five.clone()), ["POST /v1/things: body: maxLength is 5 now"]);
+        assert_eq!(bounds(serde_json::json!({}), five.clone()), ["POST /v1/things: body: maxLength is 5 now"]);
+        assert_eq!(bounds(five, nine), [""; 0]);
+        assert_eq!(
+            bounds(serde_json::json!({}), pattern.clone()),
+            ["POST /v1/things: body: must look like \"^a\" now"]
+        );
+        assert_eq!(bounds(pattern, serde_json::json!({})), [""; 0]);
+        let forms = |of: &[&str]| {
+            let forms: Vec<_> = of.iter().map(|one| serde_json::json!({ "type": one })).collect();
+            described(false, serde_json::json!({ "anyOf": forms }))
+        };
+        let (two, one) = (forms(&["string", "integer"]), forms(&["string"]));
+        let other_order = forms(&["integer", "string"]);
+        assert_eq!(
+            compatible::broken(&two, &one),
+            ["POST /v1/things: body: {\"type\":\"integer\"} is no longer taken"]
+        );
+        assert_eq!(compatible::broken(&one, &two), ["POST /v1/things: 200: {\"type\":\"integer\"} is answered now"]);
+        assert_eq!(compatible::broken(&two, &other_order), [""; 0]);
+        let must = compatible::broken(
+            &described(false, text(serde_json::json!({}))),
+            &described(true, text(serde_json::json!({}))),
+        );
+        assert_eq!(must, ["POST /v1/things: the body is required now"]);
+    }
+
+    #[test]
     fn every_endpoint_is_described_once() {
         let document = document();
         let paths = document.value()["paths"].as_object().unwrap();

@@ -25,7 +25,7 @@ use twh_sinks::search::elastic::Elastic;
 
 const CONNECTIONS: u32 = 4;
 /// Events that go into a model at once, as they come, and where it is made anew.
-const EVENTS_MAX: usize = 2_000;
+const EVENTS_MAX: usize = 5_000;
 const EVENTS_MAX_REBUILDING: usize = 20_000;
 /// Dead letters are never given up.
 const NEVER: Duration = Duration::ZERO;

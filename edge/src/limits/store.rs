@@ -8,7 +8,7 @@ use super::plan::Policy;
 use prometheus::{IntGauge, register_int_gauge};
 use quick_cache::sync::Cache;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -58,7 +58,25 @@ struct Process {
     buckets: Cache<LocalKey, Arc<Mutex<u64>>>,
     started: Instant,
     /// Stores that do not reach Redis now.
-    down: AtomicUsize,
+    down: Mutex<usize>,
+}
+
+impl Process {
+    /// Notes that a store does not reach Redis; says whether it is the first.
+    fn lost(&self) -> bool {
+        let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
+        *down += 1;
+        STORE_UP.set(0);
+        *down == 1
+    }
+
+    /// Notes that one does again, or is gone; says whether it was the last.
+    fn found(&self) -> bool {
+        let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
+        *down = down.saturating_sub(1);
+        STORE_UP.set(i64::from(*down == 0));
+        *down == 0
+    }
 }
 
 /// The buckets.
@@ -74,7 +92,7 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn new(counters: Option<Counters>) -> Self {
         let buckets = Cache::new(LOCAL_BUCKETS_MAX);
-        Self::over(counters, Arc::new(Process { buckets, started: Instant::now(), down: AtomicUsize::new(0) }))
+        Self::over(counters, Arc::new(Process { buckets, started: Instant::now(), down: Mutex::default() }))
     }
 
     /// The same buckets over a connection of its own.
@@ -84,8 +102,7 @@ impl Store {
 
     fn over(counters: Option<Counters>, process: Arc<Process>) -> Self {
         let (up, failed, answered_at) = (AtomicBool::new(false), Notify::new(), AtomicU64::new(0));
-        process.down.fetch_add(1, Ordering::AcqRel);
-        STORE_UP.set(0);
+        process.lost();
         Self { counters, up, failed, answered_at, process }
     }
 
@@ -153,8 +170,7 @@ impl Store {
     fn open(&self, counters: &Counters, error: &CountersError) {
         if self.up.swap(false, Ordering::AcqRel) {
             counters.disconnect();
-            STORE_UP.set(0);
-            if self.process.down.fetch_add(1, Ordering::AcqRel) == 0 {
+            if self.process.lost() {
                 tracing::warn!(%error, kind = error.kind(), "Redis is away: rate limits are of each process, a quarter of the plan's");
             }
             self.failed.notify_one();
@@ -164,8 +180,7 @@ impl Store {
     fn close(&self) {
         self.answered_at.fetch_max(self.micros(), Ordering::AcqRel);
         self.up.store(true, Ordering::Release);
-        if self.process.down.fetch_sub(1, Ordering::AcqRel) == 1 {
-            STORE_UP.set(1);
+        if self.process.found() {
             tracing::info!("Redis answers: rate limits are shared");
         }
     }
@@ -174,7 +189,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         if !self.is_up() {
-            self.process.down.fetch_sub(1, Ordering::AcqRel);
+            self.process.found();
         }
     }
 }

@@ -17,7 +17,7 @@ use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::builds::{self, Build, Projection};
 use twh_sinks::search::elastic::{Elastic, ElasticError, IndexedItem};
 
-/// Items read and written in one request.
+/// Items read in one request.
 const ITEMS_AT_ONCE: usize = 1_000;
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
@@ -108,11 +108,9 @@ impl Model for SearchIndex {
         }
         let items: Vec<_> = items.into_values().collect();
         // Whoever waits for a write to be found waits for this; whoever makes a build does not.
-        for some in items.chunks(ITEMS_AT_ONCE) {
-            let written = elastic.write(index, some, batch.answers).await.map_err(elastic_error)?;
-            WRITTEN.with_label_values(&["written"]).inc_by(u64::try_from(written.written).unwrap_or_default());
-            WRITTEN.with_label_values(&["outdated"]).inc_by(u64::try_from(written.outdated).unwrap_or_default());
-        }
+        let written = elastic.write(index, &items, batch.answers).await.map_err(elastic_error)?;
+        WRITTEN.with_label_values(&["written"]).inc_by(u64::try_from(written.written).unwrap_or_default());
+        WRITTEN.with_label_values(&["outdated"]).inc_by(u64::try_from(written.outdated).unwrap_or_default());
         let advanced = builds::advance(&self.pool, batch.build, batch.hold, batch.next_offset, batch.progress).await;
         advanced.map_err(position_error)
     }

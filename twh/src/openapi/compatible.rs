@@ -56,7 +56,8 @@ struct Comparison<'a> {
     old: &'a Value,
     new: &'a Value,
     found: Vec<String>,
-    seen: BTreeSet<(String, Way)>,
+    /// What is compared already, or being compared.
+    seen: BTreeSet<(String, String, Way)>,
 }
 
 impl Comparison<'_> {
@@ -87,6 +88,10 @@ impl Comparison<'_> {
                 None => self.found.push(format!("{place}: takes a body now")),
             }
         }
+        let needs_body = |operation: &Value| operation.pointer("/requestBody/required") == Some(&json!(true));
+        if needs_body(new) && !needs_body(old) {
+            self.found.push(format!("{place}: the body is required now"));
+        }
         for (status, before) in entries(old, "/responses").iter().filter(|(status, _)| status.as_str() < "300") {
             let Some(now) = new["responses"].get(status) else {
                 self.found.push(format!("{place}: {status} is no longer answered"));
@@ -100,7 +105,7 @@ impl Comparison<'_> {
 
     fn schema(&mut self, place: &str, old: &Value, new: &Value, way: Way) {
         if let Some(reference) = old.get("$ref").and_then(Value::as_str)
-            && !self.seen.insert((reference.to_owned(), way))
+            && !self.seen.insert((reference.to_owned(), new.to_string(), way))
         {
             return;
         }
@@ -138,12 +143,68 @@ impl Comparison<'_> {
         if let (Some(before), Some(now)) = (old.get("items"), new.get("items")) {
             self.schema(&format!("{place}[]"), before, now, way);
         }
-        if let (Some(before), Some(now)) = (old.get("anyOf"), new.get("anyOf")) {
-            for (before, now) in before.as_array().into_iter().flatten().zip(now.as_array().into_iter().flatten()) {
-                self.schema(place, before, now, way);
+        if way == Way::Taken {
+            self.bounds(place, &old, &new);
+        }
+        if let (Some(before), Some(now)) = (forms(&old), forms(&new)) {
+            // Whoever is told something must find each form of it among those it knows.
+            let (told, known) = if way == Way::Taken { (before, now) } else { (now, before) };
+            for (number, one) in told.iter().enumerate() {
+                let in_order = |other| if way == Way::Taken { (one, other) } else { (other, one) };
+                let fits = |other| {
+                    let (before, now) = in_order(other);
+                    self.fits(before, now, way)
+                };
+                if known.iter().any(fits) {
+                    continue;
+                }
+                match known.get(number) {
+                    Some(other) => {
+                        let (before, now) = in_order(other);
+                        self.schema(place, before, now, way);
+                    }
+                    None if way == Way::Taken => self.found.push(format!("{place}: {one} is no longer taken")),
+                    None => self.found.push(format!("{place}: {one} is answered now")),
+                }
             }
         }
     }
+
+    /// What was let in and is kept out now: by a range, a length or a pattern.
+    fn bounds(&mut self, place: &str, old: &Value, new: &Value) {
+        let number = |schema: &Value, key: &str| schema.get(key).and_then(Value::as_f64);
+        for (key, is_least) in [
+            ("minimum", true),
+            ("exclusiveMinimum", true),
+            ("minLength", true),
+            ("minItems", true),
+            ("maximum", false),
+            ("exclusiveMaximum", false),
+            ("maxLength", false),
+            ("maxItems", false),
+        ] {
+            let Some(now) = number(new, key) else { continue };
+            let narrowed = |before: f64| if is_least { now > before } else { now < before };
+            if number(old, key).is_none_or(narrowed) {
+                self.found.push(format!("{place}: {key} is {now} now"));
+            }
+        }
+        if let Some(now) = new.get("pattern").filter(|now| old.get("pattern") != Some(now)) {
+            self.found.push(format!("{place}: must look like {now} now"));
+        }
+    }
+
+    /// Whether nothing breaks that relies on a schema, were it another now.
+    fn fits(&self, old: &Value, new: &Value, way: Way) -> bool {
+        let mut trial = Comparison { old: self.old, new: self.new, found: Vec::new(), seen: self.seen.clone() };
+        trial.schema("", old, new, way);
+        trial.found.is_empty()
+    }
+}
+
+/// The forms that something has one of.
+fn forms(schema: &Value) -> Option<&Vec<Value>> {
+    ["anyOf", "oneOf"].iter().find_map(|key| schema.get(key)?.as_array())
 }
 
 fn resolved(document: &Value, schema: &Value) -> Value {

@@ -39,8 +39,8 @@ const SEARCH_DEADLINE: Duration = Duration::from_secs(2);
 const WORK_DEADLINE: Duration = Duration::from_secs(60);
 /// What goes into a request, once it is so much: the engine takes 100 MB.
 const BULK_BYTES: usize = 8 * 1024 * 1024;
-/// How soon what is written is found.
-const REFRESH_INTERVAL: &str = "250ms";
+/// How soon what is written is found: the engine works for each time, and merges what it makes.
+const REFRESH_INTERVAL: &str = "500ms";
 /// What an error of the engine is cut to, in characters.
 const REASON_LENGTH_MAX: usize = 300;
 /// What the engine calls an index that is not there.
@@ -298,19 +298,20 @@ impl Elastic {
         Ok(got.docs.into_iter().filter_map(|one| one.source).map(|item| (item.item, item)).collect())
     }
 
-    /// Writes items into an index; returns once they are found, where asked to wait for that.
+    /// Writes items into an index; returns once they are found, where asked to wait for that: the index has one shard, so with the
+    /// last of them all are.
     pub async fn write(&self, index: &str, items: &[IndexedItem], until_found: bool) -> Result<Written, ElasticError> {
         let (mut written, mut lines, mut bytes) = (Written::default(), Vec::with_capacity(items.len() * 2), 0);
         for item in items {
+            if bytes >= BULK_BYTES {
+                written.add(self.bulk(index, std::mem::take(&mut lines), false).await?);
+                bytes = 0;
+            }
             let action = json!({ "index": { "_id": item.id(), "routing": item.tenant.0.simple().to_string(),
                 "version": item.sequence, "version_type": "external_gte" } });
             let document = serde_json::to_string(item).map_err(|error| ElasticError::Refused(error.to_string()))?;
             bytes += document.len();
             lines.extend([action.to_string(), document]);
-            if bytes >= BULK_BYTES {
-                written.add(self.bulk(index, std::mem::take(&mut lines), until_found).await?);
-                bytes = 0;
-            }
         }
         if !lines.is_empty() {
             written.add(self.bulk(index, lines, until_found).await?);
