@@ -151,9 +151,9 @@ fn definition(index: &str) -> Value {
     let keyword = json!({ "type": "keyword", "ignore_above": 8_000 });
     let unsorted = json!({ "type": "keyword", "doc_values": false, "ignore_above": 8_000 });
     let words = json!({ "type": "text", "analyzer": "whitespace", "norms": false, "index_options": "docs" });
-    let mut text = words.clone();
-    text["index_prefixes"] = json!({ "min_chars": document::MARK_LENGTH + 1, "max_chars": query::PREFIX_LENGTH_MAX });
-    text["copy_to"] = json!(query::ALL_FIELDS);
+    let text = json!({ "type": "text", "analyzer": "whitespace", "norms": false, "index_options": "docs",
+        "index_prefixes": { "min_chars": document::MARK_LENGTH + 1, "max_chars": query::PREFIX_LENGTH_MAX },
+        "copy_to": query::ALL_FIELDS });
     let long = json!({ "type": "long" });
     json!({
         "settings": { "index": {
