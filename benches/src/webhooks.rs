@@ -34,7 +34,7 @@ const PEER_PER_SECOND: f64 = 860.0;
 const STANDSTILL: Duration = Duration::from_secs(60);
 /// What other senders of webhooks have beside them; read models are measured apart.
 const WITHOUT_READ_MODELS: &str = "ingest,api,accounts,ledger,expiry,sealing,webhooks";
-const WARM_UP: Duration = Duration::from_secs(3);
+const WARM_UP: Duration = Duration::from_secs(10);
 const WAITING: i64 = 1_000_000;
 const DEAD_SUBSCRIBERS: i64 = 100;
 
