@@ -5,6 +5,7 @@ use prometheus::{IntCounterVec, register_int_counter_vec};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
+use twh_edge::access::Scope;
 use twh_edge::error::ApiError;
 use twh_sinks::postgres::builds::{Freshness, Projection, freshness};
 use twh_sinks::search::elastic::{Elastic, ElasticError};
@@ -14,8 +15,10 @@ use twh_sinks::search::{Found, SearchQuery, postgres};
 const LEFT_ALONE: Duration = Duration::from_secs(2);
 /// How long an answer may take, however many questions it needs.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// An index that is further behind is being made: PostgreSQL knows more.
+/// An index that lacks more than so many of the tenant's events, and more than one in so many of them, is being made: PostgreSQL
+/// knows more. One that is behind because there is much to do answers all the same: what else would answer makes more to do.
 const EVENTS_BEHIND_MAX: i64 = 10_000;
+const EVENTS_BEHIND_PART_MAX: i64 = 20;
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
 static SEARCHES: LazyLock<IntCounterVec> = LazyLock::new(|| {
@@ -69,7 +72,8 @@ impl Engine {
     /// How far the index is, where it is far enough to be asked.
     async fn fresh(&self, reader: &Read) -> Result<Option<Freshness>, ApiError> {
         let fresh = freshness(&mut *reader.ledger().await?, Projection::Search, reader.tenant_id).await;
-        let is_made = |fresh: &Freshness| fresh.has_begun() && fresh.events_behind <= EVENTS_BEHIND_MAX;
+        let most = |fresh: &Freshness| EVENTS_BEHIND_MAX.max(fresh.events / EVENTS_BEHIND_PART_MAX);
+        let is_made = |fresh: &Freshness| fresh.has_begun() && fresh.events_behind <= most(fresh);
         let reaches = |fresh: &Freshness| reader.at_least.is_none_or(|wanted| fresh.reaches(wanted));
         Ok(fresh.map_err(ApiError::database)?.filter(|fresh| is_made(fresh) && reaches(fresh)))
     }
@@ -92,8 +96,10 @@ impl Engine {
             Ok(mut found) => {
                 self.left_alone_until.store(0, Ordering::Relaxed);
                 found.reflects = fresh.reflects;
-                let stock = postgres::add_stock(&mut *reader.ledger().await?, tenant, &mut found).await;
-                stock.map_err(ApiError::database)?;
+                if reader.scopes.has(Scope::ReadStock) {
+                    let stock = postgres::add_stock(&mut *reader.ledger().await?, tenant, &mut found).await;
+                    stock.map_err(ApiError::database)?;
+                }
                 SEARCHES.with_label_values(&["answered"]).inc();
                 Ok(Some(found))
             }

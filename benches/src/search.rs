@@ -29,12 +29,14 @@ const CATEGORIES: usize = 40;
 const SEARCHES_PER_SECOND: f64 = 50.0;
 const P95_MS: f64 = 100.0;
 const SEARCHERS: usize = 16;
-/// What there is of the n-th item at first is n modulo this: a fifth is sold out.
-const STOCK: usize = 5;
+/// What there is of the n-th item at first is n modulo this: one of twelve is sold out, as in shops (8.3 % of what they sell; Gruen,
+/// Corsten and Bharadwaj, Retail Out-of-Stocks, 2002). A movement that takes the last of an item, or adds the first, changes where it
+/// is available: one of eight.
+const STOCK: usize = 12;
 /// Items that are counted in with one command.
 const ITEMS_A_COMMAND: usize = 100;
 /// Searches before those that count: the engine compiles what it runs often.
-const WARM_UP: Duration = Duration::from_secs(15);
+const WARM_UP: Duration = Duration::from_secs(30);
 /// Movements a second meanwhile, in requests of so many commands. Each takes one of an item, or adds one.
 const MOVEMENTS_PER_SECOND: f64 = 1_000.0;
 const MOVEMENTS_A_REQUEST: usize = 20;

@@ -32,8 +32,6 @@ const NAIVE_WORKERS: usize = 32;
 const PEER_PER_SECOND: f64 = 860.0;
 /// A drain that stands still for so long has failed.
 const STANDSTILL: Duration = Duration::from_secs(60);
-/// What other senders of webhooks have beside them; read models are measured apart.
-const WITHOUT_READ_MODELS: &str = "ingest,api,accounts,ledger,expiry,sealing,webhooks";
 const WARM_UP: Duration = Duration::from_secs(10);
 const WAITING: i64 = 1_000_000;
 const DEAD_SUBSCRIBERS: i64 = 100;
@@ -290,7 +288,9 @@ pub(crate) async fn measure(environment: &Environment, report: &mut Report, time
     let (one, catalogue) = tenant(environment).await?;
     subscribe(environment, one.tenant_id, &[sink.url("/timed")], 64).await?;
     let key = one.api_key.as_str();
-    let server = environment.start(&["serve", "--roles", WITHOUT_READ_MODELS], &[ALLOWED]).await?;
+    // What other senders of webhooks have beside them; read models are measured apart.
+    let roles = format!("{},webhooks", crate::LIKE_FOR_LIKE);
+    let server = environment.start(&["serve", "--roles", &roles], &[ALLOWED]).await?;
     paced(&server, &sink, key, &catalogue, 100.0, WARM_UP).await?;
     for (name, rate, bars) in [("at a low rate", 200.0, Some((10.0, 50.0))), ("at a high rate", 1_000.0, None)] {
         let done = paced(&server, &sink, key, &catalogue, rate, time).await?;

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 use twh_domain::id::TenantId;
-use twh_edge::limits::{Limiter, Plan, Policies, Subject};
+use twh_edge::limits::{Limiter, Plan, Policies, RateLimits, Subject};
 use twh_sinks::counters::gcra::Rate;
 use twh_sinks::counters::{Bucket, Counters, Deadlines};
 use uuid::Uuid;
@@ -55,7 +55,7 @@ async fn main() {
     }
     print("one call of one bucket", taken);
 
-    let limiter = Limiter::new(Some(open()), policies(), || 0);
+    let limiter = RateLimits::new(Some(open()), policies(), || 0).limiter();
     while !limiter.is_shared() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -72,5 +72,5 @@ async fn main() {
     println!("{:<44} {} a second", "", (CALLS * CLIENTS) as u128 * 1_000 / all.as_millis());
     println!("{:<44} {}", "all of it through Redis", limiter.is_shared());
 
-    print("admit, without Redis", admits(Limiter::new(None, policies(), || 0), CALLS).await);
+    print("admit, without Redis", admits(RateLimits::new(None, policies(), || 0).limiter(), CALLS).await);
 }

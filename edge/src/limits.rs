@@ -15,7 +15,7 @@ use actix_web::{HttpMessage as _, HttpRequest, web};
 use prometheus::{Histogram, IntCounterVec, register_histogram, register_int_counter_vec};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
-use store::{Keeper, Source, Store};
+use store::{Buckets, Keeper, Source, Store};
 use twh_domain::id::TenantId;
 use twh_sinks::counters::Counters;
 use twh_sinks::counters::gcra::{Rate, Verdict};
@@ -58,43 +58,51 @@ pub fn cost_of_batch(commands: usize) -> u32 {
     u32::try_from(commands / COMMANDS_A_REQUEST).unwrap_or(u32::MAX).saturating_add(1)
 }
 
-/// Decides who is admitted. Clones share everything.
+/// What the limiters of a process have in common: the plans, how busy the process is, its own buckets, and where the shared ones
+/// are. Clones share everything.
 #[derive(Clone)]
-pub struct Limiter(Arc<Inner>);
+pub struct RateLimits(Arc<Common>);
 
-struct Inner {
+struct Common {
     policies: Policies,
-    store: Arc<Store>,
-    pressure: Arc<dyn Fn() -> u32 + Send + Sync>,
-    _keeper: Option<Keeper>,
+    buckets: Arc<Buckets>,
+    pressure: Box<dyn Fn() -> u32 + Send + Sync>,
 }
 
-impl Limiter {
-    /// A limiter over these shared buckets; without any it has only its own. `pressure` says, in per mille, how much of what
-    /// the process can hold at once is in use. Call it inside of a Tokio runtime: a task there looks after the connection,
-    /// and ends with the last clone. A Redis that is away now is no error.
+impl RateLimits {
+    /// Limits over these shared buckets; without any there are only the process's own. `pressure` says, in per mille, how much of
+    /// what the process can hold at once is in use. Does not connect.
     #[must_use]
     pub fn new(
         counters: Option<Counters>,
         policies: Policies,
         pressure: impl Fn() -> u32 + Send + Sync + 'static,
     ) -> Self {
-        Self::over(Store::new(counters), policies, Arc::new(pressure))
+        Self(Arc::new(Common { policies, buckets: Buckets::new(counters).into(), pressure: Box::new(pressure) }))
     }
 
-    /// The same limiter over a connection of its own, which the runtime that this is called in looks after: where that has one
-    /// thread, as each worker of the HTTP server, a decision wakes no other.
+    /// A limiter with a connection of its own. Call it inside of a Tokio runtime: a task there looks after the connection, and
+    /// ends with the last clone. Where that runtime has one thread, as each worker of the HTTP server, a decision wakes no other.
+    /// A Redis that is away now is no error.
     #[must_use]
-    pub fn apart(&self) -> Self {
-        Self::over(self.0.store.apart(), self.0.policies, Arc::clone(&self.0.pressure))
-    }
-
-    fn over(store: Store, policies: Policies, pressure: Arc<dyn Fn() -> u32 + Send + Sync>) -> Self {
-        let store = Arc::new(store);
+    pub fn limiter(&self) -> Limiter {
+        let store = Arc::new(Store::new(&self.0.buckets));
         let keeper = Keeper::start(&store);
-        Self(Arc::new(Inner { policies, store, pressure, _keeper: keeper }))
+        Limiter(Arc::new(Inner { limits: self.clone(), store, _keeper: keeper }))
     }
+}
 
+/// Decides who is admitted. Clones share everything.
+#[derive(Clone)]
+pub struct Limiter(Arc<Inner>);
+
+struct Inner {
+    limits: RateLimits,
+    store: Arc<Store>,
+    _keeper: Option<Keeper>,
+}
+
+impl Limiter {
     /// True while the shared buckets are used, not the process's own.
     #[must_use]
     pub fn is_shared(&self) -> bool {
@@ -104,13 +112,13 @@ impl Limiter {
     /// What a plan may ask for while the buckets are shared.
     #[must_use]
     pub fn policy(&self, plan: Plan) -> Policy {
-        self.0.policies.of(plan)
+        self.0.limits.0.policies.of(plan)
     }
 
     /// Takes a request's cost from the tenant's bucket and the credential's, or from neither. A cost above what a bucket
     /// holds takes all that it holds.
     pub async fn admit(&self, subject: &Subject, cost: u32) -> Result<Admission, Refused> {
-        let pressure = (self.0.pressure)();
+        let pressure = (self.0.limits.0.pressure)();
         if SHED_ABOVE.iter().any(|(plan, above)| *plan == subject.plan && pressure > *above) {
             DECISIONS.with_label_values(&[subject.plan.name(), "shed"]).inc();
             let message = "the platform is busy and keeps what is left for other plans";
@@ -129,7 +137,7 @@ impl Limiter {
 
     async fn take(&self, subject: &Subject, paid: u32, cost: u32) -> Result<Admission, Refused> {
         let begun = Instant::now();
-        let policy = self.0.policies.of(subject.plan);
+        let policy = self.0.limits.0.policies.of(subject.plan);
         let (source, policy, verdicts) = self.0.store.take(subject, policy, paid, cost).await;
         SECONDS.observe(begun.elapsed().as_secs_f64());
         let states = [("tenant", policy.tenant), ("key", policy.key)].into_iter().zip(verdicts);

@@ -22,7 +22,7 @@ use twh_api::{Engine, Signer};
 use twh_edge::auth::Authenticator;
 use twh_edge::body::BodyLimit;
 use twh_edge::guard::{self, OnlyTls, TrustedProxies, cors};
-use twh_edge::limits::Limiter;
+use twh_edge::limits::RateLimits;
 use twh_edge::ops::{self, Check, Checks, Lags};
 use twh_edge::reference::Reference;
 use twh_edge::request::{around, under_way_per_mille};
@@ -302,7 +302,7 @@ async fn serve_http(
     let engine = projections::elastic(config)?.map(Engine::new);
     let reads = web::Data::new(twh_api::Reads { pool: parts.readers.clone(), wait: config.read_wait, signer, engine });
     let body_limit = BodyLimit(config.body_bytes_max);
-    let limiter = limiter(config, gateway.clone())?;
+    let limits = limits(config, gateway.clone())?;
     let reference = Reference::new(&openapi::document());
     let proxies = TrustedProxies(config.trusted_proxies.clone());
     let origins = config.cors_origins.clone();
@@ -332,8 +332,8 @@ async fn serve_http(
             Some(hooks) => app.app_data(hooks.clone()),
             None => app,
         };
-        let app = match &limiter {
-            Some(limiter) => app.app_data(web::Data::new(limiter.apart())),
+        let app = match &limits {
+            Some(limits) => app.app_data(web::Data::new(limits.limiter())),
             None => app,
         };
         app.app_data(proxies.clone())
@@ -406,7 +406,7 @@ fn post(parts: &Parts, secrets: &Secrets, public_url: &PublicUrl) -> anyhow::Res
 }
 
 /// What holds tenants to the limits of their plans. Redis may be away: it is looked for in the background.
-fn limiter(config: &Config, gateway: Option<web::Data<Gateway>>) -> anyhow::Result<Option<Limiter>> {
+fn limits(config: &Config, gateway: Option<web::Data<Gateway>>) -> anyhow::Result<Option<RateLimits>> {
     if !config.rate_limits {
         return Ok(None);
     }
@@ -417,7 +417,7 @@ fn limiter(config: &Config, gateway: Option<web::Data<Gateway>>) -> anyhow::Resu
         let commands = gateway.as_ref().map_or(0, |gateway| gateway.in_flight_per_mille());
         commands.max(under_way_per_mille(requests_max))
     };
-    Ok(Some(Limiter::new(Some(counters), config.plan_limits, pressure)))
+    Ok(Some(RateLimits::new(Some(counters), config.plan_limits, pressure)))
 }
 
 /// What signs checkpoints of ledgers.

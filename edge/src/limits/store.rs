@@ -53,15 +53,22 @@ enum LocalKey {
     Credential(TenantId, Uuid),
 }
 
-/// What the stores of a process share.
-struct Process {
-    buckets: Cache<LocalKey, Arc<Mutex<u64>>>,
+/// What the stores of a process share: its own buckets, and where the shared ones are.
+pub(super) struct Buckets {
+    /// Without a connection: each store makes its own.
+    shared: Option<Counters>,
+    local: Cache<LocalKey, Arc<Mutex<u64>>>,
     started: Instant,
     /// Stores that do not reach Redis now.
     down: Mutex<usize>,
 }
 
-impl Process {
+impl Buckets {
+    pub(super) fn new(shared: Option<Counters>) -> Self {
+        let local = Cache::new(LOCAL_BUCKETS_MAX);
+        Self { shared, local, started: Instant::now(), down: Mutex::default() }
+    }
+
     /// Notes that a store does not reach Redis; says whether it is the first.
     fn lost(&self) -> bool {
         let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,31 +86,22 @@ impl Process {
     }
 }
 
-/// The buckets.
+/// The buckets, over a connection of its own.
 pub(super) struct Store {
     counters: Option<Counters>,
     up: AtomicBool,
     failed: Notify,
     /// When Redis last answered, in microseconds since the start.
     answered_at: AtomicU64,
-    process: Arc<Process>,
+    buckets: Arc<Buckets>,
 }
 
 impl Store {
-    pub(super) fn new(counters: Option<Counters>) -> Self {
-        let buckets = Cache::new(LOCAL_BUCKETS_MAX);
-        Self::over(counters, Arc::new(Process { buckets, started: Instant::now(), down: Mutex::default() }))
-    }
-
-    /// The same buckets over a connection of its own.
-    pub(super) fn apart(&self) -> Self {
-        Self::over(self.counters.as_ref().map(Counters::apart), Arc::clone(&self.process))
-    }
-
-    fn over(counters: Option<Counters>, process: Arc<Process>) -> Self {
+    pub(super) fn new(buckets: &Arc<Buckets>) -> Self {
         let (up, failed, answered_at) = (AtomicBool::new(false), Notify::new(), AtomicU64::new(0));
-        process.lost();
-        Self { counters, up, failed, answered_at, process }
+        buckets.lost();
+        let counters = buckets.shared.as_ref().map(Counters::apart);
+        Self { counters, up, failed, answered_at, buckets: Arc::clone(buckets) }
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -154,7 +152,7 @@ impl Store {
     }
 
     fn micros(&self) -> u64 {
-        u64::try_from(self.process.started.elapsed().as_micros()).unwrap_or(u64::MAX / 2)
+        u64::try_from(self.buckets.started.elapsed().as_micros()).unwrap_or(u64::MAX / 2)
     }
 
     fn has_answered_lately(&self) -> bool {
@@ -162,7 +160,7 @@ impl Store {
     }
 
     fn bucket(&self, key: LocalKey) -> Arc<Mutex<u64>> {
-        let Ok(bucket) = self.process.buckets.get_or_insert_with(&key, || Ok::<_, Infallible>(Arc::default()));
+        let Ok(bucket) = self.buckets.local.get_or_insert_with(&key, || Ok::<_, Infallible>(Arc::default()));
         bucket
     }
 
@@ -170,7 +168,7 @@ impl Store {
     fn open(&self, counters: &Counters, error: &CountersError) {
         if self.up.swap(false, Ordering::AcqRel) {
             counters.disconnect();
-            if self.process.lost() {
+            if self.buckets.lost() {
                 tracing::warn!(%error, kind = error.kind(), "Redis is away: rate limits are of each process, a quarter of the plan's");
             }
             self.failed.notify_one();
@@ -180,7 +178,7 @@ impl Store {
     fn close(&self) {
         self.answered_at.fetch_max(self.micros(), Ordering::AcqRel);
         self.up.store(true, Ordering::Release);
-        if self.process.found() {
+        if self.buckets.found() {
             tracing::info!("Redis answers: rate limits are shared");
         }
     }
@@ -189,7 +187,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         if !self.is_up() {
-            self.process.found();
+            self.buckets.found();
         }
     }
 }

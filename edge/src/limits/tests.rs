@@ -21,12 +21,17 @@ async fn connected(limiter: &Limiter, patience: Duration) {
     tokio::time::timeout(patience, connected).await.expect("Redis answers: ./dev up starts it");
 }
 
-/// Over the real Redis, connected.
-async fn shared(policies: &str) -> Limiter {
+/// Over the real Redis.
+fn over_redis(policies: &str) -> RateLimits {
     let patient = Duration::from_secs(5);
     let counters = Counters::new(&redis_url(), Deadlines { call: patient, connect: patient }).unwrap();
-    let limiter = Limiter::new(Some(counters), Policies::parse(policies).unwrap(), QUIET);
-    connected(&limiter, 2 * patient).await;
+    RateLimits::new(Some(counters), Policies::parse(policies).unwrap(), QUIET)
+}
+
+/// Over the real Redis, connected.
+async fn shared(policies: &str) -> Limiter {
+    let limiter = over_redis(policies).limiter();
+    connected(&limiter, Duration::from_secs(10)).await;
     limiter
 }
 
@@ -86,10 +91,11 @@ async fn keys_of_a_tenant_share_its_bucket_over_limiters_and_tenants_share_nothi
 
 #[actix_web::test]
 async fn connections_apart_share_the_buckets_also_where_redis_is_away() {
-    let away = Limiter::new(None, Policies::parse("free=1/20,1/8").unwrap(), QUIET);
-    for limiter in [shared("free=1/5,1/2").await, away] {
-        let (apart, subject) = (limiter.apart(), subject(Plan::Free));
-        if limiter.is_shared() {
+    let away = RateLimits::new(None, Policies::parse("free=1/20,1/8").unwrap(), QUIET);
+    for (limits, is_there) in [(over_redis("free=1/5,1/2"), true), (away, false)] {
+        let (limiter, apart, subject) = (limits.limiter(), limits.limiter(), subject(Plan::Free));
+        if is_there {
+            connected(&limiter, Duration::from_secs(10)).await;
             connected(&apart, Duration::from_secs(10)).await;
         }
         limiter.admit(&subject, 1).await.unwrap();
@@ -117,7 +123,7 @@ async fn a_batch_larger_than_the_burst_is_let_through_by_a_full_bucket_and_only_
 #[actix_web::test]
 async fn under_pressure_the_lesser_plans_give_way_first() {
     static PRESSURE: AtomicU32 = AtomicU32::new(0);
-    let limiter = Limiter::new(None, Policies::default(), || PRESSURE.load(Ordering::Relaxed));
+    let limiter = RateLimits::new(None, Policies::default(), || PRESSURE.load(Ordering::Relaxed)).limiter();
     for (pressure, served) in [(500, 4), (501, 3), (700, 3), (701, 2), (850, 2), (851, 1), (1_000, 1)] {
         PRESSURE.store(pressure, Ordering::Relaxed);
         for (rank, plan) in Plan::ALL.into_iter().rev().enumerate() {
@@ -135,8 +141,8 @@ async fn under_pressure_the_lesser_plans_give_way_first() {
 async fn requests_under_way_are_pressure_also_where_no_command_is() {
     // The one that asks is under way itself.
     for (most, status) in [(1, StatusCode::SERVICE_UNAVAILABLE), (1_000_000, StatusCode::OK)] {
-        let limiter = Limiter::new(None, Policies::default(), move || crate::request::under_way_per_mille(most));
-        let app = App::new().app_data(web::Data::new(limiter)).app_data(subject(Plan::Free));
+        let limits = RateLimits::new(None, Policies::default(), move || crate::request::under_way_per_mille(most));
+        let app = App::new().app_data(web::Data::new(limits.limiter())).app_data(subject(Plan::Free));
         let app = app.wrap(middleware::from_fn(crate::request::around)).default_service(web::to(handle));
         let answer = call_service(&init_service(app).await, TestRequest::get().to_request()).await;
         assert_eq!(answer.status(), status, "of {most}");
@@ -149,7 +155,7 @@ async fn without_redis_a_quarter_of_the_plan_is_let_through_and_nobody_waits() {
     // Nothing listens there: the address was free a moment ago.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let counters = Counters::new(&format!("redis://{free}"), Deadlines::default()).unwrap();
-    let limiter = Limiter::new(Some(counters), Policies::parse("free=4/40,4/20").unwrap(), QUIET);
+    let limiter = RateLimits::new(Some(counters), Policies::parse("free=4/40,4/20").unwrap(), QUIET).limiter();
     let subject = subject(Plan::Free);
     let begun = Instant::now();
     let mut admitted = 0;

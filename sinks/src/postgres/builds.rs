@@ -238,7 +238,9 @@ pub struct Freshness {
     pub build: Build,
     /// The last command that it reflects; `None` before the first.
     pub reflects: Option<Position>,
-    /// Events of the tenant that it does not reflect yet.
+    /// Events of the tenant.
+    pub events: i64,
+    /// Those of them that it does not reflect yet.
     pub events_behind: i64,
 }
 
@@ -280,15 +282,16 @@ pub async fn freshness(
     let build = Build { projection, number: row.try_get("number")?, name: row.try_get("name")? };
     let newest: Option<i64> = row.try_get("event_sequence")?;
     let sequence: Option<i64> = row.try_get("sequence")?;
-    let events_behind = newest.unwrap_or_default() - sequence.unwrap_or_default();
+    let events = newest.unwrap_or_default();
+    let events_behind = events - sequence.unwrap_or_default();
     if events_behind <= 0 {
         // Commands since the last event have changed nothing that it shows.
-        return Ok(Some(Freshness { build, reflects: applied, events_behind: 0 }));
+        return Ok(Some(Freshness { build, reflects: applied, events, events_behind: 0 }));
     }
     let partition: Option<i32> = row.try_get("partition")?;
     let offset: Option<i64> = row.try_get("log_offset")?;
     // The rest of the last command's events may be among those that are behind.
     let before = |(partition, offset)| (offset > 0).then(|| Position { partition, offset: offset - 1 });
     let reflects = partition.zip(offset).and_then(before);
-    Ok(Some(Freshness { build, reflects, events_behind }))
+    Ok(Some(Freshness { build, reflects, events, events_behind }))
 }

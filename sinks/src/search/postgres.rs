@@ -159,8 +159,10 @@ pub async fn add_stock(connection: &mut PgConnection, tenant: TenantId, found: &
     if !ids.is_empty() {
         let rows = sqlx::query(
             "select l.item_id, l.location_id, o.code, l.on_hand_micro, l.reserved_micro
-             from stock_levels l join locations o on o.tenant_id = $1 and o.id = l.location_id
-             where l.tenant_id = $1 and l.item_id = any($2) order by o.code",
+             from unnest($2::uuid[]) as asked (item_id)
+             join stock_levels l on l.tenant_id = $1 and l.item_id = asked.item_id
+             join locations o on o.tenant_id = $1 and o.id = l.location_id
+             order by o.code",
         )
         .bind(tenant.0)
         .bind(ids)

@@ -5,14 +5,14 @@ use serde::de::DeserializeOwned;
 use std::collections::{HashMap, HashSet};
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::EntityKind;
-use twh_domain::id::{ItemId, LocationId, TenantId};
+use twh_domain::id::{ItemId, TenantId};
 use twh_domain::item::{Item, ItemType};
 use twh_domain::purchase_order::{PurchaseOrder, PurchaseOrderStatus};
 use twh_domain::sales_order::{SalesOrder, SalesOrderStatus};
 use twh_domain::timestamp::Timestamp;
 use twh_domain::transfer::{Transfer, TransferStatus};
 use twh_schemas::records::{DomainEvent, StockChange};
-use twh_sinks::postgres::supply::{self, Batch, Change, Day, Held, Level, Line, LineKey, Receipt};
+use twh_sinks::postgres::supply::{self, Batch, Change, Day, Line, LineKey, Receipt};
 
 const DAY_MICROS: i64 = 24 * 3_600 * 1_000_000;
 
@@ -28,13 +28,12 @@ pub(super) struct Crossing {
     pub(super) recorded_at: Timestamp,
 }
 
-/// What is held, and what events make of it.
+/// The items that are held, and what events make of them.
 pub(super) struct Fold {
-    held: Held,
+    items: HashMap<ItemId, supply::Item>,
     /// The last event of each tenant that is added.
     reflected: HashMap<TenantId, i64>,
     changed_items: HashSet<ItemId>,
-    changed_levels: HashSet<(ItemId, LocationId)>,
     batch: Batch,
     crossings: Vec<Crossing>,
 }
@@ -48,15 +47,8 @@ fn day(at: Timestamp) -> i32 {
 }
 
 impl Fold {
-    pub(super) fn new(held: Held, reflected: HashMap<TenantId, i64>) -> Self {
-        Self {
-            held,
-            reflected,
-            changed_items: HashSet::new(),
-            changed_levels: HashSet::new(),
-            batch: Batch::default(),
-            crossings: Vec::new(),
-        }
+    pub(super) fn new(items: HashMap<ItemId, supply::Item>, reflected: HashMap<TenantId, i64>) -> Self {
+        Self { items, reflected, changed_items: HashSet::new(), batch: Batch::default(), crossings: Vec::new() }
     }
 
     /// Adds an event, unless it is added already.
@@ -69,7 +61,7 @@ impl Fold {
         let touched = touched(event);
         // An item that is low from its beginning has not come down.
         let was_more: Vec<_> =
-            touched.iter().map(|id| self.held.items.get(id).is_some_and(|it| it.low_since.is_none())).collect();
+            touched.iter().map(|id| self.items.get(id).is_some_and(|it| it.low_since.is_none())).collect();
         if is_document_of(event, EntityKind::Item) {
             self.describe(event);
         }
@@ -86,9 +78,7 @@ impl Fold {
 
     /// What changed, and what came down to its reorder point on the way.
     pub(super) fn finish(mut self) -> (Batch, Vec<Crossing>) {
-        self.batch.items = self.changed_items.iter().filter_map(|id| self.held.items.remove(id)).collect();
-        self.batch.levels =
-            self.changed_levels.iter().filter_map(|at| Some((*at, self.held.levels.remove(at)?))).collect();
+        self.batch.items = self.changed_items.iter().filter_map(|id| self.items.remove(id)).collect();
         (self.batch, self.crossings)
     }
 
@@ -97,31 +87,27 @@ impl Fold {
         if document.item_type != ItemType::Stock {
             return;
         }
-        let known = self.held.items.remove(&document.id);
+        let known = self.items.remove(&document.id);
         let item = supply::Item {
             tenant: event.tenant_id,
             item: document.id,
             sku: document.sku,
             name: document.name,
             reorder_point: document.reorder_point,
-            available_micro: known.as_ref().map_or(0, |known| known.available_micro),
+            on_hand_micro: known.as_ref().map_or(0, |known| known.on_hand_micro),
+            reserved_micro: known.as_ref().map_or(0, |known| known.reserved_micro),
             low_since: known.and_then(|known| known.low_since),
         };
         self.changed_items.insert(item.item);
-        self.held.items.insert(item.item, item);
+        self.items.insert(item.item, item);
     }
 
     fn stock(&mut self, event: &DomainEvent, change: &StockChange) {
-        let place = (change.item_id, change.location_id);
-        let none = Level { tenant: event.tenant_id, on_hand: Quantity::ZERO, reserved: Quantity::ZERO };
-        let level = self.held.levels.entry(place).or_insert(none);
-        let before = *level;
-        *level = Level { on_hand: change.qty_on_hand, reserved: change.qty_reserved, ..none };
-        self.changed_levels.insert(place);
-        let moved = change.qty_on_hand.micros() - before.on_hand.micros();
-        let promised = change.qty_reserved.micros() - before.reserved.micros();
-        if let Some(item) = self.held.items.get_mut(&change.item_id) {
-            item.available_micro = item.available_micro.saturating_add(moved - promised);
+        let moved = change.qty_on_hand.micros() - change.qty_on_hand_before.micros();
+        let promised = change.qty_reserved.micros() - change.qty_reserved_before.micros();
+        if let Some(item) = self.items.get_mut(&change.item_id) {
+            item.on_hand_micro = item.on_hand_micro.saturating_add(moved);
+            item.reserved_micro = item.reserved_micro.saturating_add(promised);
             self.changed_items.insert(change.item_id);
         }
         if moved != 0 {
@@ -135,16 +121,16 @@ impl Fold {
 
     /// Says whether an item is low after an event, and since when.
     fn judge(&mut self, event: &DomainEvent, id: ItemId, was_more: bool) {
-        let Some(item) = self.held.items.get_mut(&id) else { return };
+        let Some(item) = self.items.get_mut(&id) else { return };
         let recorded_at = Timestamp::from_micros(event.recorded_at);
-        let point = item.reorder_point.filter(|point| item.available_micro <= point.micros());
+        let point = item.reorder_point.filter(|point| item.available_micro() <= point.micros());
         item.low_since = point.map(|_| item.low_since.unwrap_or(recorded_at));
         if let (true, Some(reorder_point)) = (was_more, point) {
             self.crossings.push(Crossing {
                 tenant: event.tenant_id,
                 item: id,
                 sequence: event.sequence,
-                available: Quantity::from_micros(item.available_micro).unwrap_or(reorder_point),
+                available: Quantity::from_micros(item.available_micro()).unwrap_or(reorder_point),
                 reorder_point,
                 recorded_at,
             });

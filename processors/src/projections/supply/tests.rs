@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use twh_domain::decimal::Quantity;
 use twh_domain::id::{CommandId, EventId, ItemId, LocationId, TenantId};
 use twh_schemas::records::{DomainEvent, StockChange};
-use twh_sinks::postgres::supply::{Batch, Held};
+use twh_sinks::postgres::supply::Batch;
 use uuid::Uuid;
 
 const TENANT: TenantId = TenantId(Uuid::from_u128(1));
@@ -50,9 +50,8 @@ fn moved(sequence: i64, levels: &[(LocationId, &str, &str)]) -> DomainEvent {
         location_id: *location,
         version_before: sequence,
         version: sequence + 1,
-        // What was there before supply knows by itself.
-        qty_on_hand_before: quantity("0"),
-        qty_reserved_before: quantity("0"),
+        qty_on_hand_before: Quantity::ZERO,
+        qty_reserved_before: Quantity::ZERO,
         qty_on_hand: quantity(on_hand),
         qty_reserved: quantity(reserved),
     };
@@ -60,8 +59,19 @@ fn moved(sequence: i64, levels: &[(LocationId, &str, &str)]) -> DomainEvent {
     event(sequence, "stock.adjusted", ("adjustment", Uuid::from_u128(8)), &json!({}), stock)
 }
 
+/// Events in their order, each with what was there before it.
+fn history<const N: usize>(mut events: [DomainEvent; N]) -> [DomainEvent; N] {
+    let mut levels = HashMap::new();
+    for change in events.iter_mut().flat_map(|event| &mut event.stock) {
+        let after = (change.qty_on_hand, change.qty_reserved);
+        let before = levels.insert(change.location_id, after).unwrap_or_default();
+        (change.qty_on_hand_before, change.qty_reserved_before) = before;
+    }
+    events
+}
+
 fn folded(events: &[DomainEvent]) -> (Batch, Vec<(i64, String)>) {
-    let mut fold = Fold::new(Held::default(), HashMap::new());
+    let mut fold = Fold::new(HashMap::new(), HashMap::new());
     events.iter().for_each(|event| fold.add(event));
     let (batch, crossings) = fold.finish();
     (batch, crossings.into_iter().map(|it| (it.sequence, it.available.to_string())).collect())
@@ -69,7 +79,7 @@ fn folded(events: &[DomainEvent]) -> (Batch, Vec<(i64, String)>) {
 
 #[test]
 fn an_item_comes_down_once_however_much_goes_after() {
-    let events = [
+    let events = history([
         item(1, Some("5")),
         moved(2, &[(NORTH, "8", "0")]),
         moved(3, &[(NORTH, "8", "2")]),
@@ -77,17 +87,17 @@ fn an_item_comes_down_once_however_much_goes_after() {
         moved(5, &[(NORTH, "4", "0")]),
         moved(6, &[(NORTH, "4", "0"), (SOUTH, "6", "0")]),
         moved(7, &[(NORTH, "0", "0"), (SOUTH, "5", "0")]),
-    ];
+    ]);
     let (batch, crossings) = folded(&events);
     // At 4 it is 5: the point itself is low. At 5 it is lower still, at 6 it is 10 again.
     assert_eq!(crossings, [(4, "5".to_owned()), (7, "5".to_owned())]);
     assert_eq!(batch.items[0].low_since.unwrap().micros(), 7 * HOUR);
-    assert_eq!(batch.items[0].available_micro, 5_000_000);
+    assert_eq!(batch.items[0].available_micro(), 5_000_000);
 }
 
 #[test]
 fn an_event_that_comes_again_adds_nothing() {
-    let events = [item(1, Some("5")), moved(2, &[(NORTH, "8", "0")]), moved(3, &[(NORTH, "5", "0")])];
+    let events = history([item(1, Some("5")), moved(2, &[(NORTH, "8", "0")]), moved(3, &[(NORTH, "5", "0")])]);
     let (once, crossings) = folded(&events);
     let again: Vec<_> = events.iter().chain(&events[1..]).chain(&events).cloned().collect();
     let (twice, crossings_again) = folded(&again);
@@ -109,7 +119,8 @@ fn a_point_that_is_raised_above_what_there_is_is_a_crossing_and_a_new_item_is_no
 
 #[test]
 fn days_are_those_on_which_it_happened() {
-    let events = [item(1, None), moved(2, &[(NORTH, "8", "0")]), moved(25, &[(NORTH, "1", "0"), (SOUTH, "2", "1")])];
+    let events =
+        history([item(1, None), moved(2, &[(NORTH, "8", "0")]), moved(25, &[(NORTH, "1", "0"), (SOUTH, "2", "1")])]);
     let (batch, _) = folded(&events);
     let days: Vec<_> = batch.days.iter().map(|(at, it)| (at.location, at.day, it.came, it.went)).collect();
     assert_eq!(days, [(NORTH, 0, 8_000_000, 0), (NORTH, 1, 0, 7_000_000), (SOUTH, 1, 2_000_000, 0)]);

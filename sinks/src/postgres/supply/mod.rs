@@ -7,7 +7,7 @@ pub use read::{
     DayRow, History, ItemSupply, LeadTimes, OpenLineFilter, OpenLineRow, history, item_supply, lead_times, low_items,
     open_lines,
 };
-pub use write::{Batch, Held, Line, delete, held, write};
+pub use write::{Batch, Line, delete, held, write};
 
 use twh_domain::decimal::Quantity;
 use twh_domain::id::{ItemId, LocationId, TenantId};
@@ -27,21 +27,20 @@ pub struct Item {
     pub name: Option<String>,
     /// The availability at which more should be ordered.
     pub reorder_point: Option<Quantity>,
-    /// What can be promised over all locations, in millionths.
-    pub available_micro: i64,
+    /// Physically there, over all locations, in millionths.
+    pub on_hand_micro: i64,
+    /// Promised of it.
+    pub reserved_micro: i64,
     /// Since when that is no more than the reorder point; `None` while it is more, or there is no such point.
     pub low_since: Option<Timestamp>,
 }
 
-/// How much of an item a location holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Level {
-    /// Whose.
-    pub tenant: TenantId,
-    /// Physically there.
-    pub on_hand: Quantity,
-    /// Promised.
-    pub reserved: Quantity,
+impl Item {
+    /// What can be promised over all locations, in millionths.
+    #[must_use]
+    pub const fn available_micro(&self) -> i64 {
+        self.on_hand_micro.saturating_sub(self.reserved_micro)
+    }
 }
 
 /// Where something came or went, and when: days since 1970-01-01, UTC.

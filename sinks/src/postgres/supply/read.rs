@@ -58,11 +58,8 @@ impl ItemSupply {
     }
 }
 
-/// Sums over locations and lines; a sum out of range is refused by the database.
+/// Sums over lines; a sum out of range is refused by the database.
 const SUMS: &str = "
-    cross join lateral (
-        select coalesce(sum(on_hand_micro), 0)::bigint as on_hand_micro, coalesce(sum(reserved_micro), 0)::bigint as reserved_micro
-        from supply_levels where build = $1 and tenant_id = $2 and item_id = i.item_id) l
     cross join lateral (
         select coalesce(sum(quantity_micro) filter (where document_kind = 'purchase_order'), 0)::bigint as incoming_micro,
                coalesce(sum(quantity_micro) filter (where document_kind = 'transfer'), 0)::bigint as in_transit_micro,
@@ -70,7 +67,7 @@ const SUMS: &str = "
                coalesce(sum(backordered_micro), 0)::bigint as backordered_micro
         from supply_open_lines where build = $1 and tenant_id = $2 and item_id = i.item_id) o";
 
-const COLUMNS: &str = "i.item_id, i.sku, i.name, i.reorder_point_micro, i.low_since, l.on_hand_micro, l.reserved_micro,
+const COLUMNS: &str = "i.item_id, i.sku, i.name, i.reorder_point_micro, i.low_since, i.on_hand_micro, i.reserved_micro,
     o.incoming_micro, o.in_transit_micro, o.outgoing_micro, o.backordered_micro";
 
 fn supply(row: &PgRow) -> Result<ItemSupply, sqlx::Error> {

@@ -1,6 +1,6 @@
 //! What a batch of events changes, in one statement with the move of its partition: so it is applied once.
 
-use super::{Change, Day, Item, Level, LineKey, Receipt};
+use super::{Change, Day, Item, LineKey, Receipt};
 use crate::postgres::PgPool;
 use crate::postgres::builds::{Build, Progress, advance_by, reflected};
 use crate::postgres::positions::{Hold, PositionError};
@@ -13,15 +13,6 @@ use twh_domain::entity::EntityKind;
 use twh_domain::id::{ItemId, LocationId, TenantId};
 use twh_domain::timestamp::Timestamp;
 use uuid::Uuid;
-
-/// What is held of some items.
-#[derive(Debug, Default)]
-pub struct Held {
-    /// The items.
-    pub items: HashMap<ItemId, Item>,
-    /// Their levels.
-    pub levels: HashMap<(ItemId, LocationId), Level>,
-}
 
 /// A line of which something is still to come, to arrive or to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +40,6 @@ pub struct Line {
 pub struct Batch {
     /// Items that changed.
     pub items: Vec<Item>,
-    /// Levels that changed.
-    pub levels: HashMap<(ItemId, LocationId), Level>,
     /// What came and went.
     pub days: BTreeMap<Day, Change>,
     /// Lines of documents that changed; `None` where nothing of them is outstanding any more.
@@ -74,72 +63,51 @@ pub(super) fn optional_time(row: &PgRow, column: &str) -> Result<Option<Timestam
     Ok(row.try_get::<Option<OffsetDateTime>, _>(column)?.map(Timestamp::from))
 }
 
-/// What a build holds of some items, and the last event of each of some tenants that it reflects: both as of one moment, at which
-/// the partition is still held. Events added to anything else would come to what never was.
+/// What a build holds of some items, and the last event of each of some tenants that it reflects. The partition was held when
+/// the items had been read, so nobody else had changed them: events added to anything else would come to what never was.
 pub async fn held(
     pool: &PgPool,
     build: &Build,
     hold: &Hold,
     of: &[(TenantId, ItemId)],
     tenants: &[TenantId],
-) -> Result<(Held, HashMap<TenantId, i64>), PositionError> {
-    let mut tx = pool.begin_with(crate::postgres::SNAPSHOT).await?;
-    hold.check(&mut tx).await?;
-    let reflected = reflected(&mut tx, build, tenants).await?;
-    let held = items_and_levels(&mut tx, build, of).await?;
-    tx.commit().await?;
+) -> Result<(HashMap<ItemId, Item>, HashMap<TenantId, i64>), PositionError> {
+    let mut connection = pool.acquire().await?;
+    let held = items(&mut connection, build, of).await?;
+    let reflected = reflected(&mut connection, build, tenants).await?;
+    hold.check(&mut connection).await?;
     Ok((held, reflected))
 }
 
-async fn items_and_levels(
+async fn items(
     connection: &mut PgConnection,
     build: &Build,
     of: &[(TenantId, ItemId)],
-) -> Result<Held, sqlx::Error> {
+) -> Result<HashMap<ItemId, Item>, sqlx::Error> {
     let (tenants, items): (Vec<Uuid>, Vec<Uuid>) = of.iter().map(|(tenant, item)| (tenant.0, item.0)).unzip();
-    let mut held = Held::default();
     let rows = sqlx::query(
-        "select s.tenant_id, s.item_id, s.sku, s.name, s.reorder_point_micro, s.available_micro, s.low_since
+        "select s.tenant_id, s.item_id, s.sku, s.name, s.reorder_point_micro, s.on_hand_micro, s.reserved_micro, s.low_since
          from unnest($2::uuid[], $3::uuid[]) as asked (tenant_id, item_id)
          join supply_items s on s.build = $1 and s.tenant_id = asked.tenant_id and s.item_id = asked.item_id",
     )
     .bind(build.number)
     .bind(&tenants)
     .bind(&items)
-    .fetch_all(&mut *connection)
+    .fetch_all(connection)
     .await?;
-    for row in rows {
-        let item = Item {
+    let item = |row: &PgRow| {
+        Ok(Item {
             tenant: TenantId(row.try_get("tenant_id")?),
             item: ItemId(row.try_get("item_id")?),
             sku: row.try_get("sku")?,
             name: row.try_get("name")?,
-            reorder_point: optional_quantity(&row, "reorder_point_micro")?,
-            available_micro: row.try_get("available_micro")?,
-            low_since: optional_time(&row, "low_since")?,
-        };
-        held.items.insert(item.item, item);
-    }
-    let rows = sqlx::query(
-        "select s.tenant_id, s.item_id, s.location_id, s.on_hand_micro, s.reserved_micro
-         from unnest($2::uuid[], $3::uuid[]) as asked (tenant_id, item_id)
-         join supply_levels s on s.build = $1 and s.tenant_id = asked.tenant_id and s.item_id = asked.item_id",
-    )
-    .bind(build.number)
-    .bind(&tenants)
-    .bind(&items)
-    .fetch_all(connection)
-    .await?;
-    for row in rows {
-        let place = (ItemId(row.try_get("item_id")?), LocationId(row.try_get("location_id")?));
-        let level = Level {
-            tenant: TenantId(row.try_get("tenant_id")?),
-            on_hand: quantity(&row, "on_hand_micro")?,
-            reserved: quantity(&row, "reserved_micro")?,
-        };
-        held.levels.insert(place, level);
-    }
-    Ok(held)
+            reorder_point: optional_quantity(row, "reorder_point_micro")?,
+            on_hand_micro: row.try_get("on_hand_micro")?,
+            reserved_micro: row.try_get("reserved_micro")?,
+            low_since: optional_time(row, "low_since")?,
+        })
+    };
+    rows.iter().map(|row| item(row).map(|item| (item.item, item))).collect()
 }
 
 const ITEMS: Columns = &[
@@ -148,15 +116,9 @@ const ITEMS: Columns = &[
     ("sku", Sql::Text),
     ("name", Sql::Text),
     ("reorder_point_micro", Sql::Bigint),
-    ("available_micro", Sql::Bigint),
-    ("low_since", Sql::Timestamptz),
-];
-const LEVELS: Columns = &[
-    ("tenant_id", Sql::Uuid),
-    ("item_id", Sql::Uuid),
-    ("location_id", Sql::Uuid),
     ("on_hand_micro", Sql::Bigint),
     ("reserved_micro", Sql::Bigint),
+    ("low_since", Sql::Timestamptz),
 ];
 const DAYS: Columns = &[
     ("tenant_id", Sql::Uuid),
@@ -240,7 +202,8 @@ pub async fn write(
             .text(&item.sku)
             .optional_text(item.name.as_deref())
             .optional(item.reorder_point.map(Quantity::micros), bigint)
-            .bigint(item.available_micro)
+            .bigint(item.on_hand_micro)
+            .bigint(item.reserved_micro)
             .optional(item.low_since, time);
     });
     upsert(
@@ -250,24 +213,8 @@ pub async fn write(
         ITEMS,
         &items,
         "(build, tenant_id, item_id) do update set sku = excluded.sku, name = excluded.name,
-             reorder_point_micro = excluded.reorder_point_micro, available_micro = excluded.available_micro,
-             low_since = excluded.low_since",
-    )?;
-    let levels = Rows::of(batch.levels.iter(), |row, ((item, location), level)| {
-        row.uuid(level.tenant.0)
-            .uuid(item.0)
-            .uuid(location.0)
-            .bigint(level.on_hand.micros())
-            .bigint(level.reserved.micros());
-    });
-    upsert(
-        &mut statement,
-        build,
-        "supply_levels",
-        LEVELS,
-        &levels,
-        "(build, tenant_id, item_id, location_id) do update set on_hand_micro = excluded.on_hand_micro,
-             reserved_micro = excluded.reserved_micro",
+             reorder_point_micro = excluded.reorder_point_micro, on_hand_micro = excluded.on_hand_micro,
+             reserved_micro = excluded.reserved_micro, low_since = excluded.low_since",
     )?;
     let days = Rows::of(batch.days.iter(), |row, (at, change)| {
         row.uuid(at.tenant.0)
@@ -350,7 +297,7 @@ pub async fn write(
 
 /// Deletes all that a build holds.
 pub async fn delete(pool: &PgPool, build: &Build) -> Result<(), sqlx::Error> {
-    for table in ["supply_items", "supply_levels", "supply_days", "supply_open_lines", "supply_receipts"] {
+    for table in ["supply_items", "supply_days", "supply_open_lines", "supply_receipts"] {
         sqlx::query(&format!("delete from {table} where build = $1")).bind(build.number).execute(pool).await?;
     }
     Ok(())

@@ -11,7 +11,7 @@ mod query;
 pub use document::{IndexedItem, id};
 
 use super::{Bucket, Found, Hit, Match, SearchQuery, Sort};
-use crate::search::text::words;
+use crate::search::text::{mistakes_max, words};
 use elasticsearch::auth::Credentials;
 use elasticsearch::http::StatusCode;
 use elasticsearch::http::response::Response;
@@ -21,7 +21,7 @@ use elasticsearch::indices::{
 };
 use elasticsearch::params::Refresh;
 use elasticsearch::{BulkParts, Elasticsearch, MgetParts, SearchParts};
-use query::Must;
+use query::{Mistakes, Must};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -39,8 +39,12 @@ const SEARCH_DEADLINE: Duration = Duration::from_secs(2);
 const WORK_DEADLINE: Duration = Duration::from_secs(60);
 /// What goes into a request, once it is so much: the engine takes 100 MB.
 const BULK_BYTES: usize = 8 * 1024 * 1024;
-/// How soon what is written is found: the engine works for each time, and merges what it makes.
-const REFRESH_INTERVAL: &str = "500ms";
+/// How soon what is written is found: each time the engine marks what was replaced in every segment that has any of it, and makes
+/// another segment.
+const REFRESH_INTERVAL: &str = "1s";
+/// Segments of about one size: half of what the engine would keep. A search looks into each segment, and all that a word may be a
+/// misspelling of it looks up in each.
+const SEGMENTS_PER_TIER: u32 = 5;
 /// What an error of the engine is cut to, in characters.
 const REASON_LENGTH_MAX: usize = 300;
 /// What the engine calls an index that is not there.
@@ -157,7 +161,8 @@ fn definition(index: &str) -> Value {
     let long = json!({ "type": "long" });
     json!({
         "settings": { "index": {
-            "number_of_shards": 1, "auto_expand_replicas": "0-1", "refresh_interval": REFRESH_INTERVAL } },
+            "number_of_shards": 1, "auto_expand_replicas": "0-1", "refresh_interval": REFRESH_INTERVAL,
+            "merge.policy.segments_per_tier": SEGMENTS_PER_TIER } },
         "mappings": { "dynamic": false, "_routing": { "required": true }, "properties": {
             "tenant": keyword, "item": keyword, "sequence": long, "document": { "type": "object", "enabled": false },
             "sku": keyword, "codes": unsorted, "codes_folded": unsorted, "name_sort": keyword, "name": text,
@@ -348,21 +353,31 @@ impl Elastic {
     /// Searches a tenant's items in an index or alias. Hits have no levels yet, and locations no codes.
     pub async fn search(&self, alias: &str, tenant: TenantId, query: &SearchQuery) -> Result<Found, ElasticError> {
         let all = words(&query.text);
-        let found = self.page(alias, tenant, query, &all, Must::All).await?;
+        let found = self.page(alias, tenant, query, &all, Must::All, Mistakes::One).await?;
         if found.total > 0 || all.is_empty() {
             return Ok(found);
+        }
+        // Only where nothing has fewer mistakes: it is what the engine works longest for.
+        if all.iter().any(|word| mistakes_max(word) > 1) {
+            let found = self.page(alias, tenant, query, &all, Must::All, Mistakes::Two).await?;
+            if found.total > 0 {
+                return Ok(found);
+            }
         }
         let Some(known) = self.known(alias, tenant, &all).await? else { return Ok(found) };
         // A query of which most words mean nothing here is not answered with the rest.
         if known.is_empty() || known.len() * 2 < all.len() {
             return Ok(found);
         }
-        let found =
-            if known.len() < all.len() { self.page(alias, tenant, query, &known, Must::All).await? } else { found };
+        let found = if known.len() < all.len() {
+            self.page(alias, tenant, query, &known, Must::All, Mistakes::Two).await?
+        } else {
+            found
+        };
         if found.total > 0 || known.len() < 2 {
             return Ok(found);
         }
-        self.page(alias, tenant, query, &known, Must::AllButOne).await
+        self.page(alias, tenant, query, &known, Must::AllButOne, Mistakes::Two).await
     }
 
     async fn ask<T: DeserializeOwned>(&self, alias: &str, tenant: TenantId, body: Value) -> Result<T, ElasticError> {
@@ -378,8 +393,9 @@ impl Elastic {
         query: &SearchQuery,
         words: &[String],
         must: Must,
+        most: Mistakes,
     ) -> Result<Found, ElasticError> {
-        let Some(body) = query::page(tenant, query, words, must) else {
+        let Some(body) = query::page(tenant, query, words, must, most) else {
             return Err(ElasticError::Refused("it does not know how much there is, to sort by it".to_owned()));
         };
         let answer: Answer = self.ask(alias, tenant, body).await?;
@@ -464,14 +480,15 @@ fn buckets(answer: &Value) -> Option<Vec<Bucket>> {
 }
 
 fn hit(one: HitAnswer, query: &SearchQuery) -> Option<Hit> {
-    let score = one.score.unwrap_or_default();
+    let place = one.sort.first()?;
+    let score = if query.sort == Sort::Relevance { place.as_f64() } else { one.score }.unwrap_or_default();
     let matched = match score {
         _ if query.text.is_empty() => Match::Everything,
         score if score >= query::CODE_FOLDED => Match::Code,
         score if score >= query::CODE_PREFIX => Match::CodePrefix,
         _ => Match::Words,
     };
-    let place = match (query.sort, one.sort.first()?) {
+    let place = match (query.sort, place) {
         (Sort::Updated, micros) => Timestamp::from_micros(micros.as_i64()?).to_string(),
         (_, Value::String(text)) => text.clone(),
         (_, Value::Null) => String::new(),

@@ -37,6 +37,15 @@ pub(super) enum Must {
     AllButOne,
 }
 
+/// How many mistakes a word may have at most, where it is long enough for so many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mistakes {
+    /// One.
+    One,
+    /// Two.
+    Two,
+}
+
 fn scored(filter: Value, score: f64) -> Value {
     json!({ "constant_score": { "filter": filter, "boost": score } })
 }
@@ -47,8 +56,8 @@ fn fuzzy(field: &str, marked: &str, mistakes: u32) -> Value {
     json!({ "fuzzy": { field: what } })
 }
 
-/// What a word may mean, in any field.
-pub(super) fn word(mark: &str, word: &str) -> Value {
+/// What a word may mean, in any field, with at most so many mistakes.
+pub(super) fn word(mark: &str, word: &str, most: Mistakes) -> Value {
     let word = cut(word);
     let marked = format!("{mark}{word}");
     let (length, mistakes) = (word.chars().count(), mistakes_max(word));
@@ -69,7 +78,7 @@ pub(super) fn word(mark: &str, word: &str) -> Value {
             may_be(fuzzy(field, &marked, 1), ONE_MISTAKE);
         }
     }
-    if mistakes >= 2 {
+    if mistakes >= 2 && most == Mistakes::Two {
         meanings.push(scored(fuzzy(ALL_FIELDS, &marked, 2), TWO_MISTAKES));
     }
     json!({ "dis_max": { "queries": meanings } })
@@ -87,8 +96,8 @@ fn codes(text: &str) -> Vec<Value> {
 }
 
 /// All of some words, or all but one: a short name counts more than a long one.
-pub(super) fn all_words(mark: &str, words: &[String], must: Must) -> Value {
-    let each: Vec<_> = words.iter().map(|one| word(mark, one)).collect();
+pub(super) fn all_words(mark: &str, words: &[String], must: Must, most: Mistakes) -> Value {
+    let each: Vec<_> = words.iter().map(|one| word(mark, one, most)).collect();
     let least = match must {
         Must::All => each.len(),
         Must::AllButOne => each.len().saturating_sub(1).max(1),
@@ -158,12 +167,18 @@ fn place(sort: Sort, (value, item): &Place) -> Option<Value> {
 
 /// The request for a page; `None` in an order that the engine does not know. `words` are those that are looked for, of which there
 /// may be fewer than were typed.
-pub(super) fn page(tenant: TenantId, query: &SearchQuery, words: &[String], must: Must) -> Option<Value> {
+pub(super) fn page(
+    tenant: TenantId,
+    query: &SearchQuery,
+    words: &[String],
+    must: Must,
+    most: Mistakes,
+) -> Option<Value> {
     let mut ways = Vec::new();
     if !query.text.is_empty() {
         ways.extend(codes(&query.text));
         if !words.is_empty() {
-            ways.push(all_words(&mark(tenant), words, must));
+            ways.push(all_words(&mark(tenant), words, must, most));
         }
     }
     let text = if ways.is_empty() { json!({ "match_all": {} }) } else { json!({ "dis_max": { "queries": ways } }) };
@@ -173,7 +188,8 @@ pub(super) fn page(tenant: TenantId, query: &SearchQuery, words: &[String], must
         "query": { "bool": { "filter": filters(tenant, query), "must": text } },
         "size": query.limit + 1,
         "sort": sort(query.sort)?,
-        "track_scores": true,
+        // Where it is sorted by, a hit's place in the order says it; the engine would compute it once more.
+        "track_scores": query.sort != Sort::Relevance,
         "track_total_hits": MATCHES_MAX,
         "_source": ["item", "document"],
         "aggs": facets,
@@ -191,9 +207,9 @@ pub(super) fn known(tenant: TenantId, words: &[String]) -> Value {
     let mut aggs: serde_json::Map<_, _> = words
         .iter()
         .enumerate()
-        .map(|(number, one)| (number.to_string(), json!({ "filter": word(&mark, one) })))
+        .map(|(number, one)| (number.to_string(), json!({ "filter": word(&mark, one, Mistakes::Two) })))
         .collect();
-    aggs.insert("all".to_owned(), json!({ "filter": all_words(&mark, words, Must::All) }));
+    aggs.insert("all".to_owned(), json!({ "filter": all_words(&mark, words, Must::All, Mistakes::Two) }));
     json!({
         "query": { "bool": { "filter": [{ "term": { "tenant": tenant.0 } }] } },
         "size": 0, "track_total_hits": false, "aggs": aggs,
