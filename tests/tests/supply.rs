@@ -404,9 +404,10 @@ async fn agrees(world: &World) {
     let pool = world.pool().await.unwrap();
     let count = async |sql: &str| -> i64 { sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap() };
     let sums = "select count(*) from supply_items i join projection_builds b on b.number = i.build and b.state = 'serving'
-        where (i.on_hand_micro, i.reserved_micro) is distinct from (
-            select coalesce(sum(s.on_hand_micro), 0)::bigint, coalesce(sum(s.reserved_micro), 0)::bigint from stock_levels s
-            where s.tenant_id = i.tenant_id and s.item_id = i.item_id)";
+        cross join lateral (
+            select coalesce(sum(s.on_hand_micro), 0) as on_hand, coalesce(sum(s.reserved_micro), 0) as reserved from stock_levels s
+            where s.tenant_id = i.tenant_id and s.item_id = i.item_id) l
+        where i.on_hand_micro <> l.on_hand or i.reserved_micro <> l.reserved";
     let days = "with held as (
             select d.tenant_id, d.item_id, d.location_id, sum(d.in_micro - d.out_micro) as on_hand_micro
             from supply_days d join projection_builds b on b.number = d.build and b.state = 'serving' group by 1, 2, 3)

@@ -234,13 +234,13 @@ pub(crate) async fn rebuild(config: &Config, arguments: RebuildArguments) -> any
     };
     let source = source(config);
     let caught_up = async {
-        let read = catch_up(&source, &pool, &build, true).await?;
+        let read = catch_up(&source, &pool, &build, End::Last).await?;
         answers.store(true, Ordering::Release);
-        catch_up(&source, &pool, &build, false).await?;
+        catch_up(&source, &pool, &build, End::First).await?;
         place.serve(&build).await?;
         builds::replace(&pool, &build).await?;
         // What was written to the build before, until its writers knew, is on the topic by now.
-        catch_up(&source, &pool, &build, false).await?;
+        catch_up(&source, &pool, &build, End::First).await?;
         anyhow::Ok(read)
     };
     let read = tokio::select! {
@@ -269,8 +269,17 @@ fn source(config: &Config) -> Source {
     Source { brokers: config.kafka_brokers.clone(), topic: EVENTS.full_name(&config.topic_prefix) }
 }
 
-/// Waits until a build has read all that the topic held a moment ago; says how many events that were.
-async fn catch_up(source: &Source, pool: &PgPool, build: &Build, says_so: bool) -> anyhow::Result<u64> {
+/// Where a topic ends, which grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// As it was when the wait began: who waits until what is written is found is never quite at the end while there are writes.
+    First,
+    /// As it was a moment ago.
+    Last,
+}
+
+/// Waits until a build has read all that the topic held; says how many events that were, and while it follows the end how far it is.
+async fn catch_up(source: &Source, pool: &PgPool, build: &Build, end: End) -> anyhow::Result<u64> {
     let sum = |offsets: &[i64]| u64::try_from(offsets.iter().sum::<i64>()).unwrap_or_default();
     let mut progress = None;
     let mut ends: Option<Vec<i64>> = None;
@@ -286,7 +295,7 @@ async fn catch_up(source: &Source, pool: &PgPool, build: &Build, says_so: bool) 
         let done = sum(&at);
         if let Some(ends) = &ends {
             let progress = progress.get_or_insert_with(|| Progress::new(sum(ends), "events"));
-            if says_so {
+            if end == End::Last {
                 progress.at(done);
             }
             if at.iter().zip(ends).all(|(at, end)| at >= end) {
@@ -298,9 +307,11 @@ async fn catch_up(source: &Source, pool: &PgPool, build: &Build, says_so: bool) 
         } else if moved.elapsed() > STANDSTILL {
             bail!("it stands still at {done} events; the log above says why. Run it again to go on");
         }
-        let asked = source.clone();
-        let watermarks = tokio::task::spawn_blocking(move || asked.watermarks()).await??;
-        ends = Some(watermarks.iter().map(|watermarks| watermarks.high).collect());
+        if ends.is_none() || end == End::Last {
+            let asked = source.clone();
+            let watermarks = tokio::task::spawn_blocking(move || asked.watermarks()).await??;
+            ends = Some(watermarks.iter().map(|watermarks| watermarks.high).collect());
+        }
         tokio::time::sleep(LOOK).await;
     }
 }
