@@ -202,6 +202,12 @@ async fn what_is_misspelt_finds_what_is_meant_first_by(by: By) {
     assert_eq!((skus(&exact)[0], &exact["data"][0]["matched"]), (code, &json!("code")));
     let begins = found(&tenant, &[("q", &code[..3])]).await;
     assert!(skus(&begins).iter().all(|sku| sku.starts_with(&code[..3])), "{begins}");
+    // What is two letters away is found only where nothing is nearer.
+    let alike = [json!({ "sku": "NEAR-1", "name": "Quibblezan" }), json!({ "sku": "NEAR-2", "name": "Quibbletor" })];
+    stock_up(&tenant, &alike).await;
+    for (typed, meant) in [("quibbletan", "NEAR-1"), ("quibblextr", "NEAR-2")] {
+        assert_eq!(skus(&found(&tenant, &[("q", typed)]).await), [meant], "{typed}");
+    }
 }
 
 /// Both engines are asked with words that our own code folds; what PostgreSQL looks into is folded by its own.
