@@ -128,6 +128,13 @@ async fn indexes(world: &World) -> Vec<(String, String)> {
         .unwrap()
 }
 
+/// The indexes that an alias means, for those who ask the engine themselves.
+async fn meant(alias: &str) -> Vec<String> {
+    let answer = reqwest::get(format!("{}/_alias/{alias}", search_engine())).await.unwrap();
+    let answer: BTreeMap<String, Value> = answer.json().await.unwrap();
+    answer.into_keys().collect()
+}
+
 /// What the engine holds is what the ledger says: documents to the byte, and where something is available; and hits tell how much.
 async fn agrees(tenant: &Tenant, index: &str) {
     let held = documents(index).await;
@@ -332,6 +339,8 @@ async fn an_index_is_built_anew_without_a_gap_while_writes_go_on() {
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     let both = indexes(&world).await;
     assert_eq!(both.iter().map(|one| one.1.as_str()).collect::<Vec<_>>(), ["retired", "serving"], "{both:?}");
+    let (alias, _) = both[1].0.rsplit_once('-').unwrap();
+    assert_eq!(meant(alias).await, [both[1].0.as_str()]);
     let (old, new) = (documents(&both[0].0).await, documents(&both[1].0).await);
     assert_eq!((old.len(), &old), (ITEMS, &new));
 }
