@@ -20,6 +20,9 @@ use uuid::Uuid;
 
 const START_PATIENCE: Duration = Duration::from_secs(60);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+const REBUILD_PATIENCE: Duration = Duration::from_secs(30);
+/// How long between two looks at a rebuild: it is to be met in the middle, and a test's is short.
+const REBUILD_LOOKS: Duration = Duration::from_millis(2);
 
 fn variable(name: &str, default: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| default.to_owned())
@@ -148,6 +151,26 @@ impl World {
     /// The binary with some arguments, in this environment.
     pub fn command(&self, arguments: &[&str]) -> Result<Command> {
         command(&self.variables, arguments)
+    }
+
+    /// Begins to make a projection anew and kills that once some of it is made: the number and the name of the build that it leaves.
+    pub async fn kill_rebuild(&self, projection: &str) -> Result<(i64, String)> {
+        let mut rebuild = self.command(&["rebuild", projection])?.kill_on_drop(true).spawn()?;
+        let pool = self.pool().await?;
+        let sql = "select number, name from projection_builds b where projection = $1 and state = 'building' and exists
+            (select from consumer_positions p where p.consumer_group = 'projections-' || $1 || '/' || b.name and p.next_offset > 0)";
+        let begun = Instant::now();
+        while begun.elapsed() < REBUILD_PATIENCE {
+            if let Some(build) = sqlx::query_as(sql).bind(projection).fetch_optional(&pool).await? {
+                rebuild.kill().await?;
+                return Ok(build);
+            }
+            if let Some(status) = rebuild.try_wait()? {
+                bail!("the rebuild of {projection} was done before it was seen ({status})");
+            }
+            tokio::time::sleep(REBUILD_LOOKS).await;
+        }
+        bail!("the rebuild of {projection} did not begin within {REBUILD_PATIENCE:?}")
     }
 
     /// One more server in this environment, configured further; it does not run yet. Says its number.

@@ -314,24 +314,6 @@ async fn rebuild(world: &World, more: &[&str]) {
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
 }
 
-/// Begins to make it anew and is killed once some of it is made: the build that this leaves.
-async fn rebuild_killed(world: &World) -> i64 {
-    let mut rebuild = world.command(&["rebuild", "supply"]).unwrap().kill_on_drop(true).spawn().unwrap();
-    let pool = world.pool().await.unwrap();
-    let sql = "select number from projection_builds b where projection = 'supply' and state = 'building' and exists
-        (select from consumer_positions p where p.consumer_group = 'projections-supply/' || b.name and p.next_offset > 0)";
-    for _ in 0..3_000 {
-        let begun = sqlx::query_scalar(sql).fetch_optional(&pool).await.unwrap();
-        if let Some(number) = begun {
-            rebuild.kill().await.unwrap();
-            return number;
-        }
-        assert!(rebuild.try_wait().unwrap().is_none(), "the rebuild was done before it was seen");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    panic!("the rebuild did not begin");
-}
-
 /// Makes it anew, while it is read from all the time: there is no gap.
 async fn rebuild_while_read(world: &World, tenant: &Tenant, path: &str) {
     let mut reads = 0;
@@ -496,7 +478,7 @@ async fn supply_is_made_anew_while_writes_go_on_and_processes_crash() {
         world.kill_server().await.unwrap();
         world.start_server().await.unwrap();
     }
-    let stopped = rebuild_killed(&world).await;
+    let (stopped, _) = world.kill_rebuild("supply").await.unwrap();
     rebuild_while_read(&world, &tenant, &supply).await;
     assert_eq!(builds(&world).await, [(stopped, "serving".to_owned())], "it goes on where it was");
     let begun = std::time::Instant::now();
