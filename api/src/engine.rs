@@ -2,16 +2,18 @@
 
 use crate::reader::Read;
 use prometheus::{IntCounterVec, register_int_counter_vec};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use twh_edge::access::Scope;
-use twh_edge::error::ApiError;
+use twh_edge::error::{ApiError, ErrorCode};
 use twh_sinks::postgres::builds::{Freshness, Projection, freshness};
 use twh_sinks::search::elastic::{Elastic, ElasticError};
 use twh_sinks::search::{Found, SearchQuery, postgres};
 
-/// An engine that has failed is left alone for so long.
+/// An engine that has failed so often in a row is left alone for so long. One failure says as much of its query as of the engine.
+const FAILURES_MAX: u32 = 3;
 const LEFT_ALONE: Duration = Duration::from_secs(2);
 /// How long an answer may take, however many questions it needs.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -19,12 +21,16 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// knows more. One that is behind because there is much to do answers all the same: what else would answer makes more to do.
 const EVENTS_BEHIND_MAX: i64 = 10_000;
 const EVENTS_BEHIND_PART_MAX: i64 = 20;
+/// Searches that PostgreSQL answers in the engine's place at a time, and how long one more waits for its turn: the database and its
+/// connections are the ledger's and its readers' first.
+const STAND_INS_MAX: usize = 4;
+const TURN_WITHIN: Duration = Duration::from_secs(1);
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
 static SEARCHES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "twh_searches_total",
-        "Searches by what the engine did: answered, failed, left_alone, behind (PostgreSQL answers all but the first).",
+        "Searches by what the engine did: answered, failed, left_alone, behind (PostgreSQL answers all but the first); turned_away: it had too many of them.",
         &["result"]
     )
     .expect("the metric's name is unique")
@@ -35,15 +41,25 @@ static SEARCHES: LazyLock<IntCounterVec> = LazyLock::new(|| {
 pub struct Engine {
     elastic: Elastic,
     begun: Instant,
+    /// Since it last answered.
+    failures: Arc<AtomicU32>,
     /// Until then it is left alone, in milliseconds since the beginning.
     left_alone_until: Arc<AtomicU64>,
+    /// What PostgreSQL may do in its place.
+    stand_ins: Arc<Semaphore>,
 }
 
 impl Engine {
     /// An engine that is taken to work until it does not.
     #[must_use]
     pub fn new(elastic: Elastic) -> Self {
-        Self { elastic, begun: Instant::now(), left_alone_until: Arc::new(AtomicU64::new(0)) }
+        Self {
+            elastic,
+            begun: Instant::now(),
+            failures: Arc::default(),
+            left_alone_until: Arc::default(),
+            stand_ins: Arc::new(Semaphore::new(STAND_INS_MAX)),
+        }
     }
 
     fn now(&self) -> u64 {
@@ -65,8 +81,26 @@ impl Engine {
             || self.left_alone_until.compare_exchange(until, longer, Ordering::Relaxed, Ordering::Relaxed).is_err()
     }
 
-    fn leave_alone(&self) {
-        self.left_alone_until.store(self.now().saturating_add(Self::millis(LEFT_ALONE)), Ordering::Relaxed);
+    fn has_answered(&self) {
+        self.failures.store(0, Ordering::Relaxed);
+        self.left_alone_until.store(0, Ordering::Relaxed);
+    }
+
+    fn has_failed(&self) {
+        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_MAX {
+            self.left_alone_until.store(self.now().saturating_add(Self::millis(LEFT_ALONE)), Ordering::Relaxed);
+        }
+    }
+
+    /// The turn of a search that PostgreSQL is to answer in the engine's place.
+    pub(crate) async fn stand_in(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let turn = Arc::clone(&self.stand_ins).acquire_owned();
+        if let Ok(Ok(turn)) = actix_web::rt::time::timeout(TURN_WITHIN, turn).await {
+            return Ok(turn);
+        }
+        SEARCHES.with_label_values(&["turned_away"]).inc();
+        let message = "the search engine does not answer, and the database has as many searches in its place as it may";
+        Err(ApiError::new(ErrorCode::ServiceUnavailable, message).retry_after(2))
     }
 
     /// How far the index is, where it is far enough to be asked.
@@ -94,7 +128,7 @@ impl Engine {
         let asked = actix_web::rt::time::timeout(DEADLINE, self.elastic.search(&fresh.build.name, tenant, query)).await;
         match asked.unwrap_or_else(|_| Err(ElasticError::Away("no answer in time".to_owned()))) {
             Ok(mut found) => {
-                self.left_alone_until.store(0, Ordering::Relaxed);
+                self.has_answered();
                 found.reflects = fresh.reflects;
                 if reader.scopes.has(Scope::ReadStock) {
                     let stock = postgres::add_stock(&mut *reader.ledger().await?, tenant, &mut found).await;
@@ -108,12 +142,12 @@ impl Engine {
                 match &error {
                     // One query that it will not have says nothing of the next.
                     ElasticError::Refused(_) => {
-                        self.left_alone_until.store(0, Ordering::Relaxed);
+                        self.has_answered();
                         tracing::error!(%error, tenant_id = %tenant, "the search engine does not take a query; PostgreSQL answers it");
                     }
                     _ => {
-                        self.leave_alone();
-                        tracing::warn!(%error, "the search engine does not answer; PostgreSQL does meanwhile");
+                        self.has_failed();
+                        tracing::warn!(%error, "the search engine does not answer a query; PostgreSQL does");
                     }
                 }
                 Ok(None)

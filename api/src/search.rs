@@ -386,6 +386,10 @@ pub(crate) async fn items(
     let mut found = match found.take() {
         Some(found) => found,
         None => {
+            let _turn = match &reader.engine {
+                Some(engine) if by == BY_FALLBACK => Some(engine.stand_in().await?),
+                _ => None,
+            };
             let found = postgres::search(&mut *reader.ledger().await?, reader.tenant_id, &query).await;
             found.map_err(not_found_in_time)?
         }

@@ -202,10 +202,17 @@ async fn what_is_misspelt_finds_what_is_meant_first_by(by: By) {
     assert_eq!((skus(&exact)[0], &exact["data"][0]["matched"]), (code, &json!("code")));
     let begins = found(&tenant, &[("q", &code[..3])]).await;
     assert!(skus(&begins).iter().all(|sku| sku.starts_with(&code[..3])), "{begins}");
-    // What is two letters away is found only where nothing is nearer.
-    let alike = [json!({ "sku": "NEAR-1", "name": "Quibblezan" }), json!({ "sku": "NEAR-2", "name": "Quibbletor" })];
+    // What is two letters away is found only where nothing is nearer, and so is what begins with another letter.
+    let alike = ["Quibblezan", "Quibbletor", "Zorblet", "Gorblex"].iter().zip(1..);
+    let alike: Vec<_> = alike.map(|(name, n)| json!({ "sku": format!("NEAR-{n}"), "name": name })).collect();
     stock_up(&tenant, &alike).await;
-    for (typed, meant) in [("quibbletan", "NEAR-1"), ("quibblextr", "NEAR-2")] {
+    for (typed, meant) in [
+        ("quibbletan", "NEAR-1"),
+        ("quibblextr", "NEAR-2"),
+        ("zorblex", "NEAR-3"),
+        ("xorblet", "NEAR-3"),
+        ("korblex", "NEAR-4"),
+    ] {
         assert_eq!(skus(&found(&tenant, &[("q", typed)]).await), [meant], "{typed}");
     }
 }

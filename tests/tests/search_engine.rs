@@ -218,6 +218,49 @@ async fn postgresql_answers_and_says_so_while_the_engine_is_away_or_silent() {
     }
 }
 
+/// Searches in the engine's place take no more of the database than they may: it has the ledger to keep.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_searches_that_postgresql_is_to_answer_for_the_engine_those_that_are_too_many_are_turned_away() {
+    let target = search_engine().trim_start_matches("http://").to_owned();
+    let proxy = Proxy::start(&target).await.unwrap();
+    let (world, tenant) = world(&format!("http://{}", proxy.address)).await;
+    let position = catalogue(&tenant).await;
+    settled(&tenant, &position).await;
+    proxy.cut();
+    proxy.go_silent();
+    // One that fails leaves the next to try; after three in a row the engine is left alone.
+    for _ in 0..3 {
+        assert_eq!(search(&tenant, "q=S007").await.header("x-twh-search"), "postgres-fallback");
+    }
+    let pool = world.pool().await.unwrap();
+    let mut slow = pool.begin().await.unwrap();
+    sqlx::query("lock table items in access exclusive mode").execute(&mut *slow).await.unwrap();
+    let mut searches = tokio::task::JoinSet::new();
+    for _ in 0..10 {
+        let tenant = tenant.clone();
+        searches.spawn(async move { search(&tenant, "q=S007").await });
+    }
+    let mut slow = Some(slow);
+    let (mut answered, mut turned_away) = (0, 0);
+    while let Some(answer) = searches.join_next().await {
+        let answer = answer.unwrap();
+        if answer.status == 200 {
+            assert_eq!(answer.header("x-twh-search"), "postgres-fallback");
+            answered += 1;
+            continue;
+        }
+        assert_eq!((answer.code(), answer.header("retry-after")), ("SERVICE_UNAVAILABLE", "2"), "{}", answer.body);
+        assert!(answer.body["message"].as_str().unwrap().contains("in its place"), "{}", answer.body);
+        turned_away += 1;
+        if turned_away == 6
+            && let Some(slow) = slow.take()
+        {
+            slow.rollback().await.unwrap();
+        }
+    }
+    assert_eq!((answered, turned_away), (4, 6));
+}
+
 /// Waits until so much was done that it is a test.
 async fn enough(count: &AtomicUsize) {
     for _ in 0..600 {
@@ -261,20 +304,7 @@ async fn a_rebuild_that_was_stopped_goes_on_and_one_that_lost_its_index_begins_a
     let elastic = Elastic::new(&search_engine()).unwrap();
     let pool = world.pool().await.unwrap();
     for is_lost in [false, true] {
-        // As a rebuild leaves it that was killed once all was read.
-        let mut rebuild = world.command(&["rebuild", "search"]).unwrap().kill_on_drop(true).spawn().unwrap();
-        let mut begun = None;
-        for _ in 0..3_000 {
-            let sql = "select number, name from projection_builds b where projection = 'search' and state = 'building' and exists
-                (select from consumer_positions p where p.consumer_group = 'projections-search/' || b.name and p.next_offset > 0)";
-            begun = twh_sinks::postgres::sqlx::query_as::<_, (i64, String)>(sql).fetch_optional(&pool).await.unwrap();
-            if begun.is_some() || rebuild.try_wait().unwrap().is_some() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        let Some((number, name)) = begun else { panic!("the rebuild was done before it was seen") };
-        rebuild.kill().await.unwrap();
+        let (number, name) = world.kill_rebuild("search").await.unwrap();
         if is_lost {
             elastic.delete(&name).await.unwrap();
         }

@@ -358,7 +358,7 @@ impl Elastic {
             return Ok(found);
         }
         // Only where nothing has fewer mistakes: it is what the engine works longest for.
-        if all.iter().any(|word| mistakes_max(word) > 1) {
+        if all.iter().any(|word| mistakes_max(word) > 0) {
             let found = self.page(alias, tenant, query, &all, Must::All, Mistakes::Two).await?;
             if found.total > 0 {
                 return Ok(found);

@@ -37,12 +37,13 @@ pub(super) enum Must {
     AllButOne,
 }
 
-/// How many mistakes a word may have at most, where it is long enough for so many.
+/// How many mistakes a word may have at most, where it is long enough for so many. One in the first letter counts as two: it is
+/// rare, and without it the engine looks at the words of one letter instead of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mistakes {
-    /// One.
+    /// One, in another letter than the first.
     One,
-    /// Two.
+    /// Two, or one in the first letter.
     Two,
 }
 
@@ -50,8 +51,12 @@ fn scored(filter: Value, score: f64) -> Value {
     json!({ "constant_score": { "filter": filter, "boost": score } })
 }
 
-fn fuzzy(field: &str, marked: &str, mistakes: u32) -> Value {
-    let what = json!({ "value": marked, "fuzziness": mistakes, "prefix_length": MARK_LENGTH,
+fn fuzzy(field: &str, marked: &str, mistakes: u32, most: Mistakes) -> Value {
+    let right = match most {
+        Mistakes::One => MARK_LENGTH + 1,
+        Mistakes::Two => MARK_LENGTH,
+    };
+    let what = json!({ "value": marked, "fuzziness": mistakes, "prefix_length": right,
         "max_expansions": EXPANSIONS_MAX, "transpositions": true });
     json!({ "fuzzy": { field: what } })
 }
@@ -75,11 +80,11 @@ pub(super) fn word(mark: &str, word: &str, most: Mistakes) -> Value {
             may_be(json!({ "bool": { "filter": all } }), PART);
         }
         if mistakes >= 1 {
-            may_be(fuzzy(field, &marked, 1), ONE_MISTAKE);
+            may_be(fuzzy(field, &marked, 1, most), ONE_MISTAKE);
         }
     }
     if mistakes >= 2 && most == Mistakes::Two {
-        meanings.push(scored(fuzzy(ALL_FIELDS, &marked, 2), TWO_MISTAKES));
+        meanings.push(scored(fuzzy(ALL_FIELDS, &marked, 2, most), TWO_MISTAKES));
     }
     json!({ "dis_max": { "queries": meanings } })
 }
