@@ -1,16 +1,5 @@
 //! The Warehouse Hub: one binary, every role.
 
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::panic,
-        reason = "tests stop at the first surprise"
-    )
-)]
-
 mod bench;
 mod config;
 mod demo;

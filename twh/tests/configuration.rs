@@ -1,0 +1,48 @@
+//! The configuration: told as it is, and refused with all that is wrong with it.
+
+#![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+
+use std::process::{Command, Output};
+
+fn run(command: &str, variables: &[(&str, &str)]) -> Output {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_twh"));
+    program.arg(command).env_clear().envs(variables.iter().copied()).output().unwrap()
+}
+
+/// All that is wrong, at once; what is not set is usable.
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    let refused = run(
+        "migrate",
+        &[
+            ("TWH_HTTP_ADDR", "here"),
+            ("TWH_TOPIC_PARTITIONS", "0"),
+            ("TWH_TOPIC_PARTITION", "3"),
+            ("TWH_PLAN_LIMITS", "free=0/1,1/1;gold=1/1,1/1"),
+            ("TWH_PUBLIC_URL", "twh.example.com"),
+            ("TWH_OUTBOUND_ALLOWED", "10.0.0.0/8,here"),
+            ("TWH_DEV_X", "1"),
+            ("HOME", "/"),
+        ],
+    );
+    let text = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success(), "{text}");
+    let wrong = ["HTTP_ADDR", "TOPIC_PARTITIONS", "TOPIC_PARTITION", "PLAN_LIMITS", "PUBLIC_URL", "OUTBOUND_ALLOWED"];
+    assert_eq!(text.lines().filter(|line| line.starts_with("  ")).count(), wrong.len(), "{text}");
+    for name in wrong {
+        assert!(text.contains(&format!("TWH_{name}")), "{name}: {text}");
+    }
+}
+
+#[test]
+fn the_documented_reference_is_current() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+    let page = format!(
+        "# Configuration\n\nEvery role reads the same environment variables. `twh config` prints this table.\n\n{}",
+        String::from_utf8(run("config", &[]).stdout).unwrap()
+    );
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, &page).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), page, "run with UPDATE_DOCS=1 to write it anew");
+}
