@@ -150,9 +150,17 @@ impl Environment {
     pub(crate) async fn end(self) -> Result<()> {
         self.pool.close().await;
         let mut admin = PgConnection::connect(&self.parts.database_url).await?;
-        // Whoever is still in it, such as a vacuum or a killed process's connection, is put out.
-        let drop = format!("drop database if exists {} with (force)", self.database);
-        sqlx::query(&drop).execute(&mut admin).await?;
+        // Whoever is still in it, such as a killed process's connection, is put out. A vacuum is the server's own, which force may not
+        // put out (until PostgreSQL 17); the server does, where no force is used.
+        let gently = format!("drop database if exists {}", self.database);
+        let forced = format!("{gently} with (force)");
+        let mut dropped = sqlx::query(&forced).execute(&mut admin).await;
+        for again in [&gently, &forced] {
+            if dropped.is_err() {
+                dropped = sqlx::query(again).execute(&mut admin).await;
+            }
+        }
+        dropped?;
         Ok(())
     }
 }
