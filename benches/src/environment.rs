@@ -150,8 +150,8 @@ impl Environment {
     pub(crate) async fn end(self) -> Result<()> {
         self.pool.close().await;
         let mut admin = PgConnection::connect(&self.parts.database_url).await?;
-        // Whoever is still in it, such as a killed process's connection, is put out. A vacuum is the server's own, which force may not
-        // put out (until PostgreSQL 17); the server does, where no force is used.
+        // Whoever is still in it, such as a killed process's connection, is put out. A vacuum is the server's own: we may not put it out
+        // by force (seen with PostgreSQL 15), while the server stops it for a drop without force.
         let gently = format!("drop database if exists {}", self.database);
         let forced = format!("{gently} with (force)");
         let mut dropped = sqlx::query(&forced).execute(&mut admin).await;

@@ -4,16 +4,24 @@
 
 use std::process::{Command, Output};
 
-fn run(command: &str, variables: &[(&str, &str)]) -> Output {
+fn run(command: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut program = Command::new(env!("CARGO_BIN_EXE_twh"));
-    program.arg(command).env_clear().envs(variables.iter().copied()).output().unwrap()
+    program.args(command).env_clear().envs(variables.iter().copied()).output().unwrap()
 }
 
-/// All that is wrong, at once; what is not set is usable.
+/// With nothing set, it fails at what has no default and is needed, and not before.
+#[test]
+fn the_defaults_are_usable() {
+    let told = String::from_utf8(run(&["secrets", "reseal"], &[]).stderr).unwrap();
+    assert!(told.contains("TWH_SECRETS_FILE is not set") && !told.contains("not usable"), "{told}");
+    let reference = String::from_utf8(run(&["config"], &[]).stdout).unwrap();
+    assert!(reference.contains("| `TWH_TOPIC_PARTITIONS` | `6` |"), "{reference}");
+}
+
 #[test]
 fn everything_that_is_wrong_is_told_at_once() {
     let refused = run(
-        "migrate",
+        &["migrate"],
         &[
             ("TWH_HTTP_ADDR", "here"),
             ("TWH_TOPIC_PARTITIONS", "0"),
@@ -39,7 +47,7 @@ fn the_documented_reference_is_current() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
     let page = format!(
         "# Configuration\n\nEvery role reads the same environment variables. `twh config` prints this table.\n\n{}",
-        String::from_utf8(run("config", &[]).stdout).unwrap()
+        String::from_utf8(run(&["config"], &[]).stdout).unwrap()
     );
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(path, &page).unwrap();
