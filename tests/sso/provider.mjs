@@ -5,16 +5,21 @@
 // Settings: modules (where npm put its packages), port, client_id, client_secret, redirect_uri, people (a file, read at each
 // sign-on: { login: { email, name, groups } }). It ends with its standard input, and so with the test that started it.
 
-import { generateKeyPairSync } from "node:crypto";
+import { createPrivateKey, generateKeyPairSync } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
 const settings = JSON.parse(readFileSync(process.argv[2], "utf8"));
 const { Provider } = await import(pathToFileURL(`${settings.modules}/oidc-provider/lib/index.js`));
 
+// By way of PEM: Node 20 waits for ever when it collects garbage while it exports, as JWK, a key that it made itself.
 const key = () => {
-  const { privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });
-  return { ...privateKey.export({ format: "jwk" }), alg: "RS256", use: "sig" };
+  const { privateKey } = generateKeyPairSync("rsa", {
+    modulusLength: 2048,
+    publicKeyEncoding: { type: "spki", format: "pem" },
+    privateKeyEncoding: { type: "pkcs8", format: "pem" },
+  });
+  return { ...createPrivateKey(privateKey).export({ format: "jwk" }), alg: "RS256", use: "sig" };
 };
 
 const issuer = `http://127.0.0.1:${settings.port}`;
