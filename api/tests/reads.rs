@@ -54,8 +54,7 @@ impl World {
             actix_web::rt::spawn(test(World { pool, readers, secrets, tenant })).await
         };
         pool.close().await;
-        // Not by force, which does not stop a vacuum of the server's own.
-        server.execute(&*format!("drop database {name}")).await.unwrap();
+        server.execute(&*format!("drop database {name} with (force)")).await.unwrap();
         outcome.unwrap();
     }
 

@@ -103,7 +103,6 @@ fn main() {
             println!("| {size} | {position:.2} | {time:.2} | {page:.2} | {now:.2} |");
         }
         pool.close().await;
-        // Not by force, which does not stop a vacuum of the server's own.
-        server.execute(&*format!("drop database {name}")).await.unwrap();
+        server.execute(&*format!("drop database {name} with (force)")).await.unwrap();
     });
 }
