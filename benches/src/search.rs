@@ -358,8 +358,8 @@ async fn timed(
             searches(&server.address, key, items, (asked, LINES_A_COMMAND), engine, WARM_UP).await?;
         }
     }
-    let ways: &[usize] = if is_elastic { &[LINES_A_COMMAND, DEAREST] } else { &[LINES_A_COMMAND] };
-    for (asked, lines) in ways.iter().flat_map(|lines| Asked::ALL.map(|asked| (asked, *lines))) {
+    let sizes: &[usize] = if is_elastic { &[LINES_A_COMMAND, DEAREST] } else { &[LINES_A_COMMAND] };
+    for (asked, lines) in sizes.iter().flat_map(|lines| Asked::ALL.map(|asked| (asked, *lines))) {
         let (begun, written_before) = (Instant::now(), written(&server).await?);
         let (load, elsewhere, moved) = searches(&server.address, key, items, (asked, lines), engine, time).await?;
         let written = per_second(written(&server).await? - written_before, begun.elapsed());
