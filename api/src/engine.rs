@@ -9,7 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use twh_edge::access::Scope;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_sinks::postgres::builds::{Freshness, Projection, freshness};
+use twh_sinks::postgres::sqlx::PgConnection;
 use twh_sinks::search::elastic::{Elastic, ElasticError};
+use twh_sinks::search::text::words;
 use twh_sinks::search::{Found, SearchQuery, postgres};
 
 /// An engine that has failed so often in a row is left alone for so long. One failure says as much of its query as of the engine.
@@ -104,8 +106,8 @@ impl Engine {
     }
 
     /// How far the index is, where it is far enough to be asked.
-    async fn fresh(&self, reader: &Read) -> Result<Option<Freshness>, ApiError> {
-        let fresh = freshness(&mut *reader.ledger().await?, Projection::Search, reader.tenant_id).await;
+    async fn fresh(reader: &Read, connection: &mut PgConnection) -> Result<Option<Freshness>, ApiError> {
+        let fresh = freshness(connection, Projection::Search, reader.tenant_id).await;
         let most = |fresh: &Freshness| EVENTS_BEHIND_MAX.max(fresh.events / EVENTS_BEHIND_PART_MAX);
         let is_made = |fresh: &Freshness| fresh.has_begun() && fresh.events_behind <= most(fresh);
         let reaches = |fresh: &Freshness| reader.at_least.is_none_or(|wanted| fresh.reaches(wanted));
@@ -119,13 +121,19 @@ impl Engine {
             SEARCHES.with_label_values(&["left_alone"]).inc();
             return Ok(None);
         }
-        let Some(fresh) = self.fresh(reader).await? else {
+        let tenant = reader.tenant_id;
+        let mut ledger = reader.ledger().await?;
+        let Some(fresh) = Self::fresh(reader, &mut ledger).await? else {
             SEARCHES.with_label_values(&["behind"]).inc();
             return Ok(None);
         };
-        let tenant = reader.tenant_id;
+        // The ledger has every word before the index does.
+        let unknown = postgres::unknown_words(&mut ledger, tenant, &words(&query.text)).await;
+        let unknown = unknown.map_err(ApiError::database)?;
         // No connection is held meanwhile: an engine that is slow is not to hold up what needs none.
-        let asked = actix_web::rt::time::timeout(DEADLINE, self.elastic.search(&fresh.build.name, tenant, query)).await;
+        drop(ledger);
+        let asked = self.elastic.search(&fresh.build.name, tenant, query, &unknown);
+        let asked = actix_web::rt::time::timeout(DEADLINE, asked).await;
         match asked.unwrap_or_else(|_| Err(ElasticError::Away("no answer in time".to_owned()))) {
             Ok(mut found) => {
                 self.has_answered();

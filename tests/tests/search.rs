@@ -202,18 +202,38 @@ async fn what_is_misspelt_finds_what_is_meant_first_by(by: By) {
     assert_eq!((skus(&exact)[0], &exact["data"][0]["matched"]), (code, &json!("code")));
     let begins = found(&tenant, &[("q", &code[..3])]).await;
     assert!(skus(&begins).iter().all(|sku| sku.starts_with(&code[..3])), "{begins}");
-    // What is two letters away is found only where nothing is nearer, and so is what begins with another letter.
-    let alike = ["Quibblezan", "Quibbletor", "Zorblet", "Gorblex"].iter().zip(1..);
-    let alike: Vec<_> = alike.map(|(name, n)| json!({ "sku": format!("NEAR-{n}"), "name": name })).collect();
+    // What has more mistakes is found only where nothing has fewer: two of them, one in the first letter, and any at all.
+    let alike = [
+        "Quibblezan",
+        "Quibbletor",
+        "Zorblet",
+        "Gorblex",
+        "Plimber tabbet",
+        "Plomber tabbet",
+        "Grivel nostep",
+        "Grevel nastep",
+    ];
+    let alike: Vec<_> =
+        alike.iter().zip(1..).map(|(name, n)| json!({ "sku": format!("NEAR-{n}"), "name": name })).collect();
     stock_up(&tenant, &alike).await;
     for (typed, meant) in [
-        ("quibbletan", "NEAR-1"),
-        ("quibblextr", "NEAR-2"),
-        ("zorblex", "NEAR-3"),
-        ("xorblet", "NEAR-3"),
-        ("korblex", "NEAR-4"),
+        ("quibbletan", ["NEAR-1"].as_slice()),
+        ("quibblextr", &["NEAR-2"]),
+        ("zorblex", &["NEAR-3"]),
+        ("xorblet", &["NEAR-3"]),
+        ("korblex", &["NEAR-4"]),
+        ("plimber", &["NEAR-5"]),
+        ("plamber", &["NEAR-5", "NEAR-6"]),
+        // One that is known is taken as it was typed, beside one that is not.
+        ("plimber tabet", &["NEAR-5"]),
+        ("plamber tabet", &["NEAR-5", "NEAR-6"]),
+        // Both are known, but of two items.
+        ("grivel nastep", &["NEAR-7", "NEAR-8"]),
     ] {
-        assert_eq!(skus(&found(&tenant, &[("q", typed)]).await), [meant], "{typed}");
+        let found = found(&tenant, &[("q", typed)]).await;
+        let mut skus = skus(&found);
+        skus.sort_unstable();
+        assert_eq!(skus, meant, "{typed}");
     }
 }
 

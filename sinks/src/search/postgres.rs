@@ -1,6 +1,7 @@
-//! Search in the ledger's own database: never behind, nothing to run besides. What finds items is `search_items` (migration
-//! 0020); what is here filters, counts and sorts them under the tenant's row-level security, in one statement.
+//! Search in the ledger's own database: never behind, nothing to run besides. What finds items is `search_items` (migrations
+//! 0020 and on); what is here filters, counts and sorts them under the tenant's row-level security, in one statement.
 
+use super::text::is_compact;
 use super::{BUCKETS_MAX, Bucket, Facet, Found, Hit, HitLevel, MATCHES_MAX, Match, SearchQuery, Sort};
 use crate::postgres::queries::reflects;
 use serde::Deserialize;
@@ -151,6 +152,32 @@ pub async fn location_of_code(
         .bind(code)
         .fetch_optional(connection)
         .await
+}
+
+/// Those of some words that no word of the tenant's items ever was or began like: they can be nothing but misspellings. The words of
+/// scripts without spaces, which may be parts of others, are none of these.
+pub async fn unknown_words(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    words: &[String],
+) -> Result<Vec<String>, sqlx::Error> {
+    let words: Vec<_> = words.iter().map(String::as_str).filter(|word| !is_compact(word)).collect();
+    if words.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The first word that does not come before it begins like it, if any does: one look into the index.
+    sqlx::query_scalar(
+        "select asked.word
+         from unnest($2::text[]) asked (word)
+         left join lateral (
+             select s.word from search_words s where s.tenant_id = $1 and s.word >= left(asked.word, 64)
+             order by s.word limit 1) nearest on true
+         where nearest.word is null or not starts_with(nearest.word, left(asked.word, 64))",
+    )
+    .bind(tenant.0)
+    .bind(words)
+    .fetch_all(connection)
+    .await
 }
 
 /// Tells of hits where there is how much of them, and gives the locations of a facet their codes.

@@ -21,7 +21,7 @@ use elasticsearch::indices::{
 };
 use elasticsearch::params::Refresh;
 use elasticsearch::{BulkParts, Elasticsearch, MgetParts, SearchParts};
-use query::{Mistakes, Must};
+use query::{Mistakes, Must, Sought};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -350,34 +350,44 @@ impl Elastic {
         Ok(written)
     }
 
-    /// Searches a tenant's items in an index or alias. Hits have no levels yet, and locations no codes.
-    pub async fn search(&self, alias: &str, tenant: TenantId, query: &SearchQuery) -> Result<Found, ElasticError> {
-        let all = words(&query.text);
-        let found = self.page(alias, tenant, query, &all, Must::All, Mistakes::One).await?;
-        if found.total > 0 || all.is_empty() {
-            return Ok(found);
-        }
-        // Only where nothing has fewer mistakes: it is what the engine works longest for.
-        if all.iter().any(|word| mistakes_max(word) > 0) {
-            let found = self.page(alias, tenant, query, &all, Must::All, Mistakes::Two).await?;
-            if found.total > 0 {
-                return Ok(found);
+    /// Searches a tenant's items in an index or alias. Hits have no levels yet, and locations no codes. `unknown` are those words of
+    /// the query that can be nothing but misspellings.
+    pub async fn search(
+        &self,
+        alias: &str,
+        tenant: TenantId,
+        query: &SearchQuery,
+        unknown: &[String],
+    ) -> Result<Found, ElasticError> {
+        let words = words(&query.text);
+        let with = |most: Mistakes| words.iter().map(|word| Sought::new(word, most)).collect::<Vec<_>>();
+        // Beside a size or a code that nothing has, no misspelling helps.
+        let helps = unknown.iter().all(|word| mistakes_max(word) > 0);
+        let most = |word| if helps && unknown.contains(word) { Mistakes::One } else { Mistakes::None };
+        let as_typed: Vec<_> = words.iter().map(|word| Sought::new(word, most(word))).collect();
+        let (one, two) = (with(Mistakes::One), with(Mistakes::Two));
+        let mut found = self.page(alias, tenant, query, &as_typed, Must::All).await?;
+        // Likeness is what the engine works longest for, and two mistakes longest of all: only where nothing has fewer.
+        for (before, sought) in [(&as_typed, &one), (&one, &two)] {
+            if found.total == 0 && sought != before {
+                found = self.page(alias, tenant, query, sought, Must::All).await?;
             }
         }
-        let Some(known) = self.known(alias, tenant, &all).await? else { return Ok(found) };
-        // A query of which most words mean nothing here is not answered with the rest.
-        if known.is_empty() || known.len() * 2 < all.len() {
+        if found.total > 0 || words.is_empty() {
             return Ok(found);
         }
-        let found = if known.len() < all.len() {
-            self.page(alias, tenant, query, &known, Must::All, Mistakes::Two).await?
-        } else {
-            found
-        };
+        let Some(known) = self.known(alias, tenant, &two).await? else { return Ok(found) };
+        // A query of which most words mean nothing here is not answered with the rest.
+        if known.is_empty() || known.len() * 2 < words.len() {
+            return Ok(found);
+        }
+        if known.len() < words.len() {
+            found = self.page(alias, tenant, query, &known, Must::All).await?;
+        }
         if found.total > 0 || known.len() < 2 {
             return Ok(found);
         }
-        self.page(alias, tenant, query, &known, Must::AllButOne, Mistakes::Two).await
+        self.page(alias, tenant, query, &known, Must::AllButOne).await
     }
 
     async fn ask<T: DeserializeOwned>(&self, alias: &str, tenant: TenantId, body: Value) -> Result<T, ElasticError> {
@@ -391,11 +401,10 @@ impl Elastic {
         alias: &str,
         tenant: TenantId,
         query: &SearchQuery,
-        words: &[String],
+        sought: &[Sought<'_>],
         must: Must,
-        most: Mistakes,
     ) -> Result<Found, ElasticError> {
-        let Some(body) = query::page(tenant, query, words, must, most) else {
+        let Some(body) = query::page(tenant, query, sought, must) else {
             return Err(ElasticError::Refused("it does not know how much there is, to sort by it".to_owned()));
         };
         let answer: Answer = self.ask(alias, tenant, body).await?;
@@ -403,21 +412,21 @@ impl Elastic {
     }
 
     /// Those of some words that mean anything to a tenant; `None` where an item has all of them.
-    async fn known(
+    async fn known<'a>(
         &self,
         alias: &str,
         tenant: TenantId,
-        words: &[String],
-    ) -> Result<Option<Vec<String>>, ElasticError> {
-        let answer: Answer = self.ask(alias, tenant, query::known(tenant, words)).await?;
+        sought: &[Sought<'a>],
+    ) -> Result<Option<Vec<Sought<'a>>>, ElasticError> {
+        let answer: Answer = self.ask(alias, tenant, query::known(tenant, sought)).await?;
         let count = |name: &str| {
             answer.aggregations.get(name).and_then(|one| one.get("doc_count")?.as_i64()).unwrap_or_default()
         };
         if count("all") > 0 {
             return Ok(None);
         }
-        let known = words.iter().enumerate().filter(|(number, _)| count(&number.to_string()) > 0);
-        Ok(Some(known.map(|(_, word)| word.clone()).collect()))
+        let known = sought.iter().enumerate().filter(|(number, _)| count(&number.to_string()) > 0);
+        Ok(Some(known.map(|(_, one)| *one).collect()))
     }
 }
 

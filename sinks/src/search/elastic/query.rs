@@ -39,12 +39,28 @@ pub(super) enum Must {
 
 /// How many mistakes a word may have at most, where it is long enough for so many. One in the first letter counts as two: it is
 /// rare, and without it the engine looks at the words of one letter instead of all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Mistakes {
+    /// None.
+    None,
     /// One, in another letter than the first.
     One,
     /// Two, or one in the first letter.
     Two,
+}
+
+/// A word that is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sought<'a> {
+    word: &'a str,
+    most: Mistakes,
+}
+
+impl<'a> Sought<'a> {
+    /// A word, with at most so many mistakes where it may have any.
+    pub(super) fn new(word: &'a str, most: Mistakes) -> Self {
+        Self { word, most: if mistakes_max(word) == 0 { Mistakes::None } else { most } }
+    }
 }
 
 fn scored(filter: Value, score: f64) -> Value {
@@ -53,7 +69,7 @@ fn scored(filter: Value, score: f64) -> Value {
 
 fn fuzzy(field: &str, marked: &str, mistakes: u32, most: Mistakes) -> Value {
     let right = match most {
-        Mistakes::One => MARK_LENGTH + 1,
+        Mistakes::None | Mistakes::One => MARK_LENGTH + 1,
         Mistakes::Two => MARK_LENGTH,
     };
     let what = json!({ "value": marked, "fuzziness": mistakes, "prefix_length": right,
@@ -61,11 +77,11 @@ fn fuzzy(field: &str, marked: &str, mistakes: u32, most: Mistakes) -> Value {
     json!({ "fuzzy": { field: what } })
 }
 
-/// What a word may mean, in any field, with at most so many mistakes.
-pub(super) fn word(mark: &str, word: &str, most: Mistakes) -> Value {
-    let word = cut(word);
+/// What a word may mean, in any field.
+fn word(mark: &str, sought: Sought<'_>) -> Value {
+    let (word, most) = (cut(sought.word), sought.most);
     let marked = format!("{mark}{word}");
-    let (length, mistakes) = (word.chars().count(), mistakes_max(word));
+    let length = word.chars().count();
     let mut meanings = Vec::new();
     for (field, weight) in FIELDS {
         #[expect(clippy::float_arithmetic, reason = "scores are no quantities")]
@@ -79,11 +95,11 @@ pub(super) fn word(mark: &str, word: &str, most: Mistakes) -> Value {
                 parts(word).iter().map(|part| json!({ "term": { field: format!("{mark}{part}") } })).collect();
             may_be(json!({ "bool": { "filter": all } }), PART);
         }
-        if mistakes >= 1 {
+        if most > Mistakes::None {
             may_be(fuzzy(field, &marked, 1, most), ONE_MISTAKE);
         }
     }
-    if mistakes >= 2 && most == Mistakes::Two {
+    if most == Mistakes::Two && mistakes_max(word) >= 2 {
         meanings.push(scored(fuzzy(ALL_FIELDS, &marked, 2, most), TWO_MISTAKES));
     }
     json!({ "dis_max": { "queries": meanings } })
@@ -101,8 +117,8 @@ fn codes(text: &str) -> Vec<Value> {
 }
 
 /// All of some words, or all but one: a short name counts more than a long one.
-pub(super) fn all_words(mark: &str, words: &[String], must: Must, most: Mistakes) -> Value {
-    let each: Vec<_> = words.iter().map(|one| word(mark, one, most)).collect();
+fn all_words(mark: &str, sought: &[Sought<'_>], must: Must) -> Value {
+    let each: Vec<_> = sought.iter().map(|one| word(mark, *one)).collect();
     let least = match must {
         Must::All => each.len(),
         Must::AllButOne => each.len().saturating_sub(1).max(1),
@@ -170,20 +186,13 @@ fn place(sort: Sort, (value, item): &Place) -> Option<Value> {
     Some(json!([value, item]))
 }
 
-/// The request for a page; `None` in an order that the engine does not know. `words` are those that are looked for, of which there
-/// may be fewer than were typed.
-pub(super) fn page(
-    tenant: TenantId,
-    query: &SearchQuery,
-    words: &[String],
-    must: Must,
-    most: Mistakes,
-) -> Option<Value> {
+/// The request for a page; `None` in an order that the engine does not know. Fewer words may be looked for than were typed.
+pub(super) fn page(tenant: TenantId, query: &SearchQuery, sought: &[Sought<'_>], must: Must) -> Option<Value> {
     let mut ways = Vec::new();
     if !query.text.is_empty() {
         ways.extend(codes(&query.text));
-        if !words.is_empty() {
-            ways.push(all_words(&mark(tenant), words, must, most));
+        if !sought.is_empty() {
+            ways.push(all_words(&mark(tenant), sought, must));
         }
     }
     let text = if ways.is_empty() { json!({ "match_all": {} }) } else { json!({ "dis_max": { "queries": ways } }) };
@@ -207,14 +216,14 @@ pub(super) fn page(
 }
 
 /// The request that tells which words mean anything to a tenant, and whether an item has all of them.
-pub(super) fn known(tenant: TenantId, words: &[String]) -> Value {
+pub(super) fn known(tenant: TenantId, sought: &[Sought<'_>]) -> Value {
     let mark = mark(tenant);
-    let mut aggs: serde_json::Map<_, _> = words
+    let mut aggs: serde_json::Map<_, _> = sought
         .iter()
         .enumerate()
-        .map(|(number, one)| (number.to_string(), json!({ "filter": word(&mark, one, Mistakes::Two) })))
+        .map(|(number, one)| (number.to_string(), json!({ "filter": word(&mark, *one) })))
         .collect();
-    aggs.insert("all".to_owned(), json!({ "filter": all_words(&mark, words, Must::All, Mistakes::Two) }));
+    aggs.insert("all".to_owned(), json!({ "filter": all_words(&mark, sought, Must::All) }));
     json!({
         "query": { "bool": { "filter": [{ "term": { "tenant": tenant.0 } }] } },
         "size": 0, "track_total_hits": false, "aggs": aggs,
