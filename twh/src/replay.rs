@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::print;
 use crate::progress::Progress;
-use crate::serve::BATCH_BYTES_MAX;
+use crate::serve::LEDGER_BATCH_BYTES_MAX;
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use futures::StreamExt as _;
@@ -158,7 +158,7 @@ async fn replay_all(
         kafka_cluster_id,
         owner: OWNER.to_owned(),
     };
-    let limits = Limits { records_max: config.batch_commands, bytes_max: BATCH_BYTES_MAX };
+    let limits = Limits { records_max: config.batch_commands, bytes_max: LEDGER_BATCH_BYTES_MAX };
     let total: i64 = ends.values().map(|until| until.offset).sum();
     let progress = Mutex::new(Progress::new(u64::try_from(total).unwrap_or_default(), "commands"));
     let done = AtomicU64::new(0);

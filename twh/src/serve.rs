@@ -57,6 +57,9 @@ const OUTBOX_LINGER: Duration = Duration::from_millis(2);
 const NOTE_USES_INTERVAL: Duration = Duration::from_secs(30);
 pub(crate) const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What the ledger writes in one transaction: some 40,000 movements. Five times as many took so long between two statements on a busy
+/// machine that PostgreSQL ended the transaction, and would have again and again.
+pub(crate) const LEDGER_BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// How long the head of a request may take to arrive.
 const HEAD_ARRIVES_WITHIN: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -211,7 +214,7 @@ async fn start_ledger(
         client_id: format!("{}-ledger", parts.client_id),
         group,
         topic: source,
-        limits: Limits { records_max: config.batch_commands, bytes_max: BATCH_BYTES_MAX },
+        limits: Limits { records_max: config.batch_commands, bytes_max: LEDGER_BATCH_BYTES_MAX },
     };
     let stop = stop.clone();
     tasks.spawn(async move { Ok(runtime::run(ledger, options, dead_letters, stop).await?) });
