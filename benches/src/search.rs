@@ -367,7 +367,9 @@ fn tell(report: &mut Report, name: &str, windows: &[Window], naive: f64, (is_ela
     let is_barred = is_elastic && lines == LINES_A_COMMAND;
     report.add(if is_barred { row.clone().bar(Bar::Below(P95_MS)) } else { row.clone() });
     report.add(row.times("a naive search alone", naive));
-    report.add(Row::new(format!("{name}, p95 of the worst of {}", windows.len()), worst, "ms"));
+    if windows.len() > 1 {
+        report.add(Row::new(format!("{name}, p95 of the worst of {}", windows.len()), worst, "ms"));
+    }
     let elsewhere: u64 = windows.iter().map(|one| one.elsewhere).sum();
     let refused: u64 = windows.iter().map(|one| one.load.shed).sum();
     for (outcome, count) in [("answered by the fallback", elsewhere), ("refused", refused)] {
