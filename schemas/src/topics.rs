@@ -84,8 +84,11 @@ pub async fn create_topics(
     partitions: i32,
     replication: i32,
 ) -> Result<(), TopicError> {
+    // A broker may make a topic because its name was asked for, with settings of its own.
+    let mut client = client.clone();
+    client.set("allow.auto.create.topics", "false");
     let admin: Arc<AdminClient<DefaultClientContext>> = Arc::new(client.create()?);
-    let before = partition_counts(&admin).await?;
+    let before = partition_counts(&admin, prefix).await?;
     let missing: Vec<&Topic> = TOPICS.iter().filter(|topic| !before.contains_key(&topic.full_name(prefix))).collect();
     make(&admin, &missing, prefix, partitions, replication).await?;
     let counts = visible(&admin, prefix).await?;
@@ -95,15 +98,25 @@ pub async fn create_topics(
     check_settings(&admin, prefix, replication).await
 }
 
-/// The partitions of every topic of the cluster. Asked for all, so that no broker makes one because its name was asked for.
+/// The partitions of the catalogue's topics that the cluster has. Asked for by name: a shared cluster may have thousands.
 async fn partition_counts(
     admin: &Arc<AdminClient<DefaultClientContext>>,
+    prefix: &str,
 ) -> Result<HashMap<String, usize>, KafkaError> {
+    let names: Vec<String> = TOPICS.iter().map(|topic| topic.full_name(prefix)).collect();
     let asked = Arc::clone(admin);
-    let metadata = tokio::task::spawn_blocking(move || asked.inner().fetch_metadata(None, METADATA_TIMEOUT));
-    let metadata = metadata.await.map_err(|_| KafkaError::Canceled)??;
-    let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
-    Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect())
+    let counts = tokio::task::spawn_blocking(move || {
+        let mut counts = HashMap::new();
+        for name in names {
+            let metadata = asked.inner().fetch_metadata(Some(&name), METADATA_TIMEOUT)?;
+            let known = metadata.topics().iter().find(|topic| topic.name() == name && topic.error().is_none());
+            if let Some(topic) = known {
+                counts.insert(name, topic.partitions().len());
+            }
+        }
+        Ok(counts)
+    });
+    counts.await.map_err(|_| KafkaError::Canceled)?
 }
 
 async fn make(
@@ -145,7 +158,7 @@ async fn visible(
 ) -> Result<HashMap<String, usize>, TopicError> {
     let begun = Instant::now();
     loop {
-        let counts = partition_counts(admin).await?;
+        let counts = partition_counts(admin, prefix).await?;
         let missing = TOPICS.iter().map(|topic| topic.full_name(prefix)).find(|name| !counts.contains_key(name));
         match missing {
             None => return Ok(counts),
