@@ -1,12 +1,4 @@
 //! The API under retries, races, stale views and bad input.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    missing_docs,
-    reason = "tests stop at the first surprise"
-)]
 
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};

@@ -1,13 +1,5 @@
 //! What protects every connection and every answer: TLS, other origins, headers for browsers, slow clients, proxies.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests stop at the first surprise"
-)]
-
 use reqwest::{Certificate, Client, Method, Response, tls::Version};
 use serde_json::json;
 use std::time::{Duration, Instant};

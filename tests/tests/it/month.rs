@@ -1,14 +1,5 @@
 //! A month of trade through the API: every closing quantity is right, strangers rebuild it from the topics, and neither a
 //! killed server nor a killed broker loses or doubles anything.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::print_stdout,
-    missing_docs,
-    reason = "tests stop at the first surprise, and this one says what it runs on"
-)]
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -16,10 +7,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 use tokio::process::Command;
 use twh_sinks::postgres::verification::Progress;
-use twh_tests::{World, brokers, python, registry, root};
-
-/// The broker is everybody's: while one test kills it, no other test of this file runs.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+use twh_tests::{World, brokers, crash, dev, python, registry, root};
 
 /// Runs the demo; its last line as JSON.
 async fn demo(world: &World) -> tokio::process::Child {
@@ -27,7 +15,7 @@ async fn demo(world: &World) -> tokio::process::Child {
         Ok(file) => println!("running the real month in {file}"),
         Err(_) => println!("TWH_DEMO_FILE is not set: running a generated month, not the real one"),
     }
-    let mut command = world.command(&["demo", "--json"]).unwrap();
+    let mut command = world.tool(&["demo", "--json"]).unwrap();
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -45,11 +33,6 @@ fn summary(output: &Output) -> Value {
 async fn only_tenant(world: &World) -> String {
     let pool = world.pool().await.unwrap();
     sqlx::query_scalar("select tenant_id::text from tenants").fetch_one(&pool).await.unwrap()
-}
-
-async fn dev(verbs: &[&str]) {
-    let output = Command::new(root().join("dev")).args(verbs).output().await.unwrap();
-    assert!(output.status.success(), "./dev {verbs:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Nothing doubled, nothing missing, nothing left to publish.
@@ -131,7 +114,6 @@ async fn a_verification_goes_on_where_it_was(world: &World, movements: i64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_closing_quantity_agrees_and_strangers_rebuild_it() {
-    let _alone = ALONE.lock().await;
     let mut world = World::start().await.unwrap();
     let summary = summary(&demo(&world).await.wait_with_output().await.unwrap());
     ledger_is_whole(&world, summary["movements"].as_i64().unwrap()).await;
@@ -143,8 +125,8 @@ async fn every_closing_quantity_agrees_and_strangers_rebuild_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_the_server_and_the_broker_in_mid_stream_loses_and_doubles_nothing() {
-    let _alone = ALONE.lock().await;
-    let mut world = World::start().await.unwrap();
+    let mut world = World::alone(&[]).await.unwrap();
+    world.start_server().await.unwrap();
     let running = demo(&world).await;
     let finished = tokio::spawn(running.wait_with_output());
     let mid_stream = async |world: &World, movements: i64| {
@@ -164,13 +146,12 @@ async fn killing_the_server_and_the_broker_in_mid_stream_loses_and_doubles_nothi
         world.start_server().await.unwrap();
     }
     mid_stream(&world, 35_000).await;
-    dev(&["kill", "kafka"]).await;
-    dev(&["restart", "kafka"]).await;
+    crash("kafka").await.unwrap();
     mid_stream(&world, 50_000).await;
     // Both at once.
-    dev(&["kill", "kafka"]).await;
+    dev(&["kill", "kafka"]).await.unwrap();
     world.kill_server().await.unwrap();
-    dev(&["restart", "kafka"]).await;
+    dev(&["restart", "kafka"]).await.unwrap();
     world.start_server().await.unwrap();
     assert!(!finished.is_finished(), "the stream ended before it was broken");
     let summary = summary(&finished.await.unwrap().unwrap());

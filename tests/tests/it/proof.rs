@@ -1,13 +1,5 @@
 //! The ledger shows on demand that nothing happened to it: every kind of tampering is found, a replay gives the same ledger, a
 //! movement's proof is accepted by the page of the docs alone and an altered one is not, and a rehearsal changes nothing.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    missing_docs,
-    reason = "tests stop at the first surprise"
-)]
 
 use serde_json::{Value, json};
 use sqlx::PgPool;

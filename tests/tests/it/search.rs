@@ -1,14 +1,5 @@
 //! Search: what people type finds what they mean, first; nobody finds another's; nothing that is typed breaks it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "tests stop at the first surprise, and one says what it runs on"
-)]
-
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;

@@ -1,14 +1,6 @@
 //! The search engine: what happens where it is away, slow, built anew, or where those who write to it crash. What it finds is
 //! at last what the ledger says, document by document.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests stop at the first surprise"
-)]
-
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -262,9 +254,13 @@ async fn of_searches_that_postgresql_is_to_answer_for_the_engine_those_that_are_
 }
 
 /// Waits until so much was done that it is a test.
-async fn enough(count: &AtomicUsize) {
+/// Changes (or searches) that make a difference that would be seen.
+const CHANGES: usize = 20;
+
+/// Waits until there are so many.
+async fn enough(count: &AtomicUsize, least: usize) {
     for _ in 0..600 {
-        if count.load(Ordering::Relaxed) > 20 {
+        if count.load(Ordering::Relaxed) >= least {
             return;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -352,8 +348,8 @@ async fn an_index_is_built_anew_without_a_gap_while_writes_go_on() {
         let rebuilt = world.command(&["rebuild", "search"]).unwrap().output().await.unwrap();
         assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     }
-    enough(&searches).await;
-    enough(&changes).await;
+    enough(&searches, CHANGES).await;
+    enough(&changes, CHANGES).await;
     stop.store(true, Ordering::Relaxed);
     writing.await.unwrap();
     searching.await.unwrap();
@@ -389,11 +385,11 @@ async fn crashes_of_those_who_write_to_it_leave_no_difference() {
         }
     });
     for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        enough(&changes, changes.load(Ordering::Relaxed) + CHANGES).await;
         world.kill_server().await.unwrap();
         world.start_server().await.unwrap();
     }
-    enough(&changes).await;
+    enough(&changes, 4 * CHANGES).await;
     stop.store(true, Ordering::Relaxed);
     writing.await.unwrap();
     let last = last_change(&tenant).await;

@@ -1,13 +1,6 @@
 //! The ratios to the baselines of the same run, with room for a noisy machine: about half of what they are on the slower of the
 //! two processors that they were measured on (where `apply, uniform` is 4.2 to 4.6 × naive; on the other it is 9.2). A defect
 //! that takes group commit away, or adds a round trip for each command, is seen; a slow day is not.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests stop at the first surprise"
-)]
 
 use serde_json::Value;
 use twh_tests::World;
@@ -17,7 +10,7 @@ async fn the_ledger_is_far_ahead_of_one_transaction_a_command() {
     let world = World::prepare(&[]).await.unwrap();
     let file = std::env::temp_dir().join(format!("{}json", world.prefix));
     let arguments = ["bench", "apply", "http", "--quick", "--json", file.to_str().unwrap()];
-    let output = world.command(&arguments).unwrap().env_remove("TWH_TOPIC_PREFIX").output().await.unwrap();
+    let output = world.tool(&arguments).unwrap().env_remove("TWH_TOPIC_PREFIX").output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     std::fs::remove_file(&file).unwrap();

@@ -1,14 +1,6 @@
 //! Supply: what there is of items, what comes and what goes, is what the ledger says, over crashes and while it is made anew; and
 //! an item that comes down to its reorder point is told of once.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests stop at the first surprise"
-)]
-
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -416,6 +408,15 @@ async fn agrees(world: &World) {
     assert_eq!((count(sums).await, count(days).await), (0, 0));
 }
 
+/// Waits until there are so many.
+async fn enough(changes: &AtomicUsize, least: usize) {
+    let begun = std::time::Instant::now();
+    while changes.load(Ordering::Relaxed) < least {
+        assert!(begun.elapsed() < Duration::from_secs(60), "too few changes for a test");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn supply_is_made_anew_while_writes_go_on_and_processes_crash() {
     let (mut world, tenant) = world().await;
@@ -474,18 +475,14 @@ async fn supply_is_made_anew_while_writes_go_on_and_processes_crash() {
     at(&tenant, &supply, &adjust(&tenant, "READ", "NORTH", "1").await).await;
     rebuild_while_read(&world, &tenant, &supply).await;
     for _ in 0..3 {
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        enough(&changes, changes.load(Ordering::Relaxed) + 20).await;
         world.kill_server().await.unwrap();
         world.start_server().await.unwrap();
     }
     let (stopped, _) = world.kill_rebuild("supply").await.unwrap();
     rebuild_while_read(&world, &tenant, &supply).await;
     assert_eq!(builds(&world).await, [(stopped, "serving".to_owned())], "it goes on where it was");
-    let begun = std::time::Instant::now();
-    while changes.load(Ordering::Relaxed) <= 60 {
-        assert!(begun.elapsed() < Duration::from_secs(60), "too few changes for a test");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    enough(&changes, 60).await;
     stop.store(true, Ordering::Relaxed);
     writing.await.unwrap();
     let last = adjust(&tenant, "S00", "SOUTH", "1").await;

@@ -1,7 +1,7 @@
 //! What must be true after everything is healed: by the ledger itself, by the clients' books, and by what was published.
 
-use crate::clients::{Book, Entry};
-use crate::plan::SERVERS;
+use super::clients::{Book, Entry};
+use super::plan::SERVERS;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};

@@ -3,15 +3,6 @@
 //!
 //! `TWH_TEST_SEED` repeats a plan, `TWH_TEST_CHAOS_SECONDS` makes it longer, and `TWH_TEST_CHAOS_ONLY=frozen` leaves only what
 //! has this in its name.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::print_stdout,
-    missing_docs,
-    reason = "tests stop at the first surprise, and this one says what it did"
-)]
 
 mod checks;
 mod clients;
@@ -42,15 +33,12 @@ fn number(variable: &str) -> Option<u64> {
         .map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {text}")))
 }
 
-/// The broker and the database are everybody's: while one test kills them, no other test of this file runs.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
 /// Three servers on one environment, not started; the last one reaches the database through a proxy.
 async fn servers() -> (World, Proxy) {
     let partitions = PARTITIONS.to_string();
     // Short, so that many clients meet a 202.
     let settings = [("TWH_TOPIC_PARTITIONS", partitions.as_str()), ("TWH_OUTCOME_WAIT_MS", "3000")];
-    let mut world = World::prepare(&settings).await.unwrap();
+    let mut world = World::alone(&settings).await.unwrap();
     let (scheme, rest) = world.database_url.split_once("://").unwrap();
     let (authority, path) = rest.split_once('/').unwrap();
     let (user, database) = authority.rsplit_once('@').unwrap_or(("", authority));
@@ -104,7 +92,6 @@ fn clients(tenants: &[Tenant], balancer: &Arc<Balancer>, seed: u64, closing: &Ar
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chaos_loses_doubles_and_oversells_nothing() {
-    let _alone = ALONE.lock().await;
     let seed = number("TWH_TEST_SEED").unwrap_or_else(rand::random);
     let seconds = number("TWH_TEST_CHAOS_SECONDS").unwrap_or(60);
     println!("chaos: seed {seed}, {seconds} s (TWH_TEST_SEED={seed} repeats the plan)");

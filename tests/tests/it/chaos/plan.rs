@@ -6,11 +6,10 @@ use rand::{RngExt, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, Instant};
-use tokio::process::Command;
 use tokio::time::sleep;
 use twh_schemas::partition::partition_of;
 use twh_tests::proxy::Proxy;
-use twh_tests::{Tenant, World, root};
+use twh_tests::{Tenant, World, crash, dev};
 
 pub(crate) const PARTITIONS: i32 = 6;
 pub(crate) const SERVERS: usize = 3;
@@ -140,14 +139,14 @@ impl<'a> Breaker<'a> {
                 self.world.server(server).unwrap().kill().await.unwrap();
                 self.restart(server).await;
             }
-            Break::Kafka => restart_hard("kafka").await,
+            Break::Kafka => crash("kafka").await.unwrap(),
             Break::KafkaAndServer(server) => {
-                dev(&["kill", "kafka"]).await;
+                dev(&["kill", "kafka"]).await.unwrap();
                 self.world.server(server).unwrap().kill().await.unwrap();
-                dev(&["restart", "kafka"]).await;
+                dev(&["restart", "kafka"]).await.unwrap();
                 self.restart(server).await;
             }
-            Break::Postgres => restart_hard("postgres").await,
+            Break::Postgres => crash("postgres").await.unwrap(),
             Break::Freeze(server, longer) => self.freeze(server, longer).await,
             Break::Silence(time, ending) => self.silence(time, ending).await,
         }
@@ -199,14 +198,4 @@ impl<'a> Breaker<'a> {
         self.troubles.push(format!("at {} s: {otherwise}: {standing:?}", self.begun.elapsed().as_secs()));
         println!("chaos: {:?}", self.troubles.last());
     }
-}
-
-async fn restart_hard(part: &str) {
-    dev(&["kill", part]).await;
-    dev(&["restart", part]).await;
-}
-
-async fn dev(verbs: &[&str]) {
-    let output = Command::new(root().join("dev")).args(verbs).output().await.unwrap();
-    assert!(output.status.success(), "./dev {verbs:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,13 +1,5 @@
 //! Sign-on, held against a certified provider and against one that lies: who comes in and as what, and everybody who must not.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test stops at the first surprise"
-)]
-
 mod browser;
 mod certified;
 mod hostile;

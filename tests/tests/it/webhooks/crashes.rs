@@ -1,26 +1,17 @@
-use crate::sink::Received;
-use crate::sink::Sink;
-use crate::{PATIENCE, QUICK, register, until};
+use super::sink::Received;
+use super::sink::Sink;
+use super::{PATIENCE, QUICK, register, until};
 use serde_json::json;
 use sqlx::PgPool;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-use tokio::process::Command;
 use twh_schemas::partition::partition_of;
-use twh_tests::{World, root};
+use twh_tests::{World, crash};
 
 const ITEMS: usize = 20;
 const EVENTS: usize = 3_000;
 /// As the environments of tests have them.
 const PARTITIONS: i32 = 3;
-
-/// Kills a part as a crash would, and starts it again.
-async fn crash(part: &str) {
-    for verb in ["kill", "up"] {
-        let output = Command::new(root().join("dev")).args([verb, part]).output().await.unwrap();
-        assert!(output.status.success(), "{verb} {part}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-}
 
 /// Which server is known to the others by which name; each start gives it a new one.
 #[derive(Default)]
@@ -102,8 +93,7 @@ fn follows(list: &[Received]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_when_the_dispatcher_kafka_and_postgres_crash() {
-    let _alone = crate::PARTS.write().await;
-    let mut world = World::prepare(QUICK).await.unwrap();
+    let mut world = World::alone(QUICK).await.unwrap();
     let second = world.add_server(&[]).unwrap();
     let mut names = Names::default();
     for server in [0, second] {
@@ -147,8 +137,8 @@ async fn nothing_is_lost_when_the_dispatcher_kafka_and_postgres_crash() {
     sink.until("/plain", "the first events", |all| all.len() > 200).await;
     let partition = partition_of(tenant.id.as_bytes(), PARTITIONS);
     names.crash(&mut world, &pool, partition).await;
-    crash("kafka").await;
-    crash("postgres").await;
+    crash("kafka").await.unwrap();
+    crash("postgres").await.unwrap();
     names.crash(&mut world, &pool, partition).await;
     ends(writer, &pool).await;
     // Items, the location, opening stock, and what was written: the ledger says how many that were.

@@ -1,13 +1,28 @@
-use crate::sink::Received;
-use crate::{register, until, world};
+use super::sink::Received;
+use super::{register, until, world};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use twh_tests::{Tenant, root};
+use std::process::Stdio;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+use twh_tests::{Tenant, python, root};
 use twh_webhooks::catalogue::event_types;
 
 fn examples() -> PathBuf {
     root().join("webhooks/src/catalogue/examples.json")
+}
+
+/// A Python program with a validator of its own holds events to their schemas.
+async fn keep_to_their_schemas(types: Vec<Value>) {
+    let mut program = Command::new(python().unwrap());
+    program.arg(root().join("tests/consumer/event_schemas.py"));
+    let mut program = program.stdin(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut stdin = program.stdin.take().unwrap();
+    stdin.write_all(&serde_json::to_vec(&types).unwrap()).await.unwrap();
+    drop(stdin);
+    let output = program.wait_with_output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Does something that each type of event tells of.
@@ -120,13 +135,13 @@ async fn every_type_of_event_is_sent_as_its_schema_and_its_example_say() {
     let (_world, tenant, sink) = world().await;
     let made = register(&tenant, &sink.url("/all"), json!({})).await;
     let gone = register(&tenant, &sink.url("/gone"), json!({ "event_types": ["item.created"] })).await;
-    sink.behave("/gone", crate::sink::Behaviour::Answers(503));
+    sink.behave("/gone", super::sink::Behaviour::Answers(503));
     everything(&tenant).await;
     comes_down(&tenant).await;
     until(&tenant, &format!("/v1/webhooks/{}", gone.id()), |body| body["state"] == "quarantined").await;
-    sink.behave("/gone", crate::sink::Behaviour::Answers(200));
+    sink.behave("/gone", super::sink::Behaviour::Answers(200));
     until(&tenant, &format!("/v1/webhooks/{}", gone.id()), |body| body["state"] == "active").await;
-    sink.behave("/gone", crate::sink::Behaviour::Answers(410));
+    sink.behave("/gone", super::sink::Behaviour::Answers(410));
     tenant.done("/v1/items", json!({ "sku": "LAST" })).await.unwrap();
     tenant.done(&format!("/v1/webhooks/{}/test", made.id()), json!({})).await.unwrap();
     let types = event_types();
@@ -146,18 +161,18 @@ async fn every_type_of_event_is_sent_as_its_schema_and_its_example_say() {
         println!("examples are written; build and run again");
         return;
     }
+    let held = types.iter().map(|one| {
+        let sent = sent.iter().filter(|got| got.body["type"] == one.name()).map(|got| got.body.clone());
+        let events: Vec<Value> = sent.chain([Value::Object(one.example().clone())]).collect();
+        json!({ "name": one.name(), "schema": one.schema(), "events": events })
+    });
+    keep_to_their_schemas(held.collect()).await;
     for one in &types {
-        let schema = jsonschema::validator_for(&Value::Object(one.schema().clone())).unwrap();
         let (mut shape, mut of_example) = (BTreeMap::new(), BTreeMap::new());
-        for got in sent.iter().filter(|got| got.body["type"] == one.name()) {
-            let errors: Vec<_> = schema.iter_errors(&got.body).map(|error| error.to_string()).collect();
-            assert!(errors.is_empty(), "{}: {errors:?}\n{}", one.name(), got.text);
-        }
         let example = Value::Object(one.example().clone());
-        assert!(schema.is_valid(&example), "{}: the example", one.name());
         fields(&first(one.name()), "", &mut shape);
         fields(&example, "", &mut of_example);
-        assert_eq!(shape, of_example, "{}: UPDATE_DOCS=1 writes the example anew", one.name());
+        assert_eq!(shape, of_example, "{}: UPDATE_DOCS=1 writes the examples again", one.name());
     }
     println!("{} types of event", types.len());
 }

@@ -1,9 +1,10 @@
-use crate::sink::Behaviour;
-use crate::{item, items, patch, register, test, until, world};
+use super::sink::Behaviour;
+use super::{item, items, patch, register, test, until, world};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use twh_tests::World;
 
-fn ids(list: &[crate::sink::Received]) -> BTreeSet<String> {
+fn ids(list: &[super::sink::Received]) -> BTreeSet<String> {
     list.iter().map(|one| one.header("webhook-id").to_owned()).collect()
 }
 
@@ -83,7 +84,7 @@ async fn gone_disables_and_who_asks_for_time_gets_it() {
     assert!(busy[1].at - busy[0].at >= std::time::Duration::from_millis(2_900), "{:?}", busy[1].at - busy[0].at);
     // What happens meanwhile is not queued for it: who was told of it was so in the same transaction.
     item(&tenant, "B").await;
-    let is = |sku: &'static str| move |got: &crate::sink::Received| got.body["data"]["sku"] == sku;
+    let is = |sku: &'static str| move |got: &super::sink::Received| got.body["data"]["sku"] == sku;
     sink.until("/other", "the second item", |all| all.iter().any(is("B"))).await;
     let queued = tenant.get(&format!("{path}/deliveries")).await.unwrap();
     assert_eq!(queued.body["data"].as_array().unwrap().len(), 1, "{}", queued.body);
@@ -164,7 +165,7 @@ async fn a_subscription_that_is_deleted_is_sent_nothing_more() {
     let before = sink.all("/deleted").len();
     // One that fails as it did, and began later, has been tried twice more meanwhile.
     item(&tenant, "B").await;
-    let third = |one: &crate::sink::Received| one.body["data"]["sku"] == "B" && one.header("x-twh-attempt") == "3";
+    let third = |one: &super::sink::Received| one.body["data"]["sku"] == "B" && one.header("x-twh-attempt") == "3";
     sink.until("/fails", "a third attempt", |all| all.iter().any(third)).await;
     // What was under way when who sends heard of it may have come.
     let after = sink.all("/deleted");
@@ -179,9 +180,9 @@ async fn a_subscription_that_is_deleted_is_sent_nothing_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_is_looked_up_on_each_attempt_and_leads_to_no_address_that_is_not_allowed() {
-    let mut settings = crate::QUICK.to_vec();
+    let mut settings = super::QUICK.to_vec();
     settings.push(("TWH_OUTBOUND_ALLOWED", "10.0.0.0/8"));
-    let world = crate::quiet(&settings).await;
+    let world = World::start_with(&settings).await.unwrap();
     let tenant = world.tenant().await.unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();

@@ -1,4 +1,4 @@
-use crate::{item, world};
+use super::{item, world};
 use serde_json::json;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt as _, BufReader};

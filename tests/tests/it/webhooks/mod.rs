@@ -1,15 +1,6 @@
 //! Webhooks, as a subscriber sees them: signed so that the libraries of Standard Webhooks believe them, at least once whatever
 //! crashes, in order where it was asked for, and never to where they must not go.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "tests stop at the first surprise, and say what they counted"
-)]
-
 mod crashes;
 mod events;
 mod failing;
@@ -21,7 +12,6 @@ mod sink;
 use serde_json::{Value, json};
 use sink::{Received, Sink};
 use std::time::{Duration, Instant};
-use tokio::sync::{RwLock, RwLockReadGuard};
 use twh_tests::{Answer, Tenant, World};
 
 /// Subscribers are on loopback here, and nobody waits for hours.
@@ -36,36 +26,8 @@ const QUICK: &[(&str, &str)] = &[
 /// How long nothing may happen that is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Kafka and the database are everybody's: while one test kills them, no other test of this file runs.
-static PARTS: RwLock<()> = RwLock::const_new(());
-
-/// An environment whose parts nobody kills meanwhile.
-struct Quiet {
-    world: World,
-    _parts: RwLockReadGuard<'static, ()>,
-}
-
-impl std::ops::Deref for Quiet {
-    type Target = World;
-
-    fn deref(&self) -> &World {
-        &self.world
-    }
-}
-
-impl std::ops::DerefMut for Quiet {
-    fn deref_mut(&mut self) -> &mut World {
-        &mut self.world
-    }
-}
-
-async fn quiet(settings: &[(&str, &str)]) -> Quiet {
-    let parts = PARTS.read().await;
-    Quiet { world: World::start_with(settings).await.unwrap(), _parts: parts }
-}
-
-async fn world() -> (Quiet, Tenant, Sink) {
-    let world = quiet(QUICK).await;
+async fn world() -> (World, Tenant, Sink) {
+    let world = World::start_with(QUICK).await.unwrap();
     let tenant = world.tenant().await.unwrap();
     (world, tenant, Sink::start())
 }

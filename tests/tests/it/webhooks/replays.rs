@@ -1,5 +1,5 @@
-use crate::sink::{Behaviour, Received};
-use crate::{item, items, patch, register, test, until, world};
+use super::sink::{Behaviour, Received};
+use super::{item, items, patch, register, test, until, world};
 use serde_json::json;
 use std::collections::BTreeSet;
 use twh_domain::timestamp::Timestamp;

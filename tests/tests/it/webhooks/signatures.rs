@@ -1,10 +1,10 @@
-use crate::sink::{Received, Sink};
-use crate::{item, register, world};
+use super::sink::{Received, Sink};
+use super::{item, register, world};
 use serde_json::json;
 use std::process::Stdio;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
-use twh_tests::{Tenant, npm_packages, python};
+use twh_tests::{Tenant, World, npm_packages, python};
 
 const PYTHON: &str = "
 import json, sys
@@ -86,11 +86,11 @@ async fn the_libraries_of_standard_webhooks_believe_what_is_sent_and_nothing_els
 async fn signed_by(secrets: usize, tenant: &Tenant, subscription: &str, sink: &Sink) -> Received {
     let begun = std::time::Instant::now();
     loop {
-        let got = crate::test(tenant, subscription, sink, "/signed").await;
+        let got = super::test(tenant, subscription, sink, "/signed").await;
         if got.header("x-twh-signature").matches("v1=").count() == secrets {
             return got;
         }
-        assert!(begun.elapsed() < crate::PATIENCE, "{}", got.header("x-twh-signature"));
+        assert!(begun.elapsed() < super::PATIENCE, "{}", got.header("x-twh-signature"));
     }
 }
 
@@ -162,11 +162,11 @@ async fn a_client_certificate_is_shown_to_who_asks_for_one() {
     let authority = Authority::new();
     let trusted = std::env::temp_dir().join(format!("twh-authority-{}.pem", uuid::Uuid::new_v4().simple()));
     std::fs::write(&trusted, authority.certificate.pem()).unwrap();
-    let mut settings = crate::QUICK.to_vec();
+    let mut settings = super::QUICK.to_vec();
     settings.push(("SSL_CERT_FILE", trusted.to_str().unwrap()));
-    let world = crate::quiet(&settings).await;
+    let world = World::start_with(&settings).await.unwrap();
     let tenant = world.tenant().await.unwrap();
-    let sink = crate::sink::Sink::start_with(Some(authority.server()));
+    let sink = super::sink::Sink::start_with(Some(authority.server()));
     let url = |path: &str| sink.url(path).replace("127.0.0.1", "localhost");
     let (certificate, key) = authority.signs("twh");
     let pem = format!("{}{}", certificate.pem(), key.serialize_pem());
@@ -177,7 +177,7 @@ async fn a_client_certificate_is_shown_to_who_asks_for_one() {
     item(&tenant, "A").await;
     sink.first("/mutual").await;
     let path = format!("/v1/webhooks/{}/deliveries", without.id());
-    let tried = crate::until(&tenant, &path, |body| body["data"][0]["attempts"][0].is_object()).await;
+    let tried = super::until(&tenant, &path, |body| body["data"][0]["attempts"][0].is_object()).await;
     assert!(tried["data"][0]["attempts"][0]["status"].is_null(), "{tried}");
     assert!(sink.all("/without").is_empty());
     std::fs::remove_file(trusted).unwrap();

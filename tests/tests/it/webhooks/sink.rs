@@ -1,6 +1,6 @@
 //! A subscriber: takes what is posted to it, and behaves as it is told.
 
-use crate::PATIENCE;
+use super::PATIENCE;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use serde_json::Value;
 use std::collections::BTreeMap;

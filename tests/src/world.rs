@@ -1,0 +1,268 @@
+//! An environment of a test's own on the real parts, and the servers in it.
+
+use crate::parts::Parts;
+use crate::places::{binary, brokers, free_address, registry, search_engine, test_folder};
+use crate::{REQUEST_TIMEOUT, Server, Tenant, database};
+use anyhow::{Context as _, Result, bail};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use reqwest::Client;
+use serde_json::Value;
+use sqlx::PgPool;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use tokio::process::Command;
+use twh_schemas::catalogue::TOPICS;
+use uuid::Uuid;
+
+const REBUILD_PATIENCE: Duration = Duration::from_secs(30);
+/// How long between two looks at a rebuild: it is to be met in the middle, and a test's is short.
+const REBUILD_LOOKS: Duration = Duration::from_millis(2);
+
+/// An environment of a test's own, with servers on it: the first is its own, a test that wants several adds them.
+pub struct World {
+    /// The first server's address.
+    pub url: String,
+    /// Leads its topics.
+    pub prefix: String,
+    /// Its database.
+    pub database_url: String,
+    variables: BTreeMap<String, String>,
+    servers: Vec<Server>,
+    databases: Vec<String>,
+    _parts: Parts,
+}
+
+impl World {
+    /// An environment with a running server of every role.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// An environment with a running server, configured further.
+    pub async fn start_with(settings: &[(&str, &str)]) -> Result<Self> {
+        let mut world = Self::prepare(settings).await?;
+        world.start_server().await?;
+        Ok(world)
+    }
+
+    /// An environment whose first server does not run yet.
+    pub async fn prepare(settings: &[(&str, &str)]) -> Result<Self> {
+        Self::prepare_with(settings, Parts::shared().await?).await
+    }
+
+    /// The same for a test that stops parts: as long as its environment lives, no other test has one.
+    pub async fn alone(settings: &[(&str, &str)]) -> Result<Self> {
+        Self::prepare_with(settings, Parts::alone().await?).await
+    }
+
+    async fn prepare_with(settings: &[(&str, &str)], parts: Parts) -> Result<Self> {
+        let id = Uuid::new_v4().simple().to_string();
+        let name = format!("twh_test_{}", id.get(..12).unwrap_or(&id));
+        let database_url = database::create_migrated(&name).await?;
+        let mut variables = BTreeMap::from([
+            ("TWH_HTTP_ADDR".to_owned(), free_address()?),
+            ("TWH_KAFKA_BROKERS".to_owned(), brokers()),
+            ("TWH_SCHEMA_REGISTRY_URL".to_owned(), registry()),
+            ("TWH_DATABASE_URL".to_owned(), database_url.clone()),
+            ("TWH_TOPIC_PREFIX".to_owned(), format!("{name}.")),
+            ("TWH_TOPIC_PARTITIONS".to_owned(), "3".to_owned()),
+            ("TWH_LOG_FORMAT".to_owned(), "text".to_owned()),
+            // Only where it is tested: an index a test is much for one machine.
+            ("TWH_SEARCH_URL".to_owned(), String::new()),
+        ]);
+        variables.extend(owned(settings));
+        let first = Server::new(variables.clone(), log_path(&name)?)?;
+        Ok(Self {
+            url: first.url.clone(),
+            prefix: format!("{name}."),
+            database_url,
+            variables,
+            servers: vec![first],
+            databases: vec![name],
+            _parts: parts,
+        })
+    }
+
+    /// An empty database next to the environment's own; it goes with the environment.
+    pub async fn another_database(&mut self) -> Result<String> {
+        let name = format!("twh_test_{}", Uuid::new_v4().simple());
+        let url = database::create_empty(&name).await?;
+        self.databases.push(name);
+        Ok(url)
+    }
+
+    /// `twh verify` finds nothing.
+    pub async fn is_sound(&self) -> Result<()> {
+        succeeds(self.command(&["verify"])?).await
+    }
+
+    /// `twh replay` builds the same ledger in an empty database.
+    pub async fn replays(&mut self) -> Result<()> {
+        let into = self.another_database().await?;
+        succeeds(self.command(&["replay", "--into", &into, "--compare"])?).await
+    }
+
+    /// The binary with some arguments, in this environment.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        command("twh", &self.variables, arguments)
+    }
+
+    /// `twh-tools` with some arguments, in this environment.
+    pub fn tool(&self, arguments: &[&str]) -> Result<Command> {
+        command("twh-tools", &self.variables, arguments)
+    }
+
+    /// Begins to make a projection anew and kills that once some of it is made: the number and the name of the build that it leaves.
+    pub async fn kill_rebuild(&self, projection: &str) -> Result<(i64, String)> {
+        let mut rebuild = self.command(&["rebuild", projection])?.kill_on_drop(true).spawn()?;
+        let pool = self.pool().await?;
+        let sql = "select number, name from projection_builds b where projection = $1 and state = 'building' and exists
+            (select from consumer_positions p where p.consumer_group = 'projections-' || $1 || '/' || b.name and p.next_offset > 0)";
+        let begun = Instant::now();
+        while begun.elapsed() < REBUILD_PATIENCE {
+            if let Some(build) = sqlx::query_as(sql).bind(projection).fetch_optional(&pool).await? {
+                rebuild.kill().await?;
+                return Ok(build);
+            }
+            if let Some(status) = rebuild.try_wait()? {
+                bail!("the rebuild of {projection} was done before it was seen ({status})");
+            }
+            tokio::time::sleep(REBUILD_LOOKS).await;
+        }
+        bail!("the rebuild of {projection} did not begin within {REBUILD_PATIENCE:?}")
+    }
+
+    /// One more server in this environment, configured further; it does not run yet. Says its number.
+    pub fn add_server(&mut self, settings: &[(&str, &str)]) -> Result<usize> {
+        let number = self.servers.len();
+        let mut variables = self.variables.clone();
+        variables.insert("TWH_HTTP_ADDR".to_owned(), free_address()?);
+        variables.extend(owned(settings));
+        self.servers.push(Server::new(variables, log_path(&format!("{}{number}", self.prefix))?)?);
+        Ok(number)
+    }
+
+    /// A server by its number; the first is 0.
+    pub fn server(&mut self, number: usize) -> Result<&mut Server> {
+        self.servers.get_mut(number).with_context(|| format!("there is no server {number}"))
+    }
+
+    /// Where the first server's log is.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.servers.first().map(|server| server.log_path().to_owned()).unwrap_or_default()
+    }
+
+    /// Starts the first server and waits until it serves and its ledger applies.
+    pub async fn start_server(&mut self) -> Result<()> {
+        self.server(0)?.start().await
+    }
+
+    /// Ends the first server as a power cut would (SIGKILL).
+    pub async fn kill_server(&mut self) -> Result<()> {
+        self.server(0)?.kill().await
+    }
+
+    /// Asks the first server to stop (SIGTERM) and waits until it has.
+    pub async fn stop_server(&mut self) -> Result<ExitStatus> {
+        self.server(0)?.stop().await
+    }
+
+    /// A new tenant and a client that calls the first server as it.
+    pub async fn tenant(&self) -> Result<Tenant> {
+        let output = self.command(&["tenant", "create", "--name", "test"])?.output().await?;
+        let made: Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        let text = |key: &str| {
+            made.get(key).and_then(Value::as_str).map(str::to_owned).context("tenant create says something else")
+        };
+        Tenant::new(text("tenant_id")?, text("api_key")?, self.url.clone())
+    }
+
+    /// The environment's database.
+    pub async fn pool(&self) -> Result<PgPool> {
+        Ok(PgPool::connect(&self.database_url).await?)
+    }
+}
+
+/// Deletes the indexes whose names are like this.
+async fn delete_indexes(engine: &str, names: &str) -> Result<()> {
+    let client = Client::builder().timeout(REQUEST_TIMEOUT).build()?;
+    let list = client.get(format!("{engine}/_cat/indices/{names}?h=index")).send().await?.error_for_status()?;
+    for index in list.text().await?.split_whitespace() {
+        client.delete(format!("{engine}/{index}")).send().await?.error_for_status()?;
+    }
+    Ok(())
+}
+
+/// Deletes the topics that the servers of an environment made.
+async fn delete_topics(prefix: &str) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers()).create()?;
+    let names: Vec<String> = TOPICS.iter().map(|topic| topic.full_name(prefix)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    admin.delete_topics(&names, &AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT))).await?;
+    Ok(())
+}
+
+/// Deletes the subjects that the servers of an environment registered: a subject goes for good once it has been deleted.
+async fn delete_subjects(prefix: &str) -> Result<()> {
+    let client = Client::builder().timeout(REQUEST_TIMEOUT).build()?;
+    for topic in TOPICS.iter().filter(|topic| topic.value.is_some()) {
+        let subject = format!("{}/subjects/{}", registry(), topic.subject(prefix));
+        client.delete(&subject).send().await?;
+        client.delete(format!("{subject}?permanent=true")).send().await?;
+    }
+    Ok(())
+}
+
+impl Drop for World {
+    /// What cannot be removed is left: a part may be down, and a test that failed says more than its remains.
+    fn drop(&mut self) {
+        for server in &mut self.servers {
+            server.end();
+        }
+        let (prefix, databases) = (self.prefix.clone(), std::mem::take(&mut self.databases));
+        let engine = self.variables.get("TWH_SEARCH_URL").filter(|url| !url.is_empty()).map(|_| search_engine());
+        let removed = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+            runtime.block_on(async {
+                if let Some(engine) = engine {
+                    let _ = delete_indexes(&engine, &format!("twh-items-{}*", prefix.trim_end_matches('.'))).await;
+                }
+                let _ = delete_topics(&prefix).await;
+                let _ = delete_subjects(&prefix).await;
+                let _ = database::remove(&databases).await;
+                Some(())
+            })
+        });
+        let _ = removed.join();
+    }
+}
+
+/// Fails with what the command said unless it succeeds.
+async fn succeeds(mut command: Command) -> Result<()> {
+    let output = command.output().await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    bail!("{:?}: {}{}", command.as_std(), text(&output.stdout), text(&output.stderr))
+}
+
+fn owned(settings: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
+    settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+}
+
+pub(crate) fn command(program: &str, variables: &BTreeMap<String, String>, arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(binary(program)?);
+    command.args(arguments).envs(variables).stdin(Stdio::null()).kill_on_drop(true);
+    Ok(command)
+}
+
+fn log_path(name: &str) -> Result<PathBuf> {
+    Ok(test_folder()?.join(format!("{name}.log")))
+}

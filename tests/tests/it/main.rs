@@ -1,0 +1,30 @@
+//! The whole system, as its users meet it: the built programs on the real parts. One executable, a module a subject.
+//!
+//! A test has an environment of its own ([`twh_tests::World`]) and runs next to others. One that stops a part which all of
+//! them share says so by [`twh_tests::parts_alone`].
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::float_arithmetic,
+    reason = "tests stop at the first surprise, and say what they ran on and counted"
+)]
+
+mod access;
+mod chaos;
+mod commands;
+mod hygiene;
+mod ledger;
+mod limits;
+mod month;
+mod openapi;
+mod proof;
+mod search;
+mod search_engine;
+mod speed;
+mod sso;
+mod supply;
+mod tenancy;
+mod webhooks;
