@@ -11,7 +11,8 @@
     reason = "a benchmark prints what it finds and stops at the first surprise"
 )]
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
+use twh_benches::median;
 use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
 use twh_domain::timestamp::Timestamp;
@@ -46,13 +47,9 @@ async fn fill(pool: &PgPool, tenant: TenantId, size: i64) {
     }
 }
 
-fn median(mut times: Vec<Duration>) -> f64 {
-    times.sort();
-    times[times.len() / 2].as_secs_f64() * 1_000.0
-}
-
+/// The medians of the four questions, in milliseconds.
 async fn measure(connection: &mut PgConnection, tenant: TenantId, size: i64) -> [f64; 4] {
-    let mut times: [Vec<Duration>; 4] = Default::default();
+    let mut times: [Vec<f64>; 4] = Default::default();
     for question in 0..QUESTIONS {
         // Moments all over the ledger, from a fixed sequence.
         let sequence = 1 + i64::try_from(question).unwrap() * 7_919 % size;
@@ -72,14 +69,14 @@ async fn measure(connection: &mut PgConnection, tenant: TenantId, size: i64) -> 
                 assert_eq!(moment, Moment::Sequence(sequence));
             }
             list_levels(&mut *connection, tenant, filter, moment, None, PAGE).await.unwrap();
-            times[of].push(begun.elapsed());
+            times[of].push(begun.elapsed().as_secs_f64() * 1_000.0);
         };
         timed(0, None, &one).await;
         timed(1, None, &one).await;
         timed(2, None, &LevelFilter::default()).await;
         timed(3, Some(Moment::Now), &LevelFilter::default()).await;
     }
-    times.map(median)
+    times.map(|times| median(times).unwrap())
 }
 
 fn main() {

@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
@@ -17,11 +17,13 @@ use uuid::Uuid;
 
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Where the parts are, and the program that is measured.
+/// Where the parts are, and the programs that are measured.
 #[derive(Debug, Clone)]
 pub struct Parts {
-    /// The `twh` binary.
-    pub binary: PathBuf,
+    /// The server's binary, `twh`.
+    pub server: PathBuf,
+    /// The binary that serves the baseline with `bench --serve-baseline`: `twh-tools`.
+    pub tools: PathBuf,
     /// Kafka's bootstrap servers.
     pub brokers: String,
     /// The schema registry.
@@ -87,8 +89,8 @@ impl Environment {
         Ok(tenants)
     }
 
-    fn command(&self, arguments: &[&str], settings: &BTreeMap<String, String>) -> Command {
-        let mut command = Command::new(&self.parts.binary);
+    fn command(&self, program: &Path, arguments: &[&str], settings: &BTreeMap<String, String>) -> Command {
+        let mut command = Command::new(program);
         command
             .args(arguments)
             .env("TWH_KAFKA_BROKERS", &self.parts.brokers)
@@ -112,7 +114,7 @@ impl Environment {
 
     /// Runs `twh` with some arguments until it has done what they say.
     pub(crate) async fn succeeds_with(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Result<()> {
-        let output = self.command(arguments, &variables(settings)).output().await?;
+        let output = self.command(&self.parts.server, arguments, &variables(settings)).output().await?;
         if output.status.success() {
             return Ok(());
         }
@@ -121,29 +123,33 @@ impl Environment {
 
     /// Starts `twh` with some arguments, and waits until it says that it is ready.
     pub(crate) async fn start(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Result<Process> {
+        self.start_program(&self.parts.server, arguments, settings).await
+    }
+
+    /// Starts the baseline behind HTTP.
+    pub(crate) async fn start_baseline(&self) -> Result<Process> {
+        self.start_program(&self.parts.tools, &["bench", "--serve-baseline"], &[]).await
+    }
+
+    async fn start_program(&self, program: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Result<Process> {
         let address = {
             let free = std::net::TcpListener::bind("127.0.0.1:0")?;
             free.local_addr()?.to_string()
         };
         let mut variables = variables(settings);
         variables.insert("TWH_HTTP_ADDR".to_owned(), address.clone());
-        let mut process = Process { child: self.command(arguments, &variables).spawn()?, address };
+        let mut process = Process { child: self.command(program, arguments, &variables).spawn()?, address };
         let begun = Instant::now();
         while !process.is_ready().await {
             if let Some(status) = process.child.try_wait()? {
-                bail!("twh {} ended with {status}", arguments.join(" "));
+                bail!("{} {} ended with {status}", program.display(), arguments.join(" "));
             }
             if begun.elapsed() > START_PATIENCE {
-                bail!("twh {} is not ready", arguments.join(" "));
+                bail!("{} {} is not ready", program.display(), arguments.join(" "));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(process)
-    }
-
-    /// Starts the baseline behind HTTP.
-    pub(crate) async fn start_baseline(&self) -> Result<Process> {
-        self.start(&["bench", "--serve-baseline"], &[]).await
     }
 
     /// Ends the environment: its database. Its topics hold what they hold until their retention ends it.
@@ -169,7 +175,7 @@ fn variables(settings: &[(&str, &str)]) -> BTreeMap<String, String> {
     settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-/// A `twh` that is being measured; it ends with its handle.
+/// A server or a baseline that is being measured; it ends with its handle.
 pub(crate) struct Process {
     child: Child,
     pub(crate) address: String,

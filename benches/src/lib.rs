@@ -1,4 +1,4 @@
-//! How fast the whole system is, beside its baselines, measured in the same run: what `twh bench` runs.
+//! How fast the whole system is, beside its baselines, measured in the same run: what `twh-tools bench` runs.
 #![allow(
     clippy::float_arithmetic,
     clippy::cast_possible_truncation,
@@ -14,6 +14,7 @@ mod growth;
 mod http;
 mod limits;
 mod load;
+mod median;
 mod mixed;
 mod naive;
 mod naive_http;
@@ -27,6 +28,7 @@ use anyhow::{Context as _, Result, bail};
 use environment::Environment;
 pub use environment::Parts;
 use load::{Load, closed_loop, post, step};
+pub use median::median;
 pub use naive_http::serve_baseline;
 pub use report::Report;
 use report::{Bar, Machine, Row};

@@ -3,6 +3,7 @@
 
 use crate::environment::{Environment, Process};
 use crate::http::{Connection, get};
+use crate::median::median;
 use crate::report::{Bar, Report, Row};
 use anyhow::{Context as _, Result, bail};
 use hyper::Method;
@@ -47,11 +48,6 @@ impl Side {
         }
         Ok(())
     }
-
-    fn median(mut self) -> Result<f64> {
-        self.times.sort_by(f64::total_cmp);
-        self.times.get(self.times.len() / 2).copied().context("nothing was answered")
-    }
 }
 
 /// Waits until a server's limits are those of Redis: its own cost less, and are none that are shared.
@@ -81,7 +77,8 @@ pub(crate) async fn measure(environment: &Environment, report: &mut Report, key:
         limited.round().await?;
     }
     shared(&with).await?;
-    let (free, limited) = (free.median()?, limited.median()?);
+    let of = |side: Side| median(side.times).context("nothing was answered");
+    let (free, limited) = (of(free)?, of(limited)?);
     report.add(Row::new("a read without limits, p50", free, "ms"));
     report.add(Row::new("a read with limits, p50", limited, "ms"));
     report.add(Row::new("what limits add to it", limited - free, "ms").bar(Bar::Below(ADDED_MS)));

@@ -5,6 +5,7 @@ use crate::apply;
 use crate::environment::{Environment, Process};
 use crate::http::{Connection, get};
 use crate::load::{Load, Step, closed_loop, post, step};
+use crate::median::median;
 use crate::per_second;
 use crate::report::{Bar, Report, Row};
 use crate::workload::{command, sku};
@@ -185,7 +186,7 @@ async fn naive(environment: &Environment, tenant: TenantId, items: &Items) -> Re
         .await?;
         times.push(begun.elapsed().as_secs_f64() * 1_000.0);
     }
-    Ok(median(times).0)
+    median(times).context("nothing was searched for")
 }
 
 /// Documents a second into an index, with nothing to read, to fold or to wait for.
@@ -350,23 +351,16 @@ struct Window {
     written: f64,
 }
 
-/// The median of some figures, and the greatest.
-fn median(mut figures: Vec<f64>) -> (f64, f64) {
-    figures.sort_by(f64::total_cmp);
-    let at = |place: usize| figures.get(place).copied().unwrap_or(f64::NAN);
-    (at(figures.len() / 2), at(figures.len().saturating_sub(1)))
-}
-
 /// The medians of some windows.
 fn tell(report: &mut Report, name: &str, windows: &[Window], naive: f64, (is_elastic, lines): (bool, usize)) {
-    let of = |figure: &dyn Fn(&Window) -> f64| median(windows.iter().map(figure).collect());
-    report.add(Row::new(format!("{name}, p50"), of(&|one| one.load.p50_ms).0, "ms"));
-    let (p95, worst) = of(&|one| one.load.p95_ms);
-    let row = Row::new(format!("{name}, p95"), p95, "ms");
+    let of = |figure: &dyn Fn(&Window) -> f64| median(windows.iter().map(figure).collect()).unwrap_or(f64::NAN);
+    report.add(Row::new(format!("{name}, p50"), of(&|one| one.load.p50_ms), "ms"));
+    let row = Row::new(format!("{name}, p95"), of(&|one| one.load.p95_ms), "ms");
     let is_barred = is_elastic && lines == LINES_A_COMMAND;
     report.add(if is_barred { row.clone().bar(Bar::Below(P95_MS)) } else { row.clone() });
     report.add(row.times("a naive search alone", naive));
     if windows.len() > 1 {
+        let worst = windows.iter().map(|one| one.load.p95_ms).fold(f64::NAN, f64::max);
         report.add(Row::new(format!("{name}, p95 of the worst of {}", windows.len()), worst, "ms"));
     }
     let elsewhere: u64 = windows.iter().map(|one| one.elsewhere).sum();
@@ -375,10 +369,10 @@ fn tell(report: &mut Report, name: &str, windows: &[Window], naive: f64, (is_ela
         let row = Row::new(format!("{name}, {outcome}"), count as f64, "searches");
         report.add(if is_elastic { row.bar(Bar::Below(1.0)) } else { row });
     }
-    let moved = of(&|one| one.moved.per_second).0;
+    let moved = of(&|one| one.moved.per_second);
     report.add(Row::new(format!("{name}, movements meanwhile"), moved, "movements/s"));
     if is_elastic {
-        report.add(Row::new(format!("{name}, written to the index meanwhile"), of(&|one| one.written).0, "items/s"));
+        report.add(Row::new(format!("{name}, written to the index meanwhile"), of(&|one| one.written), "items/s"));
     }
 }
 

@@ -30,7 +30,7 @@ pub fn download(dest: &Path) -> Result<()> {
         Ok(status) if status.success() => check(&part),
         Ok(status) => Err(anyhow::anyhow!(
             "cannot download {DATASET_URL} (curl: {status}). Without a network, fetch it elsewhere and name the file, \
-             or make a file like it with `twh generate`"
+             or make a file like it with `twh-tools generate`"
         )),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             bail!("the download needs `curl`, which is not installed; fetch {DATASET_URL} by hand and name the file")

@@ -10,6 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 /// How a sealed value is written: master key's name, sealed data key, sealed value.
@@ -32,6 +33,9 @@ pub enum SecretError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The file of master keys is not there, or not ours to read.
+    #[error("it cannot be read; twh secrets new makes one")]
+    Unreadable(#[source] std::io::Error),
     /// There is no master key.
     #[error("there is no master key")]
     None,
@@ -78,6 +82,11 @@ pub fn new_master_key(name: &str) -> Result<String, SecretError> {
 }
 
 impl Secrets {
+    /// Reads a file of master keys.
+    pub fn read(file: &Path) -> Result<Self, SecretError> {
+        Self::parse(&std::fs::read_to_string(file).map_err(SecretError::Unreadable)?)
+    }
+
     /// Reads master keys: a line each, its name and 32 bytes in Base64; the first seals. Lines that begin with # are skipped.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
         let mut keys: Vec<MasterKey> = Vec::new();

@@ -1,8 +1,6 @@
 //! The Warehouse Hub: one binary, every role.
 
-mod bench;
 mod config;
-mod demo;
 mod key_files;
 mod lag;
 mod listen;
@@ -71,18 +69,12 @@ enum Command {
         #[command(subcommand)]
         command: TenantCommand,
     },
-    /// Sends a month of trade through the API of a running server and checks every closing quantity.
-    Demo(demo::DemoArguments),
-    /// Writes a month of trade of our own making, in the columns of the Online Retail dataset.
-    Generate(demo::GenerateArguments),
     /// Checks the ledger against itself: chains, sequences, levels, documents, reservations. Never writes to it.
     Verify(verify::VerifyArguments),
     /// Builds the ledger anew in another database, from the topic of commands, and compares it with the live one.
     Replay(replay::ReplayArguments),
     /// Builds what is read anew from the log, beside what answers, and lets it answer then.
     Rebuild(projections::RebuildArguments),
-    /// Measures throughput and latency beside baselines of the same run, in an environment of its own.
-    Bench(bench::BenchArguments),
     /// Makes the key that signs checkpoints of ledgers, in a new file that only its owner can read.
     LedgerKey {
         /// The file.
@@ -171,7 +163,6 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config => print(&Config::reference()),
         Command::Openapi => print(&openapi::document().to_pretty()),
         Command::Topics { markdown: true } => print(&catalogue::to_markdown()),
-        Command::Generate(arguments) => demo::generate(&arguments),
         Command::LedgerKey { out } => key_files::ledger_key(&out),
         Command::Secrets { command: SecretsCommand::New { name, out } } => key_files::master_key(&name, &out),
         Command::Listen(arguments) => runtime()?.block_on(listen::run(arguments)),
@@ -230,13 +221,10 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
             print(&format!("{tenant} has the plan {plan} from now on; it had {old}\n"))
         }
         Command::Rebuild(arguments) => projections::rebuild(&config, arguments).await,
-        Command::Bench(arguments) => bench::run(&config, arguments).await,
-        Command::Demo(arguments) => demo::run(&config, arguments).await,
         Command::Verify(arguments) => verify::run(&config, arguments).await,
         Command::Replay(arguments) => replay::run(&config, arguments).await,
         Command::Config
         | Command::Openapi
-        | Command::Generate(_)
         | Command::Listen(_)
         | Command::LedgerKey { .. }
         | Command::Secrets { command: SecretsCommand::New { .. } } => Ok(ExitCode::SUCCESS),

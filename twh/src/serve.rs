@@ -262,9 +262,7 @@ async fn gateway(parts: &Parts) -> anyhow::Result<(web::Data<Gateway>, Waker)> {
 pub(crate) fn secrets(config: &Config) -> anyhow::Result<Secrets> {
     let file =
         config.secrets_file.as_deref().context("TWH_SECRETS_FILE is not set; twh secrets new makes a file for it")?;
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("TWH_SECRETS_FILE {} cannot be read; twh secrets new makes one", file.display()))?;
-    Secrets::parse(&text).with_context(|| format!("TWH_SECRETS_FILE {} holds no master keys", file.display()))
+    Secrets::read(file).with_context(|| format!("TWH_SECRETS_FILE {} gives no master keys", file.display()))
 }
 
 /// Now and then writes down when keys were last used.

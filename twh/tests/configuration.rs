@@ -42,6 +42,27 @@ fn everything_that_is_wrong_is_told_at_once() {
     }
 }
 
+/// The tools read some of the variables without sharing code with the server.
+#[test]
+fn the_tools_have_the_same_defaults() {
+    let reference = String::from_utf8(run(&["config"], &[]).stdout).unwrap();
+    let mut read = 0;
+    for file in ["bench.rs", "demo.rs", "server.rs"] {
+        let path = format!("{}/../tools/src/{file}", env!("CARGO_MANIFEST_DIR"));
+        let source = std::fs::read_to_string(path).unwrap();
+        for call in source.split("variable(\"").skip(1) {
+            let (name, rest) = call.split_once("\", \"").unwrap();
+            let default = match rest.split_once('"').unwrap().0 {
+                "" => "–".to_owned(),
+                default => format!("`{default}`"),
+            };
+            assert!(reference.contains(&format!("| `{name}` | {default} |")), "{name}: {default}");
+            read += 1;
+        }
+    }
+    assert_eq!(read, 8, "all of them are seen");
+}
+
 #[test]
 fn the_documented_reference_is_current() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");

@@ -1,15 +1,14 @@
-//! `twh demo` and `twh generate`: a month of trade, the published one or one of our own making.
+//! `twh-tools demo` and `twh-tools generate`: a month of trade, the published one or one of our own making.
 
-use crate::config::Config;
-use crate::{print, serve};
-use anyhow::Context as _;
+use crate::{print, server};
+use anyhow::{Context as _, ensure};
 use clap::Args;
-use std::path::PathBuf;
-use std::process::ExitCode;
-use twh_accounts::provision;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 use twh_demo::{GenerateOptions, RunOptions, dataset};
 
-/// What `twh demo` takes.
+/// What `twh-tools demo` takes.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArguments {
     /// A file with the columns of the Online Retail dataset, plain, gzip or xlsx; without one, a generated month.
@@ -21,7 +20,7 @@ pub(crate) struct DemoArguments {
     /// Uses only the first lines of the file.
     #[arg(long)]
     limit: Option<usize>,
-    /// Documents under way at once.
+    /// Documents in flight at once.
     #[arg(long, default_value_t = 32)]
     concurrency: usize,
     /// Ends with one line of JSON on standard output.
@@ -32,7 +31,7 @@ pub(crate) struct DemoArguments {
     url: Option<String>,
 }
 
-/// What `twh generate` takes.
+/// What `twh-tools generate` takes.
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArguments {
     /// The same seed makes the same month.
@@ -46,17 +45,24 @@ pub(crate) struct GenerateArguments {
     out: Option<PathBuf>,
 }
 
+/// What `twh tenant create` prints.
+#[derive(Deserialize)]
+struct Tenant {
+    tenant_id: String,
+    api_key: String,
+}
+
 /// Runs the month through the API, as a new tenant.
-pub(crate) async fn run(config: &Config, arguments: DemoArguments) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(arguments: DemoArguments) -> anyhow::Result<ExitCode> {
     let json = arguments.json;
-    let lines = {
-        let (file, download) = (arguments.file.clone(), arguments.download);
-        tokio::task::spawn_blocking(move || lines(file, download)).await??
+    let url = match arguments.url {
+        Some(url) => url,
+        None => format!("http://{}", server::http_addr()?),
     };
-    let tenant = provision::tenant(&serve::pool(config)?, &serve::secrets(config)?, "Demo", "enterprise")
-        .await
-        .context("the demo's tenant could not be made")?;
-    let url = arguments.url.unwrap_or_else(|| format!("http://{}", config.http_addr));
+    let (lines, tenant) = {
+        let (binary, file, download) = (server::binary()?, arguments.file, arguments.download);
+        tokio::task::spawn_blocking(move || anyhow::Ok((lines(file, download)?, tenant(&binary)?))).await??
+    };
     let mut options = RunOptions::new(url, tenant.api_key, lines);
     options.limit = arguments.limit;
     options.concurrency = arguments.concurrency;
@@ -67,6 +73,22 @@ pub(crate) async fn run(config: &Config, arguments: DemoArguments) -> anyhow::Re
         print(&format!("{}\n", summary.json_line()))?;
     }
     Ok(if summary.agrees() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Has the server's binary make the demo's tenant; what it has to say goes to standard error.
+fn tenant(binary: &Path) -> anyhow::Result<Tenant> {
+    let output = Command::new(binary)
+        .args(["tenant", "create", "--name", "Demo", "--plan", "enterprise"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("{} cannot be run", binary.display()))?;
+    ensure!(
+        output.status.success(),
+        "the demo's tenant could not be made: twh tenant create ended with {}",
+        output.status
+    );
+    serde_json::from_slice(&output.stdout).context("twh tenant create printed no tenant")
 }
 
 fn lines(file: Option<PathBuf>, download: bool) -> anyhow::Result<Vec<dataset::Line>> {

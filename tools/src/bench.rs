@@ -1,14 +1,16 @@
-//! `twh bench`: how fast this machine is with it, beside baselines of the same run.
+//! `twh-tools bench`: how fast this machine is with the server, and with baselines of the same run.
 
-use crate::config::Config;
-use crate::{print, serve};
-use anyhow::Context as _;
+use crate::print;
+use crate::server::{self, variable};
+use anyhow::{Context as _, ensure};
 use clap::{Args, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use twh_benches::{Options, Scenario};
+use tracing_subscriber::EnvFilter;
+use twh_benches::{Options, Parts, Scenario};
+use twh_sinks::secrets::Secrets;
 
-/// What `twh bench` takes.
+/// What `twh-tools bench` takes.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArguments {
     /// Which scenarios; all by default.
@@ -65,20 +67,23 @@ impl From<ScenarioName> for Scenario {
 }
 
 /// Runs the command.
-pub(crate) async fn run(config: &Config, arguments: BenchArguments) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(arguments: BenchArguments) -> anyhow::Result<ExitCode> {
+    let filter = EnvFilter::try_new(variable("TWH_LOG", "info")?).context("TWH_LOG is not a usable filter")?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let database_url = variable("TWH_DATABASE_URL", "postgres://twh@127.0.0.1:15432/twh")?;
     if arguments.serve_baseline {
-        let address = config.http_addr.to_string();
-        twh_benches::serve_baseline(&address, &config.database_url, serve::secrets(config)?, config.http_workers)
-            .await?;
+        let workers = variable("TWH_HTTP_WORKERS", "2")?.parse::<usize>().context("TWH_HTTP_WORKERS is no number")?;
+        twh_benches::serve_baseline(&server::http_addr()?, &database_url, secrets()?, workers).await?;
         return Ok(ExitCode::SUCCESS);
     }
-    let parts = twh_benches::Parts {
-        binary: std::env::current_exe()?,
-        brokers: config.kafka_brokers.clone(),
-        registry: config.schema_registry_url.clone(),
-        secrets: serve::secrets(config)?,
-        search_url: config.search_url.clone(),
-        database_url: config.database_url.clone(),
+    let parts = Parts {
+        server: server::binary()?,
+        tools: std::env::current_exe()?,
+        brokers: variable("TWH_KAFKA_BROKERS", "127.0.0.1:19092")?,
+        registry: variable("TWH_SCHEMA_REGISTRY_URL", "http://127.0.0.1:18081/apis/ccompat/v7")?,
+        secrets: secrets()?,
+        search_url: variable("TWH_SEARCH_URL", "")?,
+        database_url,
     };
     let mut options = if arguments.quick { Options::quick() } else { Options::full() };
     if !arguments.scenarios.is_empty() {
@@ -96,4 +101,11 @@ pub(crate) async fn run(config: &Config, arguments: BenchArguments) -> anyhow::R
     }
     let missed = report.missed();
     Ok(if arguments.check && !missed.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The master keys: those of the servers that are measured.
+fn secrets() -> anyhow::Result<Secrets> {
+    let file = variable("TWH_SECRETS_FILE", "")?;
+    ensure!(!file.is_empty(), "TWH_SECRETS_FILE is not set; twh secrets new makes a file for it");
+    Secrets::read(Path::new(&file)).with_context(|| format!("TWH_SECRETS_FILE {file} gives no master keys"))
 }
