@@ -1,0 +1,48 @@
+# shellcheck shell=bash # it is sourced by ./dev
+# The verbs that build the code and run it.
+
+verb_demo() {
+  require_cargo
+  bring_up "${PARTS[@]}"
+  export_addresses
+  cargo build --release -p twh
+  serve
+  "$BINARY" demo "$@"
+  say
+  say "The server and its parts are still up:"
+  say "  http://$(address_of "$SERVER")/ready     the API; ./dev logs $SERVER -f shows its log"
+  say "  ./dev psql                        the ledger: select * from stock_movements limit 10;"
+  say "  ./dev status                      what runs where"
+  say "  ./dev down                        stops all of it (--purge removes the data too)"
+}
+
+# Starts the server, or restarts it where the one that runs is of another build.
+serve() {
+  local pid
+  lock
+  if pid=$(pid_of "$SERVER") && ! [[ /proc/$pid/exe -ef $BINARY ]]; then
+    stop "$SERVER"
+  fi
+  start "$SERVER"
+  unlock
+}
+
+verb_bench() {
+  require_cargo
+  bring_up "${PARTS[@]}" "${OPTIONAL_PARTS[@]}"
+  export_addresses
+  cargo run --quiet --release -p twh -- bench "$@"
+}
+
+verb_microbench() {
+  require_cargo
+  bring_up "${PARTS[@]}"
+  export_addresses
+  cargo bench -p twh-benches "$@"
+}
+
+# Needs none of the parts: everything is simulated.
+verb_simulate() {
+  require_cargo
+  cargo run --quiet --release -p twh-simulator -- "$@"
+}
