@@ -1,13 +1,25 @@
 # shellcheck shell=bash # it is sourced by ./dev
 # The verbs that build the code and run it.
 
+# With --json, standard output is the one line that the demo prints, so that it can be piped; the rest goes to
+# standard error. The redirections are on functions: what these start and leave running must not hold the pipe open.
 verb_demo() {
+  local aside=1
+  ! among --json "$@" || aside=2
+  prepare_demo >&"$aside"
+  "$BINARY" demo "$@"
+  tell_what_is_up >&"$aside"
+}
+
+prepare_demo() {
   require_cargo
   bring_up "${PARTS[@]}"
   export_addresses
   cargo build --release -p twh
   serve
-  "$BINARY" demo "$@"
+}
+
+tell_what_is_up() {
   say
   say "The server and its parts are still up:"
   say "  http://$(address_of "$SERVER")/ready     the API; ./dev logs $SERVER -f shows its log"
