@@ -18,6 +18,7 @@
 #   version_<name>   the version that is started
 #   marker_<name>    lines, one of which the command line of its process holds, and that of no other instance's
 #   download_<name>  puts its jars into a folder; where it has jars
+#   trouble_<name>   may say why one that runs cannot be used until it is restarted
 #   purge_<name>     may remove data that it has outside the instance's folder
 unset -v ORDER OPTIONAL PORT VARIABLE ADDRESS DEFAULT_PORT NEEDS JARS STOP_SIGNAL # the environment may have a PORT
 # shellcheck disable=SC2034 # the other files read them
@@ -66,7 +67,7 @@ bring_up() {
     if is_external "$part"; then use_external "$part"; else ours+=("$part"); fi
   done
   for part in "${ours[@]}"; do
-    if is_running "$part" && ready_"$part"; then
+    if is_usable "$part"; then
       progress "$part" "up at $(address_of "$part")"
     else
       missing+=("$part")
@@ -86,6 +87,26 @@ use_external() {
   answers "$host" "$port" || die "$part: ${VARIABLE[$part]} names $host:$port, and nothing answers there"
   progress "$part" "the one that ${VARIABLE[$part]} names, at $host:$port"
 }
+
+# Whether it runs and is ready; one that can only be restarted ends the script.
+is_usable() {
+  local part=$1 pid trouble
+  pid=$(pid_of "$part") || return 1
+  trouble=$(trouble_of "$part" "$pid")
+  [[ -z $trouble ]] || die "$(outdated "$part" "$trouble")"
+  ready_"$part"
+}
+
+# What is wrong with a part that runs, where only a restart mends it; else nothing.
+trouble_of() {
+  if runs_replaced_program "$2"; then
+    echo "its program was replaced while it ran, as the upgrade of a package or a build does"
+  elif declare -F trouble_"$1" >/dev/null; then
+    trouble_"$1"
+  fi
+}
+
+outdated() { echo "$1: $2. ./dev restart $1 starts the one that is installed now"; }
 
 # Starts all at once; each says when it is ready.
 start_all() {
@@ -177,20 +198,24 @@ verb_kill() {
 status_row() { printf '%-9s %-9s %-42s %8s %9s  %s\n' "$@"; }
 
 verb_status() {
-  local part
+  local part notes=()
   status_row PART STATE ADDRESS PID MEMORY VERSION
   for part in "${PARTS[@]}" "${OPTIONAL_PARTS[@]}" "$SERVER"; do
     status_of "$part"
   done
+  ((${#notes[@]} == 0)) || printf '\n%s\n' "${notes[@]}"
 }
 
+# Prints the row of a part, and adds to the caller's notes.
 status_of() {
-  local part=$1 state=up pid memory=- version
+  local part=$1 state=up pid memory=- version trouble
   version=$(version_"$part") || true
   if [[ $part != "$SERVER" ]] && is_external "$part"; then
     state=external pid=- version=-
   elif pid=$(pid_of "$part"); then
     memory="$(memory_of "$pid") MB"
+    trouble=$(trouble_of "$part" "$pid")
+    [[ -z $trouble ]] || { state=outdated; notes+=("$(outdated "$part" "$trouble")"); }
   else
     state=down pid=-
   fi

@@ -28,6 +28,10 @@ is_running() { pid_of "$1" >/dev/null 2>&1; }
 
 children_of() { cat "/proc/$1/task/$1/children" 2>/dev/null || true; }
 
+# Whether the file of a process's program is no longer there: the upgrade of a package puts another in its place, and
+# with it other libraries, which the old program may not be able to load. Where the link cannot be read: no.
+runs_replaced_program() { [[ $(readlink "/proc/$1/exe" 2>/dev/null) == *' (deleted)' ]]; }
+
 # Megabytes of a process and its children, memory they share counted once.
 memory_of() {
   local pids pid

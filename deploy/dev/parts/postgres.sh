@@ -21,10 +21,13 @@ postgres_data() {
   fi
 }
 
-# The newest PostgreSQL of the distribution; its server programs are not on PATH.
+# The server programs are not on PATH. The version that made the data, where it is installed: a newer one next to it
+# cannot read them. Else the newest of the distribution.
 postgres_bin() {
-  local bin
-  bin=$(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -V | tail -1)
+  local data bin
+  data=$(postgres_data)
+  bin=/usr/lib/postgresql/$(cat "$data/PG_VERSION" 2>/dev/null || true)/bin/postgres
+  [[ -x $bin ]] || bin=$(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -V | tail -1)
   [[ -x $bin ]] && dirname "$bin"
 }
 
@@ -79,7 +82,8 @@ forget_zombie_postmaster() {
   [[ ! -d /proc/$pid ]] || ! are_gone "$pid" || rm "$file"
 }
 
-postgres_admin() { psql -XqAt -h 127.0.0.1 -p "$(port_of postgres)" -U postgres -d postgres -c "$1" 2>/dev/null; }
+postgres_says() { psql -XqAt -h 127.0.0.1 -p "$(port_of postgres)" -U postgres -d postgres -c "$1"; }
+postgres_admin() { postgres_says "$1" 2>/dev/null; }
 
 # Ready is also having the role and the database; the role is no superuser, so that a missing grant shows here.
 ready_postgres() {
@@ -91,4 +95,12 @@ ready_postgres() {
     postgres_admin 'create role twh_tenant nologin; grant twh_tenant to twh' || return 1
   [[ -n $(postgres_admin "select 1 from pg_database where datname = 'twh'") ]] ||
     postgres_admin 'create database twh owner twh'
+}
+
+# A running server reads the files of its libraries when they are first used: after an upgrade they may be of another
+# build. psql answers 1 where the server refused, and 2 where there is no connection (it may be just starting).
+trouble_postgres() {
+  local text code=0
+  text=$(PGCONNECT_TIMEOUT=5 postgres_says "load 'plpgsql'" 2>&1 >/dev/null) || code=$?
+  ((code != 1)) || echo "it cannot load its own libraries (${text//$'\n'/ })"
 }
