@@ -4,10 +4,11 @@
 # With --json, standard output is the one line that the demo prints, so that it can be piped; the rest goes to
 # standard error. The redirections are on functions: what these start and leave running must not hold the pipe open.
 verb_demo() {
-  local aside=1
+  local aside=1 tools
   ! among --json "$@" || aside=2
+  tools=$(built twh-tools "$PROFILE")
   prepare_demo >&"$aside"
-  "$BINARY" demo "$@"
+  "$tools" demo "$@"
   tell_what_is_up >&"$aside"
 }
 
@@ -15,7 +16,8 @@ prepare_demo() {
   require_cargo
   bring_up "${PARTS[@]}"
   export_addresses
-  cargo build --release -p twh
+  # of the tools only what the demo needs, without the benchmarks
+  cargo build --profile "$PROFILE" -p twh -p twh-tools --no-default-features --features twh-tools/demo
   serve
 }
 
@@ -39,11 +41,13 @@ serve() {
   unlock
 }
 
+# Speed is measured on what is shipped.
 verb_bench() {
   require_cargo
   bring_up "${PARTS[@]}" "${OPTIONAL_PARTS[@]}"
   export_addresses
-  cargo run --quiet --release -p twh -- bench "$@"
+  cargo build --quiet --release -p twh -p twh-tools
+  "$(built twh-tools release)" bench "$@"
 }
 
 verb_microbench() {

@@ -8,11 +8,24 @@ ADDRESS[twh]=127.0.0.1:@PORT@
 DEFAULT_PORT[twh]=80
 NEEDS[twh]=curl
 
-readonly BINARY=${CARGO_TARGET_DIR:-$ROOT/target}/release/twh
+readonly TARGET=${CARGO_TARGET_DIR:-$ROOT/target} PROFILE=${TWH_DEV_PROFILE:-ci}
+
+# built NAME PROFILE: where cargo puts a program. It names the folder for the profile, but for three of its own.
+built() {
+  case $2 in
+    dev | test) echo "$TARGET/debug/$1" ;;
+    bench) echo "$TARGET/release/$1" ;;
+    *) echo "$TARGET/$2/$1" ;;
+  esac
+}
+
+BINARY=$(built twh "$PROFILE")
+readonly BINARY
 
 version_twh() { "$BINARY" --version 2>/dev/null | cut -d ' ' -f 2; }
 
-marker_twh() { echo "$BINARY serve"; }
+# Of each profile: TWH_DEV_PROFILE may have been another one when it was started.
+marker_twh() { printf '%s serve\n' "$TARGET"/{ci,release,debug}/twh "$BINARY"; }
 
 launch_twh() {
   [[ -x $BINARY ]] || die "there is no $BINARY yet: ./dev demo builds and starts it"
