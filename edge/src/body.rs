@@ -228,8 +228,12 @@ fn join(parent: &str, field: &str) -> String {
     }
 }
 
+/// As much of a text as an answer quotes.
+fn short(text: &str) -> String {
+    text.chars().take(QUOTE_LENGTH_MAX).collect()
+}
+
 fn refused(field: &str, problem: &str) -> ApiError {
-    let short = |text: &str| text.chars().take(QUOTE_LENGTH_MAX).collect::<String>();
     invalid(json!([{ "field": short(field), "problem": short(problem) }]))
 }
 
@@ -278,7 +282,7 @@ pub fn payload_from_value(kind: &str, body: Value) -> Result<Payload, ApiError> 
 }
 
 fn unknown_kind(kind: &str) -> ApiError {
-    invalid(json!([{ "field": "type", "problem": format!("there is no command {kind:?}") }]))
+    refused("type", &format!("there is no command {kind:?}"))
 }
 
 /// In a PATCH, `null` empties a field (RFC 7396); the command says so by name.
@@ -312,7 +316,14 @@ fn check(payload: Payload) -> Result<Payload, ApiError> {
     {
         about("expires_at", "must lie in the years 1970 to 9999, UTC");
     }
-    if problems.is_empty() { Ok(payload) } else { Err(invalid(json!(problems))) }
+    if problems.is_empty() {
+        return Ok(payload);
+    }
+    // A client makes names of its own: the keys of metadata, and what an update is to empty.
+    for Problem { field, problem } in &mut problems {
+        (*field, *problem) = (short(field), short(problem));
+    }
+    Err(invalid(json!(problems)))
 }
 
 /// An object in which each field stands once: of two values, none is the one that was meant.
@@ -457,13 +468,17 @@ mod tests {
 
     #[test]
     fn an_answer_quotes_little_of_what_was_sent() {
-        for body in [
-            format!(r#"{{"{}": 1}}"#, "x".repeat(100_000)),
-            format!(r#"{{"sku": "A", "type": "{}"}}"#, "é".repeat(9_999)),
+        for (kind, body) in [
+            ("item.create", format!(r#"{{"{}": 1}}"#, "x".repeat(100_000))),
+            ("item.create", format!(r#"{{"sku": "A", "type": "{}"}}"#, "é".repeat(9_999))),
+            ("item.create", format!(r#"{{"sku": "A", "metadata": {{"{}": ""}}}}"#, "x".repeat(100_000))),
+            ("item.update", format!(r#"{{"{}": null}}"#, "x".repeat(100_000))),
         ] {
-            let error = parse_payload("item.create", body.as_bytes()).unwrap_err();
+            let error = parse_payload(kind, body.as_bytes()).unwrap_err();
             assert!(error.body("r").to_string().len() < 2_000);
         }
+        let error = payload_from_value(&"x".repeat(100_000), json!({})).unwrap_err();
+        assert!(error.body("r").to_string().len() < 2_000);
     }
 
     /// JSON of the shapes that clients get wrong: the fields there are, with values of any kind.

@@ -137,24 +137,12 @@ impl Tokens {
 
     /// A token for a session.
     pub async fn issue(&self, user: Uuid, session: Uuid, tenant: Uuid) -> Result<String, TokenError> {
-        let keyring = self.current().await?;
-        let now = OffsetDateTime::now_utc().unix_timestamp();
-        let header = Header { kid: Some(keyring.kid.clone()), ..Header::new(Algorithm::EdDSA) };
-        let claims = Claims {
-            iss: ISSUER.to_owned(),
-            aud: AUDIENCE.to_owned(),
-            sub: user,
-            sid: session,
-            tid: tenant,
-            iat: now,
-            exp: now + ACCESS_TOKEN_SECONDS,
-        };
-        encode(&header, &claims, &keyring.signer).map_err(|error| TokenError::Unusable(error.to_string()))
+        self.current().await?.issue(user, session, tenant, ACCESS_TOKEN_SECONDS)
     }
 
     /// What a token says, where it is ours and alive. A key that another process made meanwhile is read.
     pub async fn verify(&self, token: &str) -> Result<Option<Claims>, TokenError> {
-        let Some(kid) = decode_header(token).ok().and_then(|header| header.kid) else { return Ok(None) };
+        let Some(kid) = kid_of(token) else { return Ok(None) };
         let mut keyring = self.current().await?;
         if !keyring.knows(&kid) && self.may_reload(RELOAD_INTERVAL) {
             keyring = self.read_again().await?;
@@ -173,7 +161,27 @@ impl Tokens {
     }
 }
 
+/// The key that a token names.
+fn kid_of(token: &str) -> Option<String> {
+    decode_header(token).ok().and_then(|header| header.kid)
+}
+
 impl Keyring {
+    fn issue(&self, user: Uuid, session: Uuid, tenant: Uuid, seconds: i64) -> Result<String, TokenError> {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let header = Header { kid: Some(self.kid.clone()), ..Header::new(Algorithm::EdDSA) };
+        let claims = Claims {
+            iss: ISSUER.to_owned(),
+            aud: AUDIENCE.to_owned(),
+            sub: user,
+            sid: session,
+            tid: tenant,
+            iat: now,
+            exp: now + seconds,
+        };
+        encode(&header, &claims, &self.signer).map_err(|error| TokenError::Unusable(error.to_string()))
+    }
+
     fn knows(&self, kid: &str) -> bool {
         self.known.iter().any(|(known, _)| known == kid)
     }
@@ -244,6 +252,56 @@ fn keyring(rows: &[SigningKeyRow], secrets: &Secrets) -> Result<Keyring, TokenEr
         known: rows.iter().map(|row| (row.kid.clone(), DecodingKey::from_ed_der(&row.public_key))).collect(),
         jwks: json!({ "keys": jwks.collect::<Vec<_>>() }),
     })
+}
+
+/// A keyring without a database: what `tests/fuzz` holds the reading of tokens to.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use super::{Claims, Keyring, PURPOSE, SigningKey, SigningKeyRow, TokenError, Uuid, keyring, kid_of};
+    use twh_sinks::secrets::Secrets;
+
+    /// One key, the same in every run, so that what was found is found again.
+    pub struct Keys {
+        keyring: Keyring,
+        public: Vec<u8>,
+    }
+
+    impl Keys {
+        /// Makes the key.
+        pub fn new() -> Result<Self, TokenError> {
+            let secrets = Secrets::parse("test q83vASNFZ4mrze8BI0VniavN7wEjRWeJq83vASNFZ4k=")?;
+            let private = [7; 32];
+            let row = SigningKeyRow {
+                kid: "fuzz".to_owned(),
+                public_key: SigningKey::from_bytes(&private).verifying_key().to_bytes().to_vec(),
+                sealed_private: secrets.seal(PURPOSE, &private)?,
+            };
+            Ok(Self { keyring: keyring(std::slice::from_ref(&row), &secrets)?, public: row.public_key })
+        }
+
+        /// Its public half.
+        #[must_use]
+        pub fn public(&self) -> &[u8] {
+            &self.public
+        }
+
+        /// A token that lives for so long.
+        pub fn issue(&self, seconds: i64) -> Result<String, TokenError> {
+            self.keyring.issue(Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3), seconds)
+        }
+
+        /// What a token says, by the same steps as [`super::Tokens::verify`].
+        #[must_use]
+        pub fn verify(&self, token: &str) -> Option<Claims> {
+            self.keyring.check(&kid_of(token)?, token)
+        }
+
+        /// The same, whatever key the header names: the key's name is no secret.
+        #[must_use]
+        pub fn verify_by_key(&self, token: &str) -> Option<Claims> {
+            self.keyring.check(&self.keyring.kid, token)
+        }
+    }
 }
 
 #[cfg(test)]

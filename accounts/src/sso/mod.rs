@@ -34,6 +34,8 @@ use url::{Url, form_urlencoded};
 use uuid::Uuid;
 
 pub(crate) use providers::{create, delete, list, one, update};
+#[cfg(all(fuzzing, feature = "saml"))]
+pub use saml::fuzzing as saml_fuzzing;
 
 const CALLBACK_PATH: &str = "/v1/auth/sso/callback";
 const OIDC: &str = "oidc";

@@ -143,3 +143,63 @@ pub(crate) async fn metadata(request: HttpRequest, accounts: web::Data<Accounts>
 pub(super) fn entity_id(public_url: &super::PublicUrl, provider: Uuid) -> String {
     public_url.at(&format!("/v1/auth/sso/{provider}/metadata"))
 }
+
+/// The reading of responses without a sign-on that was begun: what `tests/fuzz` holds it to.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use super::response::{Expected, read};
+    use time::OffsetDateTime;
+
+    /// Who must have made the response.
+    pub const ISSUER: &str = "https://idp.example/metadata";
+    /// Whom it must be for.
+    pub const AUDIENCE: &str = "https://twh.example/metadata";
+    /// Where it must be sent.
+    pub const RECIPIENT: &str = "https://twh.example/v1/auth/sso/saml/acs";
+    /// The request that it must answer.
+    pub const REQUEST: &str = "_request";
+    /// The attribute with the groups.
+    pub const GROUPS: &str = "groups";
+
+    /// What a response proves.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Said {
+        /// The assertion's id.
+        pub assertion: String,
+        /// Until when it would be taken again.
+        pub until: OffsetDateTime,
+        /// The person's name at the provider.
+        pub subject: String,
+        /// Its address.
+        pub email: Option<String>,
+        /// What people call it.
+        pub name: Option<String>,
+        /// The groups that it is in.
+        pub groups: Vec<String>,
+    }
+
+    /// Reads a response; `None` where it is not believed.
+    #[must_use]
+    pub fn said(xml: &str, certificate: &str, now: OffsetDateTime) -> Option<Said> {
+        let certificates = [certificate.to_owned()];
+        let expected = Expected {
+            issuer: ISSUER,
+            audience: AUDIENCE,
+            recipient: RECIPIENT,
+            request: REQUEST,
+            certificates: &certificates,
+            groups_attribute: GROUPS,
+            now,
+        };
+        let proved = read(xml, &expected).ok()?;
+        let (assertion, until, vouched) = (proved.assertion, proved.until, proved.vouched);
+        Some(Said {
+            assertion,
+            until,
+            subject: vouched.subject,
+            email: vouched.email,
+            name: vouched.name,
+            groups: vouched.groups,
+        })
+    }
+}
