@@ -65,7 +65,7 @@ install_packages() {
 }
 
 require_cargo() {
-  has cargo || die "cargo is missing. Install Rust 1.88 or later, with rustfmt and clippy, from https://rustup.rs"
+  has cargo || die "cargo is missing. Install Rust 1.89 or later, with rustfmt and clippy, from https://rustup.rs"
   install_for build
 }
 
@@ -150,4 +150,30 @@ maven() {
 copy_jars() {
   maven -f "$1" org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
     -DincludeScope=runtime -DoutputDirectory="$2"
+}
+
+# --- what tests are run with -------------------------------------------------------------------------------------------
+
+# The virtual environment is made again when its list of packages changes.
+ensure_venv() {
+  local list=$DEPLOY/python-requirements.txt stamp
+  stamp=$(sha256sum <"$list")
+  [[ ! -f $VENV/stamp || $(<"$VENV/stamp") != "$stamp" ]] || return 0
+  install_for venv
+  python3 -m venv --clear "$VENV"
+  "$VENV/bin/pip" install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r "$list"
+  echo "$stamp" >"$VENV/stamp"
+}
+
+# The packages are installed again when their lock file changes; the lock file holds their checksums.
+ensure_npm_packages() {
+  local stamp
+  stamp=$(cat deploy/npm/package.json deploy/npm/package-lock.json | sha256sum)
+  [[ ! -f $NPM/stamp || $(<"$NPM/stamp") != "$stamp" ]] || return 0
+  install_for npm
+  rm -rf "$NPM"
+  mkdir -p "$NPM"
+  cp deploy/npm/package.json deploy/npm/package-lock.json "$NPM"
+  npm ci --prefix "$NPM" --ignore-scripts --no-audit --no-fund --loglevel=error
+  echo "$stamp" >"$NPM/stamp"
 }

@@ -12,12 +12,15 @@ verb_demo() {
   tell_what_is_up >&"$aside"
 }
 
+# The parts are fetched and started while the compiler runs.
 prepare_demo() {
   require_cargo
-  bring_up "${PARTS[@]}"
-  export_addresses
+  start_lane bring_up "${PARTS[@]}"
   # of the tools only what the demo needs, without the benchmarks
-  cargo build --profile "$PROFILE" -p twh -p twh-tools --no-default-features --features twh-tools/demo
+  step "build" cargo build --profile "$PROFILE" -p twh -p twh-tools --no-default-features --features twh-tools/demo
+  join_lane
+  ((${#FAILED_STEPS[@]} == 0)) || die "the demo cannot run: ${FAILED_STEPS[*]} failed"
+  export_addresses
   serve
 }
 

@@ -1,25 +1,27 @@
 # shellcheck shell=bash # it is sourced by ./dev
-# What must pass: the checks and the tests.
+# The verbs that judge the code: check, test, saml. What is long or leaves something to chance is in nightly.sh.
 
-readonly CARGO_DENY_VERSION=0.20.2
+# --- check ------------------------------------------------------------------------------------------------------------
 
 verb_check() {
   require_cargo
-  step "format" cargo fmt --all --check
-  step "lints" cargo clippy --release --workspace --all-targets -- -D warnings
-  step "cargo-deny" ensure_cargo_deny
-  # Advisories are left out: their database is a git repository, which not every build machine can reach. Where it can
-  # be: cargo deny check advisories
-  step "tests that are run" every_test_is_run
-  step "licences, bans, sources" "$TOOLS/bin/cargo-deny" --log-level error check licenses bans sources
+  ensure_venv
+  check_with_the_compiler
+  check_with_tools
+  conclude
 }
 
-ensure_cargo_deny() {
-  [[ $("$TOOLS/bin/cargo-deny" --version 2>/dev/null) != "cargo-deny $CARGO_DENY_VERSION" ]] || return 0
-  say "To be installed from crates.io: cargo-deny $CARGO_DENY_VERSION, into .twh/tools (one to three minutes, once)"
-  # unoptimised: it builds in half the time, and has a second of work
-  CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 \
-    cargo install --quiet --locked --debug --root "$TOOLS" --version "$CARGO_DENY_VERSION" cargo-deny
+check_with_the_compiler() {
+  step "format" cargo fmt --all --check
+  step "tests that are run" every_test_is_run
+  step "lints" cargo clippy --profile "$PROFILE" --workspace --all-targets -- -D warnings
+}
+
+# What needs programs of the virtual environment.
+check_with_tools() {
+  step "lints of scripts" "$VENV/bin/shellcheck" -x dev .ci/run "$CODE"/*.sh "$CODE"/parts/*.sh
+  # Advisories are in the nightly run: their database is a git repository, which not every build machine can reach.
+  step "licences, bans, sources" "$VENV/bin/cargo-deny" --log-level error check licenses bans sources
 }
 
 # What has no tests inside is not built for tests, which would be half of a build; so there must be none.
@@ -32,39 +34,105 @@ every_test_is_run() {
   done
 }
 
+# --- test -------------------------------------------------------------------------------------------------------------
+
+# What is built and tested: everything.
+TESTED=(--workspace --lib --bins --tests)
+# Tests wait for others most of the time: four to a core.
+readonly TEST_THREADS=8
+# More failures than these have a cause that a second run does not take away.
+readonly AGAIN_MAX=12
+
 verb_test() {
+  local name=
+  case ${1:-} in
+    "") ;;
+    --only) name=${2:?--only which test? A part of its name is enough} ;;
+    *) die "test takes only --only NAME" ;;
+  esac
   require_cargo
-  step "parts" bring_up "${PARTS[@]}" "${OPTIONAL_PARTS[@]}"
-  export_addresses
-  find_real_month
-  verb_check
-  step "Python packages" ensure_venv
-  # the test that reads our topics as a stranger would: Python, with its own Kafka, Avro and registry client
-  export TWH_TEST_PYTHON=$VENV/bin/python
-  step "npm packages" ensure_npm_packages
-  export TWH_TEST_NPM_PACKAGES=$NPM/node_modules
-  step "build" cargo build --release --workspace --lib --bins --tests
-  step "tests" cargo test --release --workspace
-  say
-  timings
-  say "all passed"
+  start_lane prepare_for_tests
+  [[ -n $name ]] || check_with_the_compiler
+  build_and_run default "$name"
 }
 
-# Not part of `test`: a server that can do SAML is a second build of half the workspace.
-verb_saml() {
-  require_cargo
-  step "parts" bring_up "${PARTS[@]}"
-  export_addresses
-  step "npm packages" ensure_npm_packages
-  export TWH_TEST_NPM_PACKAGES=$NPM/node_modules
-  step "lints" cargo clippy --release -p twh-accounts -p twh-tests --features twh-accounts/saml,twh-tests/saml --all-targets \
-    -- -D warnings
-  step "build" cargo build --release -p twh --features saml
-  step "tests" cargo test --release -p twh-tests --features saml --test sso
-  say
-  timings
-  say "all passed"
+# What tests stand on. Tools come first: they are needed before any part is.
+prepare_for_tests() {
+  ensure_venv
+  bring_up "${PARTS[@]}" "${OPTIONAL_PARTS[@]}"
+  ensure_npm_packages
 }
+
+# build_and_run RUNNER [NAME]: builds what is tested, and tests it, or those tests with NAME in their names.
+build_and_run() {
+  local runner=$1 name=${2:-} built
+  step "build" cargo build --profile "$PROFILE" "${TESTED[@]}"
+  built=$STEP_STATUS
+  ((built != 0)) || [[ -n $name ]] || step "one build serves all" one_build_serves_all
+  join_lane
+  if ((built != 0)) || ! passed; then
+    conclude
+  fi
+  [[ -n $name ]] || check_with_tools
+  run_tests "$runner" "$name"
+}
+
+# What is built for the whole workspace serves a build of the server alone.
+one_build_serves_all() {
+  local again
+  again=$(cargo build --profile "$PROFILE" -p twh 2>&1 | grep -E '^ +Compiling' || true)
+  [[ -z $again ]] || die "built twice, since it has other features there; give them in [workspace.dependencies]:"$'\n'"$again"
+}
+
+# run_tests RUNNER [NAME]: then once more, alone, what failed. Ends with what it comes to.
+run_tests() {
+  local runner=$1 name=${2:-} reports report failed again=()
+  reports=$TARGET/nextest report=$reports/$runner/junit.xml
+  set_up_tests
+  rm -rf "${reports:?}" "$(left_by_tests)"
+  step "tests" nextest "$runner" --test-threads "$TEST_THREADS" ${name:+"$name"}
+  [[ -f $report ]] || { conclude || true; die "no test was run"; }
+  if ! passed; then
+    tell describe "TWH_TEST_SEED=$TWH_TEST_SEED ./dev test --only" "$(left_by_tests)" "$report"
+    failed=$(tell failed "$report")
+    if (($(grep -o 'binary_id' <<<"$failed" | wc -l) <= AGAIN_MAX)); then
+      step "tests that failed, again and alone" nextest again --test-threads 1 -E "$failed"
+      again=("$reports/again/junit.xml")
+    fi
+  fi
+  conclude || true
+  tell count "$report" "${again[@]}" || return 1
+  # the tests passed in the end: what else failed?
+  all_but_tests_passed
+}
+
+all_but_tests_passed() {
+  local name
+  for name in "${FAILED_STEPS[@]}"; do
+    [[ $name == tests* && $name != "tests that are run" ]] || return 1
+  done
+}
+
+# Where the parts and programs are, and that nothing is left to chance: ./dev nightly draws another seed.
+set_up_tests() {
+  export_addresses
+  find_real_month
+  export TWH_TEST_PYTHON=$VENV/bin/python TWH_TEST_NPM_PACKAGES=$NPM/node_modules
+  export TWH_TEST_SEED=${TWH_TEST_SEED:-1} TWH_TEST_CHAOS_SECONDS=${TWH_TEST_CHAOS_SECONDS:-20}
+  export PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-$TWH_TEST_SEED}
+}
+
+# nextest RUNNER ARGUMENT…: runs tests of the build; RUNNER is a profile of .config/nextest.toml.
+nextest() {
+  local runner=$1
+  shift
+  "$VENV/bin/cargo-nextest" nextest run --profile "$runner" --cargo-profile "$PROFILE" "${TESTED[@]}" "$@"
+}
+
+tell() { "$VENV/bin/python" "$CODE/report.py" "$@"; }
+
+# The folder in which a test leaves its servers' logs when it fails.
+left_by_tests() { echo "$TARGET/$PROFILE/tests"; }
 
 # The published month is too large for this repository; it is looked for in a folder shared/data/online-retail next
 # to or above the checkout.
@@ -86,26 +154,13 @@ find_real_month() {
   say "The real month of trade is not on this machine: the generated month is used. TWH_DEMO_FILE names the real one."
 }
 
-# The virtual environment is made again when its list of packages changes.
-ensure_venv() {
-  local list=$DEPLOY/python-requirements.txt stamp
-  stamp=$(sha256sum <"$list")
-  [[ ! -f $VENV/stamp || $(<"$VENV/stamp") != "$stamp" ]] || return 0
-  install_for venv
-  python3 -m venv --clear "$VENV"
-  "$VENV/bin/pip" install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r "$list"
-  echo "$stamp" >"$VENV/stamp"
-}
+# --- saml -------------------------------------------------------------------------------------------------------------
 
-# The packages are installed again when their lock file changes; the lock file holds their checksums.
-ensure_npm_packages() {
-  local stamp
-  stamp=$(cat deploy/npm/package.json deploy/npm/package-lock.json | sha256sum)
-  [[ ! -f $NPM/stamp || $(<"$NPM/stamp") != "$stamp" ]] || return 0
-  install_for npm
-  rm -rf "$NPM"
-  mkdir -p "$NPM"
-  cp deploy/npm/package.json deploy/npm/package-lock.json "$NPM"
-  npm ci --prefix "$NPM" --ignore-scripts --no-audit --no-fund --loglevel=error
-  echo "$stamp" >"$NPM/stamp"
+# Not part of `test`: a server that can do SAML is a second build of half the workspace.
+verb_saml() {
+  require_cargo
+  start_lane prepare_for_tests
+  TESTED=(-p twh -p twh-accounts -p twh-tests --features "twh/saml,twh-accounts/saml,twh-tests/saml" --lib --bins --tests)
+  step "lints, with SAML" cargo clippy --profile "$PROFILE" "${TESTED[@]}" -- -D warnings
+  build_and_run default sso::
 }

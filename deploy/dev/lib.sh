@@ -52,21 +52,3 @@ lock() {
   flock 9
 }
 unlock() { exec 9>&-; }
-
-TIMINGS=()
-STEP=
-
-# step NAME COMMAND…: what `test` and `check` are made of; a failure ends the script and names the step.
-step() {
-  local began name=$1
-  shift
-  STEP=$name
-  trap '[[ -z $STEP ]] || say "FAILED at: $STEP"' EXIT
-  began=$(now_ms)
-  say "== $name"
-  "$@"
-  TIMINGS+=("$(printf '%-44s %s' "$name" "$(elapsed "$began")")")
-  STEP=
-}
-
-timings() { printf '  %s\n' "${TIMINGS[@]}"; }
