@@ -21,12 +21,11 @@ use twh_edge::auth::Authenticator;
 use twh_edge::request::around;
 use twh_edge::routes::not_found;
 use twh_edge::tokens::Tokens;
+use twh_sinks::postgres::connect;
 use twh_sinks::postgres::tenant::TenantPool;
-use twh_sinks::postgres::{connect, migrate};
 use twh_sinks::secrets::{Secrets, new_master_key};
+use twh_tests::database;
 use uuid::Uuid;
-
-const DATABASE_URL: &str = "postgres://twh@127.0.0.1:15432/twh";
 
 /// A database that is there for one test.
 struct World {
@@ -39,22 +38,18 @@ struct World {
 impl World {
     /// Runs a test in a new database, and drops that whatever comes of the test.
     async fn with<F: Future<Output = ()> + 'static>(test: impl FnOnce(World) -> F) {
-        let url = std::env::var("TWH_DATABASE_URL").unwrap_or_else(|_| DATABASE_URL.to_owned());
-        let server = connect(&url, 1, "api-tests").unwrap();
         let name = format!("twh_reads_{}", Uuid::new_v4().simple());
-        server.execute(&*format!("create database {name}")).await.expect("PostgreSQL: ./dev up postgres");
-        let (base, _) = url.rsplit_once('/').unwrap();
-        let pool = connect(&format!("{base}/{name}"), 4, "api-tests").unwrap();
+        let url = database::create_migrated(&name).await.expect("PostgreSQL: ./dev up postgres");
+        let pool = connect(&url, 4, "api-tests").unwrap();
         let outcome = {
             let pool = pool.clone();
-            migrate(&pool).await.unwrap();
             let secrets = Secrets::parse(&new_master_key("test").unwrap()).unwrap();
             let tenant = provision::tenant(&pool, &secrets, "reads", "enterprise").await.unwrap();
-            let readers = TenantPool::connect(&format!("{base}/{name}"), 4, "api-tests").unwrap();
+            let readers = TenantPool::connect(&url, 4, "api-tests").unwrap();
             actix_web::rt::spawn(test(World { pool, readers, secrets, tenant })).await
         };
         pool.close().await;
-        server.execute(&*format!("drop database {name} with (force)")).await.unwrap();
+        database::remove(&[name]).await.unwrap();
         outcome.unwrap();
     }
 

@@ -36,8 +36,8 @@ every_test_is_run() {
 
 # --- test -------------------------------------------------------------------------------------------------------------
 
-# What is built and tested: everything.
-TESTED=(--workspace --lib --bins --tests)
+# What is built and tested: everything, but for what only benchmarks are built of.
+TESTED=(--workspace --exclude twh-benches --lib --bins --tests)
 # Tests wait for others most of the time: four to a core.
 readonly TEST_THREADS=8
 # More failures than these have a cause that a second run does not take away.

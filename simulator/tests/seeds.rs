@@ -18,7 +18,8 @@ fn settings(seed: u64) -> Settings {
 /// Two threads, for two cores; a run has a thread to itself.
 #[test]
 fn no_seed_finds_anything() {
-    const SEEDS: u64 = 1_200;
+    /// As many as take half a minute; ./dev nightly runs others, and a hundred times as many.
+    const SEEDS: u64 = 240;
     let half = |odd: u64| {
         std::thread::spawn(move || {
             let mut total = Stats::default();
@@ -39,14 +40,14 @@ fn no_seed_finds_anything() {
     }
     println!("{SEEDS} seeds: {total:?}");
     // A run in which nothing happens finds nothing either.
-    assert!(total.commands > 100_000 && total.commits > 50_000, "{total:?}");
-    assert!(total.crashes > 5_000 && total.rebalances > 10_000 && total.fenced > 2_000, "{total:?}");
-    assert!(total.lost_acknowledgements > 5_000 && total.failures > 5_000, "{total:?}");
+    assert!(total.commands > 20_000 && total.commits > 10_000, "{total:?}");
+    assert!(total.crashes > 1_000 && total.rebalances > 2_000 && total.fenced > 400, "{total:?}");
+    assert!(total.lost_acknowledgements > 1_000 && total.failures > 1_000, "{total:?}");
 }
 
 #[test]
 fn the_same_seed_is_the_same_run_to_the_byte() {
-    for seed in 1..=25 {
+    for seed in 1..=10 {
         let first = run(settings(seed)).unwrap();
         assert_eq!(first, run(settings(seed)).unwrap(), "seed {seed}");
         assert_ne!(first.2, run(settings(seed + 1_000)).unwrap().2);

@@ -2,7 +2,7 @@
 //!
 //! The parts are those that `./dev env` names; the server is the built binary. Nothing is mocked.
 
-mod database;
+pub mod database;
 pub mod mail;
 mod parts;
 mod places;

@@ -6,6 +6,7 @@ pub mod builds;
 pub mod committer;
 pub mod digest;
 pub mod ledger;
+mod migrations;
 pub mod outbox;
 pub mod positions;
 pub mod queries;
@@ -17,7 +18,7 @@ pub mod tree;
 pub mod verification;
 pub mod webhooks;
 
-use sqlx::migrate::MigrateError;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use std::str::FromStr;
 use std::time::Duration;
@@ -72,7 +73,7 @@ fn pool(connections_max: u32) -> PgPoolOptions {
 
 /// Brings the tables up to date; processes that start together take turns.
 pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
-    sqlx::migrate!("../migrations").run(pool).await
+    Migrator::new(migrations::Embedded).await?.run(pool).await
 }
 
 /// True when the database answers.
