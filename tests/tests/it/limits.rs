@@ -182,9 +182,10 @@ async fn a_redis_that_dies_under_load_is_no_error_and_frees_nobody_from_the_limi
     }
     let refused = load.end().await;
     assert!(refused > 100, "the load was no load: {refused} refused");
-    // What one server lets through, the other has not: whoever is refused by the first is refused by the second.
+    // What one server lets through, the other has not: who is refused by the first is refused by the second. A token comes
+    // back every 25 ms, and on a busy machine the second answer may be later than that: then once more.
     let mut shows = false;
-    for _ in 0..10 {
+    for _ in 0..200 {
         while read(&tenants[0]).await.status == 200 {}
         let other = read(&tenants[1]).await;
         shows = other.status == 429 && other.header("x-ratelimit-limit") == "40";

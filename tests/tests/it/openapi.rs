@@ -8,8 +8,8 @@ use twh_tests::{World, npm_packages, python, root};
 
 const DESCRIPTION: &str = "docs/openapi.json";
 /// How long generated requests are sent, in seconds.
-/// In the gate as many cases as there are in this many examples an operation: the same on a slow machine as on a quick one.
-const EXAMPLES: &str = "8";
+/// How long requests are generated: with one seed always the same, and as many of them as the machine has time for.
+const SECONDS: &str = "40";
 const PASSWORD: &str = "correct horse battery staple";
 
 /// A folder that is gone at the end.
@@ -77,10 +77,8 @@ async fn the_server_keeps_to_its_description() {
         .env("TWH_TENANT", made.body["tenant"]["id"].as_str().unwrap())
         .env("TWH_POSITION", first.header("x-twh-position"))
         .current_dir(std::env::temp_dir());
-    match std::env::var("TWH_TEST_SCHEMATHESIS_SECONDS") {
-        Ok(seconds) => schemathesis.args(["--max-time", &seconds]),
-        Err(_) => schemathesis.args(["--max-examples", EXAMPLES, "--generation-deterministic"]),
-    };
+    let seconds = std::env::var("TWH_TEST_SCHEMATHESIS_SECONDS").unwrap_or_else(|_| SECONDS.to_owned());
+    schemathesis.args(["--max-time", &seconds]);
     if let Ok(seed) = std::env::var("TWH_TEST_SEED") {
         schemathesis.args(["--seed", &seed]);
     }
@@ -88,7 +86,7 @@ async fn the_server_keeps_to_its_description() {
     let counted = text.lines().find(|line| line.contains(" generated, ")).expect("it says how many cases there were");
     println!("{}", counted.trim());
     let cases: u32 = counted.split_whitespace().next().unwrap().parse().unwrap();
-    assert!(cases > 1_000, "{counted}");
+    assert!(cases > 500, "{counted}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -350,7 +350,8 @@ impl Sender {
             self.book.count("failed connections");
             return None;
         };
-        if answer.status.is_server_error() {
+        // 408: a server that stood still read the request too late, and says nothing of it.
+        if answer.status.is_server_error() || answer.status == StatusCode::REQUEST_TIMEOUT {
             self.book.count(answer.status.as_str());
             return None;
         }
