@@ -64,6 +64,14 @@ install_packages() {
   progress packages "installed in $(elapsed "$began")"
 }
 
+# allow_installation NEED…: asks for the password now where something will be installed in the background.
+allow_installation() {
+  local packages
+  ((EUID != 0)) && has sudo || return 0
+  packages=$(missing_packages "$@" | xargs)
+  [[ -z $packages ]] || { say "To be installed with apt-get: $packages"; sudo -v; }
+}
+
 require_cargo() {
   has cargo || die "cargo is missing. Install Rust 1.89 or later, with rustfmt and clippy, from https://rustup.rs"
   install_for build
@@ -156,6 +164,12 @@ copy_jars() {
 
 # The virtual environment is made again when its list of packages changes.
 ensure_venv() {
+  lock
+  install_venv
+  unlock
+}
+
+install_venv() {
   local list=$DEPLOY/python-requirements.txt stamp
   stamp=$(sha256sum <"$list")
   [[ ! -f $VENV/stamp || $(<"$VENV/stamp") != "$stamp" ]] || return 0
@@ -167,6 +181,12 @@ ensure_venv() {
 
 # The packages are installed again when their lock file changes; the lock file holds their checksums.
 ensure_npm_packages() {
+  lock
+  install_npm_packages
+  unlock
+}
+
+install_npm_packages() {
   local stamp
   stamp=$(cat deploy/npm/package.json deploy/npm/package-lock.json | sha256sum)
   [[ ! -f $NPM/stamp || $(<"$NPM/stamp") != "$stamp" ]] || return 0

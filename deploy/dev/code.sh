@@ -15,6 +15,7 @@ verb_demo() {
 # The parts are fetched and started while the compiler runs.
 prepare_demo() {
   require_cargo
+  allow_installation "${PARTS[@]}"
   start_lane bring_up "${PARTS[@]}"
   # of the tools only what the demo needs, without the benchmarks
   step "build" cargo build --profile "$PROFILE" -p twh -p twh-tools --no-default-features --features twh-tools/demo

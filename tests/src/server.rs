@@ -1,8 +1,8 @@
 //! A running server.
 
+use crate::http_client;
 use crate::world::command;
 use anyhow::{Context as _, Result, bail};
-use reqwest::Client;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -53,7 +53,8 @@ impl Server {
 
     /// True when it says that it is ready.
     pub async fn is_ready(&self) -> bool {
-        let asked = Client::new().get(format!("{}/ready", self.url)).timeout(START_PATIENCE / 6).send();
+        let Ok(client) = http_client(START_PATIENCE / 6) else { return false };
+        let asked = client.get(format!("{}/ready", self.url)).send();
         asked.await.is_ok_and(|answer| answer.status().is_success())
     }
 

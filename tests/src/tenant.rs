@@ -1,6 +1,6 @@
 //! A tenant's client.
 
-use crate::REQUEST_TIMEOUT;
+use crate::{REQUEST_TIMEOUT, http_client};
 use anyhow::{Result, bail};
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Client, Method, StatusCode};
@@ -53,7 +53,7 @@ impl Answer {
 
 impl Tenant {
     pub(crate) fn new(id: String, key: String, url: String) -> Result<Self> {
-        Self { id, key, url, client: Client::new() }.with_timeout(REQUEST_TIMEOUT)
+        Ok(Self { id, key, url, client: http_client(REQUEST_TIMEOUT)? })
     }
 
     /// The same tenant's client at another server; they share connections and settings.
@@ -75,7 +75,7 @@ impl Tenant {
 
     /// The same client, which waits so long for an answer.
     pub fn with_timeout(self, timeout: Duration) -> Result<Self> {
-        Ok(Self { client: Client::builder().timeout(timeout).build()?, ..self })
+        Ok(Self { client: http_client(timeout)?, ..self })
     }
 
     /// Sends a request with exactly these headers beside the key.

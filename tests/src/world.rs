@@ -2,12 +2,11 @@
 
 use crate::parts::Parts;
 use crate::places::{binary, brokers, free_address, registry, search_engine, test_folder};
-use crate::{REQUEST_TIMEOUT, Server, Tenant, database};
+use crate::{REQUEST_TIMEOUT, Server, Tenant, database, http_client};
 use anyhow::{Context as _, Result, bail};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
-use reqwest::Client;
 use serde_json::Value;
 use sqlx::PgPool;
 use std::collections::BTreeMap;
@@ -191,7 +190,7 @@ impl World {
 
 /// Deletes the indexes whose names are like this.
 async fn delete_indexes(engine: &str, names: &str) -> Result<()> {
-    let client = Client::builder().timeout(REQUEST_TIMEOUT).build()?;
+    let client = http_client(REQUEST_TIMEOUT)?;
     let list = client.get(format!("{engine}/_cat/indices/{names}?h=index")).send().await?.error_for_status()?;
     for index in list.text().await?.split_whitespace() {
         client.delete(format!("{engine}/{index}")).send().await?.error_for_status()?;
@@ -210,7 +209,7 @@ async fn delete_topics(prefix: &str) -> Result<()> {
 
 /// Deletes the subjects that the servers of an environment registered: a subject goes for good once it has been deleted.
 async fn delete_subjects(prefix: &str) -> Result<()> {
-    let client = Client::builder().timeout(REQUEST_TIMEOUT).build()?;
+    let client = http_client(REQUEST_TIMEOUT)?;
     for topic in TOPICS.iter().filter(|topic| topic.value.is_some()) {
         let subject = format!("{}/subjects/{}", registry(), topic.subject(prefix));
         client.delete(&subject).send().await?;

@@ -7,7 +7,6 @@ use twh_tests::mail::MailServer;
 use twh_tests::{World, npm_packages, python, root};
 
 const DESCRIPTION: &str = "docs/openapi.json";
-/// How long generated requests are sent, in seconds.
 /// How long requests are generated: with one seed always the same, and as many of them as the machine has time for.
 const SECONDS: &str = "40";
 const PASSWORD: &str = "correct horse battery staple";
@@ -86,7 +85,7 @@ async fn the_server_keeps_to_its_description() {
     let counted = text.lines().find(|line| line.contains(" generated, ")).expect("it says how many cases there were");
     println!("{}", counted.trim());
     let cases: u32 = counted.split_whitespace().next().unwrap().parse().unwrap();
-    assert!(cases > 500, "{counted}");
+    assert!(cases > 200, "{counted}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -253,7 +253,6 @@ async fn of_searches_that_postgresql_is_to_answer_for_the_engine_those_that_are_
     assert_eq!((answered, turned_away), (4, 6));
 }
 
-/// Waits until so much was done that it is a test.
 /// Changes (or searches) that make a difference that would be seen.
 const CHANGES: usize = 20;
 
@@ -389,7 +388,7 @@ async fn crashes_of_those_who_write_to_it_leave_no_difference() {
         world.kill_server().await.unwrap();
         world.start_server().await.unwrap();
     }
-    enough(&changes, 4 * CHANGES).await;
+    enough(&changes, changes.load(Ordering::Relaxed) + CHANGES).await;
     stop.store(true, Ordering::Relaxed);
     writing.await.unwrap();
     let last = last_change(&tenant).await;

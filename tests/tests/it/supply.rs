@@ -482,7 +482,7 @@ async fn supply_is_made_anew_while_writes_go_on_and_processes_crash() {
     let (stopped, _) = world.kill_rebuild("supply").await.unwrap();
     rebuild_while_read(&world, &tenant, &supply).await;
     assert_eq!(builds(&world).await, [(stopped, "serving".to_owned())], "it goes on where it was");
-    enough(&changes, 60).await;
+    enough(&changes, changes.load(Ordering::Relaxed) + 20).await;
     stop.store(true, Ordering::Relaxed);
     writing.await.unwrap();
     let last = adjust(&tenant, "S00", "SOUTH", "1").await;
