@@ -18,8 +18,8 @@ fn settings(seed: u64) -> Settings {
 /// Two threads, for two cores; a run has a thread to itself.
 #[test]
 fn no_seed_finds_anything() {
-    /// As many as take half a minute; ./dev nightly runs others, and a hundred times as many.
-    const SEEDS: u64 = 240;
+    /// As many as take half a minute on a busy machine; ./dev nightly runs others, and many more.
+    const SEEDS: u64 = 120;
     let half = |odd: u64| {
         std::thread::spawn(move || {
             let mut total = Stats::default();
@@ -40,9 +40,9 @@ fn no_seed_finds_anything() {
     }
     println!("{SEEDS} seeds: {total:?}");
     // A run in which nothing happens finds nothing either.
-    assert!(total.commands > 20_000 && total.commits > 10_000, "{total:?}");
-    assert!(total.crashes > 1_000 && total.rebalances > 2_000 && total.fenced > 400, "{total:?}");
-    assert!(total.lost_acknowledgements > 1_000 && total.failures > 1_000, "{total:?}");
+    assert!(total.commands > 10_000 && total.commits > 5_000, "{total:?}");
+    assert!(total.crashes > 500 && total.rebalances > 1_000 && total.fenced > 200, "{total:?}");
+    assert!(total.lost_acknowledgements > 500 && total.failures > 500, "{total:?}");
 }
 
 #[test]
