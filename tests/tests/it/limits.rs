@@ -27,6 +27,15 @@ async fn until_shared(url: &str, shared: bool) {
     }
 }
 
+/// Asks until an answer tells this limit. Where the cores are full Redis is late for moments, and counts as away.
+async fn until_limit(tenant: &Tenant, limit: &str) {
+    let begun = Instant::now();
+    while read(tenant).await.header("x-ratelimit-limit") != limit {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the limit does not come to {limit}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 async fn read(tenant: &Tenant) -> Answer {
     tenant.get("/v1/stock?limit=1").await.unwrap()
 }
@@ -210,7 +219,7 @@ async fn a_server_starts_without_redis_finds_it_and_does_not_wait_for_one_that_f
     assert_eq!((answer.status.as_u16(), answer.header("x-ratelimit-limit")), (200, "1000"));
     redis.start().await.unwrap();
     until_shared(&world.url, true).await;
-    assert_eq!(read(&tenant).await.header("x-ratelimit-limit"), "4000");
+    until_limit(&tenant, "4000").await;
     // The connection stays open, and nothing comes: only a deadline tells.
     proxy.go_silent();
     for _ in 0..100 {
@@ -220,7 +229,7 @@ async fn a_server_starts_without_redis_finds_it_and_does_not_wait_for_one_that_f
     assert_eq!(read(&tenant).await.header("x-ratelimit-limit"), "1000");
     proxy.heal();
     until_shared(&world.url, true).await;
-    assert_eq!(read(&tenant).await.header("x-ratelimit-limit"), "4000");
+    until_limit(&tenant, "4000").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
