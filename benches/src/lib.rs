@@ -1,4 +1,4 @@
-//! How fast the whole system is, beside its baselines, measured in the same run: what `twh-tools bench` runs.
+//! How fast the whole system is, next to its baselines, measured in the same run: what `twh-tools bench` runs.
 #![allow(
     clippy::float_arithmetic,
     clippy::cast_possible_truncation,

@@ -155,7 +155,7 @@ set_up_tests() {
   find_real_month
   export TWH_TEST_PYTHON=$VENV/bin/python TWH_TEST_NPM_PACKAGES=$NPM/node_modules
   export TWH_TEST_SEED=${TWH_TEST_SEED:-1} TWH_TEST_CHAOS_SECONDS=${TWH_TEST_CHAOS_SECONDS:-20}
-  # the month whole is for the night: the demo trades it before everybody's eyes
+  # the first part of the month: all of it is traded at night
   export TWH_TEST_MONTH_LINES=${TWH_TEST_MONTH_LINES:-12000}
   export PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-$TWH_TEST_SEED}
 }

@@ -78,7 +78,7 @@ impl Tenant {
         Ok(Self { client: http_client(timeout)?, ..self })
     }
 
-    /// Sends a request with exactly these headers beside the key.
+    /// Sends a request with exactly these headers and the key.
     pub async fn send(
         &self,
         method: Method,

@@ -115,7 +115,7 @@ impl World {
         command("twh-tools", &self.variables, arguments)
     }
 
-    /// Begins to make a projection anew and kills that once some of it is made: the number and the name of the build that it leaves.
+    /// Begins to rebuild a projection and kills that once some of it is there: the number and the name of the build that it leaves.
     pub async fn kill_rebuild(&self, projection: &str) -> Result<(i64, String)> {
         let mut rebuild = self.command(&["rebuild", projection])?.kill_on_drop(true).spawn()?;
         let pool = self.pool().await?;
