@@ -24,7 +24,7 @@ use twh_edge::tokens::Tokens;
 use twh_sinks::postgres::connect;
 use twh_sinks::postgres::tenant::TenantPool;
 use twh_sinks::secrets::{Secrets, new_master_key};
-use twh_tests::database;
+use twh_tests::database::Databases;
 use uuid::Uuid;
 
 /// A database that is there for one test.
@@ -39,7 +39,8 @@ impl World {
     /// Runs a test in a new database, and drops that whatever comes of the test.
     async fn with<F: Future<Output = ()> + 'static>(test: impl FnOnce(World) -> F) {
         let name = format!("twh_reads_{}", Uuid::new_v4().simple());
-        let url = database::create_migrated(&name).await.expect("PostgreSQL: ./dev up postgres");
+        let mut databases = Databases::shared().await.unwrap();
+        let url = databases.create_migrated(&name).await.unwrap();
         let pool = connect(&url, 4, "api-tests").unwrap();
         let outcome = {
             let pool = pool.clone();
@@ -49,7 +50,7 @@ impl World {
             actix_web::rt::spawn(test(World { pool, readers, secrets, tenant })).await
         };
         pool.close().await;
-        database::remove(&[name]).await.unwrap();
+        databases.remove(&[name]).await.unwrap();
         outcome.unwrap();
     }
 

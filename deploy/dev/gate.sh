@@ -56,10 +56,14 @@ verb_test() {
   esac
   require_cargo
   allow_installation "${PARTS[@]}" "${OPTIONAL_PARTS[@]}" venv npm
+  compile_little
   start_lane prepare_for_tests
   [[ -n $name ]] || check_with_the_compiler
   build_and_run default "$name"
 }
+
+# Parts that live for minutes, and are killed in between, spend more time on compiling themselves well than that saves.
+compile_little() { export TWH_DEV_JVM_OPTIONS=${TWH_DEV_JVM_OPTIONS:--XX:TieredStopAtLevel=1}; }
 
 # What tests stand on. Tools come first: they are needed before any part is.
 prepare_for_tests() {
@@ -156,15 +160,16 @@ set_up_tests() {
   export TWH_TEST_PYTHON=$VENV/bin/python TWH_TEST_NPM_PACKAGES=$NPM/node_modules
   export TWH_TEST_SEED=${TWH_TEST_SEED:-1} TWH_TEST_CHAOS_SECONDS=${TWH_TEST_CHAOS_SECONDS:-20}
   # the first part of the month: all of it is traded at night
-  export TWH_TEST_MONTH_LINES=${TWH_TEST_MONTH_LINES:-12000}
+  export TWH_TEST_MONTH_LINES=${TWH_TEST_MONTH_LINES:-8000}
   export PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-$TWH_TEST_SEED}
 }
 
-# nextest RUNNER ARGUMENT…: runs tests of the build; RUNNER is a profile of .config/nextest.toml.
+# nextest RUNNER ARGUMENT…: runs tests of the build, next to a server that many of them share; RUNNER is a profile of
+# .config/nextest.toml.
 nextest() {
   local runner=$1
   shift
-  "$VENV/bin/cargo-nextest" nextest run --profile "$runner" --cargo-profile "$PROFILE" "${TESTED[@]}" "$@" 2>&1 |
+  "$(dirname "$BINARY")/with-server" "$VENV/bin/cargo-nextest" nextest run --profile "$runner" --cargo-profile "$PROFILE" "${TESTED[@]}" "$@" 2>&1 |
     tee -a "$(log_of tests)"
 }
 
@@ -199,6 +204,7 @@ find_real_month() {
 verb_saml() {
   require_cargo
   allow_installation "${PARTS[@]}" "${OPTIONAL_PARTS[@]}" venv npm
+  compile_little
   start_lane prepare_for_tests
   TESTED=(-p twh -p twh-accounts -p twh-tests --features "twh/saml,twh-accounts/saml,twh-tests/saml" --lib --bins --tests)
   REPEAT="./dev saml; # of its tests: "

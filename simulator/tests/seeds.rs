@@ -18,8 +18,8 @@ fn settings(seed: u64) -> Settings {
 /// Two threads, for two cores; a run has a thread to itself.
 #[test]
 fn no_seed_finds_anything() {
-    /// As many as take half a minute on a busy machine; ./dev nightly runs others, and many more.
-    const SEEDS: u64 = 120;
+    /// As many as take a few seconds; ./dev nightly runs others, and many more.
+    const SEEDS: u64 = 60;
     let half = |odd: u64| {
         std::thread::spawn(move || {
             let mut total = Stats::default();
@@ -40,14 +40,14 @@ fn no_seed_finds_anything() {
     }
     println!("{SEEDS} seeds: {total:?}");
     // A run in which nothing happens finds nothing either.
-    assert!(total.commands > 10_000 && total.commits > 5_000, "{total:?}");
-    assert!(total.crashes > 500 && total.rebalances > 1_000 && total.fenced > 200, "{total:?}");
-    assert!(total.lost_acknowledgements > 500 && total.failures > 500, "{total:?}");
+    assert!(total.commands > 5_000 && total.commits > 2_500, "{total:?}");
+    assert!(total.crashes > 250 && total.rebalances > 500 && total.fenced > 100, "{total:?}");
+    assert!(total.lost_acknowledgements > 250 && total.failures > 250, "{total:?}");
 }
 
 #[test]
 fn the_same_seed_is_the_same_run_to_the_byte() {
-    for seed in 1..=10 {
+    for seed in 1..=3 {
         let first = run(settings(seed)).unwrap();
         assert_eq!(first, run(settings(seed)).unwrap(), "seed {seed}");
         assert_ne!(first.2, run(settings(seed + 1_000)).unwrap().2);

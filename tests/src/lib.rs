@@ -9,18 +9,31 @@ mod places;
 pub mod proxy;
 pub mod redis;
 mod server;
+pub mod shared;
 mod tenant;
 mod world;
 
-pub use parts::{crash, dev};
-pub use places::{binary, brokers, free_address, npm_packages, python, registry, root, search_engine};
+pub use parts::search_engine;
+pub use places::{binary, free_address, npm_packages, python, root};
 pub use server::Server;
+pub use shared::Shared;
 pub use tenant::{Answer, Tenant};
-pub use world::World;
+pub use world::{GROUP_SESSION, World};
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Waits until a count that others raise is at least so much.
+pub async fn enough(count: &AtomicUsize, least: usize) {
+    let begun = Instant::now();
+    while count.load(Ordering::Relaxed) < least {
+        let counted = count.load(Ordering::Relaxed);
+        assert!(begun.elapsed() < REQUEST_TIMEOUT, "{counted} of {least} within {REQUEST_TIMEOUT:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
 
 /// A client for servers without TLS: it does not read the system's certificates, which takes longer than most requests.
 pub(crate) fn http_client(timeout: Duration) -> reqwest::Result<reqwest::Client> {

@@ -1,47 +1,116 @@
-//! The parts are everybody's: tests that need them whole share them, a test that stops one has them alone.
+//! The parts: those of the run, which all tests share and none stops; and a set for tests that stop them, one test at a time.
 
 use crate::places::{lock_file, root};
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use std::collections::BTreeMap;
 use std::fs::File;
 use tokio::process::Command;
 
-/// How a test has the parts, for as long as this lives.
-pub(crate) struct Parts(File);
+/// What names a part, with the part's place as `./dev up` has it.
+const ADDRESSES: [(&str, &str); 5] = [
+    ("TWH_KAFKA_BROKERS", "127.0.0.1:19092"),
+    ("TWH_SCHEMA_REGISTRY_URL", "http://127.0.0.1:18081/apis/ccompat/v7"),
+    ("TWH_DATABASE_URL", "postgres://twh@127.0.0.1:15432/twh"),
+    ("TWH_REDIS_URL", "redis://127.0.0.1:16379"),
+    ("TWH_SEARCH_URL", "http://127.0.0.1:19200"),
+];
+/// What else `./dev env` says, and what says which parts it means.
+const OTHERS: [&str; 4] = ["TWH_SECRETS_FILE", "TWH_HTTP_ADDR", "TWH_DEV_INSTANCE", "TWH_DEV_PORT_SHIFT"];
+/// The set that tests stop.
+const OWN: &str = "crashes";
+
+/// Where the search engine of the run is.
+#[must_use]
+pub fn search_engine() -> String {
+    Parts::shared().search_engine().to_owned()
+}
+
+/// Where the parts are.
+pub(crate) struct Parts {
+    addresses: BTreeMap<String, String>,
+    /// Held for as long as the parts are a test's own.
+    own: Option<File>,
+}
 
 impl Parts {
-    /// Next to others: nobody stops a part meanwhile.
-    pub(crate) async fn shared() -> Result<Self> {
-        Self::locked(File::lock_shared).await
+    /// Those that the environment names: nobody stops them.
+    pub(crate) fn shared() -> Self {
+        let address = |(name, default): (&str, &str)| {
+            (name.to_owned(), std::env::var(name).unwrap_or_else(|_| default.to_owned()))
+        };
+        Self { addresses: ADDRESSES.map(address).into(), own: None }
     }
 
-    /// Alone: nobody else needs them meanwhile.
-    pub(crate) async fn alone() -> Result<Self> {
-        Self::locked(File::lock).await
+    /// A set that is started for the test, to be stopped as it likes; nobody else has it meanwhile.
+    pub(crate) async fn own() -> Result<Self> {
+        let lock = lock_file(OWN)?;
+        let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
+        dev(&["up"]).await?;
+        let said = dev(&["env"]).await?;
+        let variables = said.lines().filter_map(|line| line.strip_prefix("export ")?.split_once('='));
+        let addresses = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let addresses = addresses.filter(|(name, _)| name != "TWH_HTTP_ADDR").collect();
+        Ok(Self { addresses, own: Some(lock) })
     }
 
-    async fn locked(lock: impl FnOnce(&File) -> std::io::Result<()> + Send + 'static) -> Result<Self> {
-        let file = lock_file("parts")?;
-        tokio::task::spawn_blocking(move || lock(&file).map(|()| Self(file))).await?.map_err(Into::into)
+    /// Runs `./dev` with these words, on parts that are the test's own: `["kill", "kafka"]`.
+    pub(crate) async fn dev(&self, words: &[&str]) -> Result<()> {
+        if self.own.is_none() {
+            bail!("these parts are everybody's: World::with_own_parts has some to be stopped");
+        }
+        dev(words).await.map(|_| ())
+    }
+
+    /// The variables that name them.
+    pub(crate) fn variables(&self) -> BTreeMap<String, String> {
+        self.addresses.clone()
+    }
+
+    fn address(&self, name: &str) -> &str {
+        self.addresses.get(name).map(String::as_str).unwrap_or_default()
+    }
+
+    pub(crate) fn brokers(&self) -> &str {
+        self.address("TWH_KAFKA_BROKERS")
+    }
+
+    pub(crate) fn registry(&self) -> &str {
+        self.address("TWH_SCHEMA_REGISTRY_URL")
+    }
+
+    pub(crate) fn database(&self) -> &str {
+        self.address("TWH_DATABASE_URL")
+    }
+
+    pub(crate) fn search_engine(&self) -> &str {
+        self.address("TWH_SEARCH_URL")
     }
 }
 
 impl Drop for Parts {
+    /// What does not stop now is found running by the next test that wants it.
     fn drop(&mut self) {
-        let _ = self.0.unlock();
+        if self.own.is_some() {
+            let _ = command(&["down"]).into_std().output();
+        }
     }
 }
 
-/// Runs `./dev` with these words: `["kill", "kafka"]`. Only for a test that has the parts alone ([`crate::World::alone`]).
-pub async fn dev(words: &[&str]) -> Result<()> {
-    let output = Command::new(root().join("dev")).args(words).output().await?;
+/// `./dev` on the set that tests stop, whatever the environment names.
+fn command(words: &[&str]) -> Command {
+    let mut command = Command::new(root().join("dev"));
+    for name in ADDRESSES.map(|(name, _)| name).iter().chain(&OTHERS) {
+        command.env_remove(name);
+    }
+    command.env("TWH_DEV_INSTANCE", OWN).args(words);
+    command
+}
+
+async fn dev(words: &[&str]) -> Result<String> {
+    let output = command(words).output().await.context("./dev")?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() {
-        return Ok(());
+        return Ok(text(&output.stdout));
     }
-    bail!("./dev {words:?}: {}", String::from_utf8_lossy(&output.stderr))
-}
-
-/// Kills a part as a crash would, and starts it again.
-pub async fn crash(part: &str) -> Result<()> {
-    dev(&["kill", part]).await?;
-    dev(&["restart", part]).await
+    bail!("./dev {words:?}: {}{}", text(&output.stdout), text(&output.stderr))
 }

@@ -1,37 +1,10 @@
-//! Where things are: the parts, the built programs, the tools of tests, and the folder in which a test leaves what is to be
+//! Where things are: the built programs, the tools of tests, and the folder in which a test leaves what is to be
 //! read when it fails.
 
 use anyhow::{Context as _, Result, bail};
 use std::fs::File;
 use std::path::PathBuf;
 use uuid::Uuid;
-
-pub(crate) fn variable(name: &str, default: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| default.to_owned())
-}
-
-/// Where Kafka is.
-#[must_use]
-pub fn brokers() -> String {
-    variable("TWH_KAFKA_BROKERS", "127.0.0.1:19092")
-}
-
-/// Where the registry is.
-#[must_use]
-pub fn registry() -> String {
-    variable("TWH_SCHEMA_REGISTRY_URL", "http://127.0.0.1:18081/apis/ccompat/v7")
-}
-
-/// Where the search engine is.
-#[must_use]
-pub fn search_engine() -> String {
-    variable("TWH_SEARCH_URL", "http://127.0.0.1:19200")
-}
-
-/// The database in which tests make theirs.
-pub(crate) fn admin_url() -> String {
-    variable("TWH_DATABASE_URL", "postgres://twh@127.0.0.1:15432/twh")
-}
 
 /// The root of the project.
 #[must_use]

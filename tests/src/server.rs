@@ -19,12 +19,14 @@ pub struct Server {
     log: PathBuf,
     process: Option<Child>,
     started: bool,
+    client: reqwest::Client,
 }
 
 impl Server {
     pub(crate) fn new(variables: BTreeMap<String, String>, log: PathBuf) -> Result<Self> {
         let address = variables.get("TWH_HTTP_ADDR").context("the server has no address")?;
-        Ok(Self { url: format!("http://{address}"), variables, log, process: None, started: false })
+        let client = http_client(START_PATIENCE / 6)?;
+        Ok(Self { url: format!("http://{address}"), variables, log, process: None, started: false, client })
     }
 
     /// Where its log is.
@@ -53,8 +55,7 @@ impl Server {
 
     /// True when it says that it is ready.
     pub async fn is_ready(&self) -> bool {
-        let Ok(client) = http_client(START_PATIENCE / 6) else { return false };
-        let asked = client.get(format!("{}/ready", self.url)).send();
+        let asked = self.client.get(format!("{}/ready", self.url)).send();
         asked.await.is_ok_and(|answer| answer.status().is_success())
     }
 

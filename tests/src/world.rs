@@ -1,8 +1,9 @@
 //! An environment of a test's own on the real parts, and the servers in it.
 
+use crate::database::Databases;
 use crate::parts::Parts;
-use crate::places::{binary, brokers, free_address, registry, search_engine, test_folder};
-use crate::{REQUEST_TIMEOUT, Server, Tenant, database, http_client};
+use crate::places::{binary, free_address, test_folder};
+use crate::{REQUEST_TIMEOUT, Server, Tenant, http_client};
 use anyhow::{Context as _, Result, bail};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -17,6 +18,8 @@ use tokio::process::Command;
 use twh_schemas::catalogue::TOPICS;
 use uuid::Uuid;
 
+/// How long a consumer group of a world waits for a process that was killed: shorter than in production, since tests kill many.
+pub const GROUP_SESSION: Duration = Duration::from_secs(4);
 const REBUILD_PATIENCE: Duration = Duration::from_secs(30);
 /// How long between two looks at a rebuild: it is to be met in the middle, and a test's is short.
 const REBUILD_LOOKS: Duration = Duration::from_millis(2);
@@ -32,7 +35,8 @@ pub struct World {
     variables: BTreeMap<String, String>,
     servers: Vec<Server>,
     databases: Vec<String>,
-    _parts: Parts,
+    /// Last, so that they are there while the rest is removed.
+    parts: Parts,
 }
 
 impl World {
@@ -50,25 +54,25 @@ impl World {
 
     /// An environment whose first server does not run yet.
     pub async fn prepare(settings: &[(&str, &str)]) -> Result<Self> {
-        Self::prepare_with(settings, Parts::shared().await?).await
+        Self::prepare_on(Parts::shared(), settings).await
     }
 
-    /// The same for a test that stops parts: as long as its environment lives, no other test has one.
-    pub async fn alone(settings: &[(&str, &str)]) -> Result<Self> {
-        Self::prepare_with(settings, Parts::alone().await?).await
+    /// The same for a test that stops parts: on a set of its own, which [`World::crash`] and [`World::dev`] are for.
+    pub async fn with_own_parts(settings: &[(&str, &str)]) -> Result<Self> {
+        Self::prepare_on(Parts::own().await?, settings).await
     }
 
-    async fn prepare_with(settings: &[(&str, &str)], parts: Parts) -> Result<Self> {
+    async fn prepare_on(parts: Parts, settings: &[(&str, &str)]) -> Result<Self> {
         let id = Uuid::new_v4().simple().to_string();
         let name = format!("twh_test_{}", id.get(..12).unwrap_or(&id));
-        let database_url = database::create_migrated(&name).await?;
-        let mut variables = BTreeMap::from([
+        let database_url = Databases::connect(parts.database()).await?.create_migrated(&name).await?;
+        let mut variables = parts.variables();
+        variables.extend([
             ("TWH_HTTP_ADDR".to_owned(), free_address()?),
-            ("TWH_KAFKA_BROKERS".to_owned(), brokers()),
-            ("TWH_SCHEMA_REGISTRY_URL".to_owned(), registry()),
             ("TWH_DATABASE_URL".to_owned(), database_url.clone()),
             ("TWH_TOPIC_PREFIX".to_owned(), format!("{name}.")),
             ("TWH_TOPIC_PARTITIONS".to_owned(), "3".to_owned()),
+            ("TWH_GROUP_SESSION_MS".to_owned(), GROUP_SESSION.as_millis().to_string()),
             ("TWH_LOG_FORMAT".to_owned(), "text".to_owned()),
             // Only where it is tested: an index a test is much for one machine.
             ("TWH_SEARCH_URL".to_owned(), String::new()),
@@ -82,16 +86,39 @@ impl World {
             variables,
             servers: vec![first],
             databases: vec![name],
-            _parts: parts,
+            parts,
         })
     }
 
     /// An empty database next to the environment's own; it goes with the environment.
     pub async fn another_database(&mut self) -> Result<String> {
         let name = format!("twh_test_{}", Uuid::new_v4().simple());
-        let url = database::create_empty(&name).await?;
+        let url = Databases::connect(self.parts.database()).await?.create_empty(&name).await?;
         self.databases.push(name);
         Ok(url)
+    }
+
+    /// Where its Kafka is.
+    #[must_use]
+    pub fn brokers(&self) -> &str {
+        self.parts.brokers()
+    }
+
+    /// Where its registry is.
+    #[must_use]
+    pub fn registry(&self) -> &str {
+        self.parts.registry()
+    }
+
+    /// Runs `./dev` with these words, on parts of its own: `["kill", "kafka"]`.
+    pub async fn dev(&self, words: &[&str]) -> Result<()> {
+        self.parts.dev(words).await
+    }
+
+    /// Kills one of its own parts as a power cut would, and starts it again.
+    pub async fn crash(&self, part: &str) -> Result<()> {
+        self.dev(&["kill", part]).await?;
+        self.dev(&["restart", part]).await
     }
 
     /// `twh verify` finds nothing.
@@ -173,19 +200,29 @@ impl World {
 
     /// A new tenant and a client that calls the first server as it.
     pub async fn tenant(&self) -> Result<Tenant> {
-        let output = self.command(&["tenant", "create", "--name", "test"])?.output().await?;
-        let made: Value = serde_json::from_slice(&output.stdout)
-            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-        let text = |key: &str| {
-            made.get(key).and_then(Value::as_str).map(str::to_owned).context("tenant create says something else")
-        };
-        Tenant::new(text("tenant_id")?, text("api_key")?, self.url.clone())
+        new_tenant(self.command(&["tenant", "create", "--name", "test"])?, &self.url).await
+    }
+
+    /// What its servers are configured with.
+    pub(crate) fn variables(&self) -> &BTreeMap<String, String> {
+        &self.variables
     }
 
     /// The environment's database.
     pub async fn pool(&self) -> Result<PgPool> {
         Ok(PgPool::connect(&self.database_url).await?)
     }
+}
+
+/// The tenant that a command creates, as the client of a server.
+pub(crate) async fn new_tenant(mut create: Command, url: &str) -> Result<Tenant> {
+    let output = create.output().await?;
+    let made: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let text = |key: &str| {
+        made.get(key).and_then(Value::as_str).map(str::to_owned).context("tenant create says something else")
+    };
+    Tenant::new(text("tenant_id")?, text("api_key")?, url.to_owned())
 }
 
 /// Deletes the indexes whose names are like this.
@@ -199,8 +236,8 @@ async fn delete_indexes(engine: &str, names: &str) -> Result<()> {
 }
 
 /// Deletes the topics that the servers of an environment made.
-async fn delete_topics(prefix: &str) -> Result<()> {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers()).create()?;
+async fn delete_topics(brokers: &str, prefix: &str) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
     let names: Vec<String> = TOPICS.iter().map(|topic| topic.full_name(prefix)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     admin.delete_topics(&names, &AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT))).await?;
@@ -208,10 +245,10 @@ async fn delete_topics(prefix: &str) -> Result<()> {
 }
 
 /// Deletes the subjects that the servers of an environment registered: a subject goes for good once it has been deleted.
-async fn delete_subjects(prefix: &str) -> Result<()> {
+async fn delete_subjects(registry: &str, prefix: &str) -> Result<()> {
     let client = http_client(REQUEST_TIMEOUT)?;
     for topic in TOPICS.iter().filter(|topic| topic.value.is_some()) {
-        let subject = format!("{}/subjects/{}", registry(), topic.subject(prefix));
+        let subject = format!("{registry}/subjects/{}", topic.subject(prefix));
         client.delete(&subject).send().await?;
         client.delete(format!("{subject}?permanent=true")).send().await?;
     }
@@ -224,21 +261,23 @@ impl Drop for World {
         for server in &mut self.servers {
             server.end();
         }
-        let (prefix, databases) = (self.prefix.clone(), std::mem::take(&mut self.databases));
-        let engine = self.variables.get("TWH_SEARCH_URL").filter(|url| !url.is_empty()).map(|_| search_engine());
-        let removed = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-            runtime.block_on(async {
-                if let Some(engine) = engine {
-                    let _ = delete_indexes(&engine, &format!("twh-items-{}*", prefix.trim_end_matches('.'))).await;
-                }
-                let _ = delete_topics(&prefix).await;
-                let _ = delete_subjects(&prefix).await;
-                let _ = database::remove(&databases).await;
-                Some(())
-            })
+        let engine = self.variables.get("TWH_SEARCH_URL").filter(|url| !url.is_empty());
+        let engine = engine.map(|_| self.parts.search_engine());
+        let (prefix, databases, parts) = (&self.prefix, &self.databases, &self.parts);
+        // Its own runtime needs a thread of its own: this may be one of a runtime's.
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+                runtime.block_on(async {
+                    if let Some(engine) = engine {
+                        let _ = delete_indexes(engine, &format!("twh-items-{}*", prefix.trim_end_matches('.'))).await;
+                    }
+                    let _ = delete_topics(parts.brokers(), prefix).await;
+                    let _ = delete_subjects(parts.registry(), prefix).await;
+                    Databases::connect(parts.database()).await.ok()?.remove(databases).await.ok()
+                })
+            });
         });
-        let _ = removed.join();
     }
 }
 

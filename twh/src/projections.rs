@@ -82,6 +82,7 @@ async fn run_group<M: Model>(
         client_id: format!("{client_id}-{name}"),
         group,
         topic,
+        session: config.group_session,
         limits: Limits { records_max, bytes_max: 4 * BATCH_BYTES_MAX },
     };
     let group = Projections::new(settings, model);

@@ -214,6 +214,7 @@ async fn start_ledger(
         client_id: format!("{}-ledger", parts.client_id),
         group,
         topic: source,
+        session: config.group_session,
         limits: Limits { records_max: config.batch_commands, bytes_max: LEDGER_BATCH_BYTES_MAX },
     };
     let stop = stop.clone();

@@ -55,6 +55,7 @@ pub(crate) async fn start(
         client_id: format!("{}-webhooks", parts.client_id),
         group,
         topic,
+        session: config.group_session,
         limits: Limits { records_max: EVENTS_MAX, bytes_max: BATCH_BYTES_MAX },
     };
     let group = Webhooks::new(settings, stop.clone());

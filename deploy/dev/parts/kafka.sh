@@ -13,7 +13,7 @@ marker_kafka() { echo "kafka.Kafka $HOME_DIR/kafka/server.properties"; }
 download_kafka() { copy_jars "$DEPLOY/kafka/pom.xml" "$1"; }
 
 launch_kafka() {
-  local home=$HOME_DIR/kafka classes=$ARTEFACTS/kafka/classes-$INSTANCE.jsa java archive
+  local home=$HOME_DIR/kafka classes=$ARTEFACTS/kafka/classes.jsa java archive
   local logging="-Dlog4j2.configurationFile=$DEPLOY/kafka/log4j2.yaml" jars="$ARTEFACTS/kafka/*"
   fetch_artefacts kafka
   java=$(java_bin)
@@ -23,11 +23,17 @@ launch_kafka() {
   if [[ ! -f $home/data/meta.properties ]]; then
     format_kafka "$java" "$logging" "$jars" "$home/server.properties"
   fi
-  # An archive of the loaded classes is written when the first run ends, and takes a third off every later start. It
-  # lies with the jars, since it is good for these jars only.
-  archive=-XX:ArchiveClassesAtExit=$classes
-  [[ ! -f $classes ]] || archive=-XX:SharedArchiveFile=$classes
-  spawn kafka "$java" -Xms256m -Xmx512m -XX:+UseG1GC -XX:MaxGCPauseMillis=20 "$archive" "$logging" -cp "$jars" \
+  # An archive of the loaded classes is written when the first run of the first instance ends, and takes a third off
+  # every later start. It lies with the jars, since it is good for these jars only.
+  if [[ -f $classes ]]; then
+    archive=-XX:SharedArchiveFile=$classes
+  elif [[ $INSTANCE == main ]]; then
+    archive=-XX:ArchiveClassesAtExit=$classes
+  else
+    archive=-Xshare:auto
+  fi
+  # shellcheck disable=SC2086 # options are words
+  spawn kafka "$java" ${TWH_DEV_JVM_OPTIONS:-} -Xms256m -Xmx512m -XX:+UseG1GC -XX:MaxGCPauseMillis=20 "$archive" "$logging" -cp "$jars" \
     kafka.Kafka "$home/server.properties"
 }
 

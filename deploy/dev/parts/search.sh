@@ -21,7 +21,8 @@ launch_search() {
   lay_out_search "$home" "$ARTEFACTS/search"
   "$javac" -cp "$home/lib/*" -d "$home/classes" "$DEPLOY/search/SearchNode.java" ||
     die "deploy/search/SearchNode.java does not compile"
-  spawn search "${javac%c}" -Xms512m -Xmx"$(tenth_of_memory 512)m" -XX:+UseSerialGC "-Des.path.home=$home" \
+  # shellcheck disable=SC2086 # options are words
+  spawn search "${javac%c}" ${TWH_DEV_JVM_OPTIONS:-} -Xms512m -Xmx"$(tenth_of_memory 512)m" -XX:+UseSerialGC "-Des.path.home=$home" \
     -Des.distribution.type=tar -Djava.security.manager=allow -Dlog4j2.disable.jmx=true \
     "-Dlog4j2.configurationFile=$home/config/log4j2.properties" -cp "$home/classes:$home/lib/*" \
     SearchNode "$home" "$(port_of search)" "$(port_of search-nodes)"

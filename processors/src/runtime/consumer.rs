@@ -40,6 +40,8 @@ pub struct Options {
     pub group: String,
     /// The topic's full name.
     pub topic: String,
+    /// How long the group waits for a silent member before its partitions are given to others.
+    pub session: Duration,
     /// How much goes into a batch.
     pub limits: Limits,
 }
@@ -166,6 +168,9 @@ impl<G: Group, L: Log> Membership<G, L> {
     }
 }
 
+/// So many heartbeats may be lost before a session ends.
+const HEARTBEATS: u32 = 10;
+
 fn config(options: &Options) -> ClientConfig {
     let mut config = twh_sinks::kafka::client_config(&options.brokers, &options.client_id);
     config
@@ -176,8 +181,8 @@ fn config(options: &Options) -> ClientConfig {
         .set("enable.auto.commit", "true")
         .set("auto.commit.interval.ms", "1000")
         .set("enable.auto.offset.store", "false")
-        .set("session.timeout.ms", "10000")
-        .set("heartbeat.interval.ms", "1000")
+        .set("session.timeout.ms", options.session.as_millis().to_string())
+        .set("heartbeat.interval.ms", (options.session / HEARTBEATS).as_millis().to_string())
         .set("max.poll.interval.ms", "300000")
         .set("fetch.wait.max.ms", "100")
         .set("queued.min.messages", "20000")

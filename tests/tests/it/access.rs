@@ -15,7 +15,7 @@ use twh_edge::tokens::Tokens;
 use twh_sinks::postgres::sqlx::{self, Row};
 use twh_sinks::secrets::Secrets;
 use twh_tests::mail::MailServer;
-use twh_tests::{Answer, Tenant, World};
+use twh_tests::{Answer, Shared, Tenant, World};
 use uuid::Uuid;
 
 /// The tenants sign themselves up, and ask faster than their free plan allows.
@@ -129,8 +129,8 @@ async fn every_endpoint_lets_in_every_role_and_scope_that_the_table_says_and_no_
 
 #[tokio::test]
 async fn an_outcome_shows_a_document_only_to_who_may_see_it_anyway() {
-    let world = World::start_with(UNLIMITED).await.unwrap();
-    let admin = world.tenant().await.unwrap();
+    let server = Shared::server().await.unwrap();
+    let admin = server.tenant().await.unwrap();
     let made = admin.done("/v1/items", json!({ "sku": "WIDGET" })).await.unwrap();
     let path = format!("/v1/commands/{}?position={}", made.header("x-twh-command-id"), made.header("x-twh-position"));
     let never = format!("/v1/commands/{}", Uuid::now_v7());

@@ -4,7 +4,7 @@ use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use twh_tests::{Answer, Tenant, World};
+use twh_tests::{Answer, Shared, Tenant, World};
 
 fn adjust(quantity: i64) -> Value {
     json!({ "location_code": "MAIN", "reason": "found", "lines": [{ "sku": "WIDGET", "quantity": quantity }] })
@@ -22,8 +22,8 @@ async fn order(tenant: &Tenant, quantity: i64) -> Answer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_retries_at_once_make_one_movement_and_equal_answers() {
-    let world = World::start().await.unwrap();
-    let tenant = world.tenant().await.unwrap();
+    let server = Shared::server().await.unwrap();
+    let tenant = server.tenant().await.unwrap();
     tenant.stock("WIDGET", 10).await.unwrap();
     let before = tenant.movements().await.unwrap();
     let answers = join_all((0..50).map(|_| tenant.post_as("/v1/adjustments", "once", adjust(5)))).await;
@@ -66,8 +66,8 @@ async fn fifty_retries_at_once_make_one_movement_and_equal_answers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_race_for_the_last_piece_never_oversell() {
-    let world = World::start().await.unwrap();
-    let tenant = world.tenant().await.unwrap();
+    let server = Shared::server().await.unwrap();
+    let tenant = server.tenant().await.unwrap();
     tenant.stock("WIDGET", 7).await.unwrap();
     let orders = join_all((0..20).map(|_| order(&tenant, 1))).await;
     let paths: Vec<String> = orders.iter().map(|order| format!("/v1/sales_orders/{}/allocate", order.id())).collect();
@@ -79,8 +79,8 @@ async fn clients_that_race_for_the_last_piece_never_oversell() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_saw_an_older_version_changes_nothing() {
-    let world = World::start().await.unwrap();
-    let tenant = world.tenant().await.unwrap();
+    let server = Shared::server().await.unwrap();
+    let tenant = server.tenant().await.unwrap();
     let item = tenant.done("/v1/items", json!({ "sku": "WIDGET" })).await.unwrap();
     assert_eq!((item.status, item.header("etag")), (StatusCode::CREATED, "\"1\""));
     let path = item.header("location").to_owned();
@@ -106,8 +106,8 @@ async fn a_client_that_saw_an_older_version_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shortage_says_what_was_short() {
-    let world = World::start().await.unwrap();
-    let tenant = world.tenant().await.unwrap();
+    let server = Shared::server().await.unwrap();
+    let tenant = server.tenant().await.unwrap();
     tenant.stock("WIDGET", 3).await.unwrap();
     let order = order(&tenant, 5).await;
     let answer = tenant.post(&format!("/v1/sales_orders/{}/allocate", order.id()), json!({})).await.unwrap();
@@ -122,8 +122,8 @@ async fn a_shortage_says_what_was_short() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_is_refused_at_the_edge_and_leaves_nothing_behind() {
-    let world = World::start().await.unwrap();
-    let tenant = world.tenant().await.unwrap();
+    let server = Shared::server().await.unwrap();
+    let tenant = server.tenant().await.unwrap();
     tenant.stock("WIDGET", 3).await.unwrap();
     let before = tenant.movements().await.unwrap();
     let lines = |count: usize| {
@@ -197,8 +197,8 @@ async fn bad_input_is_refused_at_the_edge_and_leaves_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_is_not_waited_for_is_found_later() {
-    let world = World::start().await.unwrap();
-    let tenant = world.tenant().await.unwrap();
+    let server = Shared::server().await.unwrap();
+    let tenant = server.tenant().await.unwrap();
     tenant.stock("WIDGET", 3).await.unwrap();
     let headers = [("idempotency-key", "later"), ("content-type", "application/json"), ("prefer", "respond-async")];
     let answer =
@@ -244,8 +244,8 @@ async fn no_client_makes_a_batch_wait_longer_than_the_server_does() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_command_of_a_batch_has_its_own_outcome_unless_the_batch_is_atomic() {
-    let world = World::start().await.unwrap();
-    let tenant = world.tenant().await.unwrap();
+    let server = Shared::server().await.unwrap();
+    let tenant = server.tenant().await.unwrap();
     tenant.stock("WIDGET", 3).await.unwrap();
     let entry = |key: &str, quantity: i64| json!({ "type": "adjustment.create", "idempotency_key": key, "body": adjust(quantity) });
     let batch = json!({ "commands": [entry("a", 1), entry("b", -90), entry("a", 1), entry("c", 2), { "type": "nonsense", "idempotency_key": "d" }] });
@@ -271,8 +271,8 @@ async fn each_command_of_a_batch_has_its_own_outcome_unless_the_batch_is_atomic(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_tenants_documents_do_not_exist() {
-    let world = World::start().await.unwrap();
-    let (mine, theirs) = (world.tenant().await.unwrap(), world.tenant().await.unwrap());
+    let server = Shared::server().await.unwrap();
+    let (mine, theirs) = (server.tenant().await.unwrap(), server.tenant().await.unwrap());
     theirs.stock("WIDGET", 3).await.unwrap();
     let order = order(&theirs, 1).await;
     let path = order.header("location").to_owned();
@@ -295,8 +295,8 @@ async fn another_tenants_documents_do_not_exist() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reservation_lapses_by_itself() {
-    let world = World::start().await.unwrap();
-    let tenant = world.tenant().await.unwrap();
+    let server = Shared::server().await.unwrap();
+    let tenant = server.tenant().await.unwrap();
     tenant.stock("WIDGET", 3).await.unwrap();
     let soon = (std::time::SystemTime::now() + Duration::from_secs(2))
         .duration_since(std::time::UNIX_EPOCH)
@@ -316,8 +316,8 @@ async fn a_reservation_lapses_by_itself() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stock_is_told_as_of_either_time() {
-    let world = World::start().await.unwrap();
-    let tenant = world.tenant().await.unwrap();
+    let server = Shared::server().await.unwrap();
+    let tenant = server.tenant().await.unwrap();
     tenant.stock("WIDGET", 10).await.unwrap();
     let mut late = adjust(-4);
     late["occurred_at"] = json!("2020-05-05T00:00:00Z");

@@ -1,7 +1,7 @@
 //! The whole system, as its users meet it: the built programs on the real parts. One executable, a module a subject.
 //!
-//! A test has an environment of its own ([`twh_tests::World`]) and runs next to others. One that stops a part which all of
-//! them share says so by [`World::alone`](twh_tests::World::alone).
+//! A test has an environment of its own ([`twh_tests::World`]) and runs next to others. One that stops parts has a set of its own
+//! ([`World::with_own_parts`](twh_tests::World::with_own_parts)).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

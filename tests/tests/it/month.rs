@@ -7,7 +7,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 use tokio::process::Command;
 use twh_sinks::postgres::verification::Progress;
-use twh_tests::{World, brokers, crash, dev, python, registry, root};
+use twh_tests::{World, python, root};
 
 /// How many lines of the month are traded: all, or in the gate the first of them.
 fn lines() -> Option<i64> {
@@ -73,7 +73,7 @@ async fn a_stranger_rebuilds_it(world: &World) {
     let script = root().join("tests/consumer/rebuild.py");
     let output = Command::new(python().unwrap())
         .arg(script)
-        .args([&brokers(), &registry(), &world.prefix, &only_tenant(world).await])
+        .args([world.brokers(), world.registry(), &world.prefix, &only_tenant(world).await])
         .output()
         .await
         .unwrap();
@@ -133,7 +133,7 @@ async fn every_closing_quantity_agrees_and_strangers_rebuild_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_the_server_and_the_broker_in_mid_stream_loses_and_doubles_nothing() {
-    let mut world = World::alone(&[]).await.unwrap();
+    let mut world = World::with_own_parts(&[]).await.unwrap();
     world.start_server().await.unwrap();
     let running = demo(&world).await;
     let finished = tokio::spawn(running.wait_with_output());
@@ -157,12 +157,12 @@ async fn killing_the_server_and_the_broker_in_mid_stream_loses_and_doubles_nothi
         world.start_server().await.unwrap();
     }
     mid_stream(&world, 40).await;
-    crash("kafka").await.unwrap();
+    world.crash("kafka").await.unwrap();
     mid_stream(&world, 60).await;
     // Both at once.
-    dev(&["kill", "kafka"]).await.unwrap();
+    world.dev(&["kill", "kafka"]).await.unwrap();
     world.kill_server().await.unwrap();
-    dev(&["restart", "kafka"]).await.unwrap();
+    world.dev(&["restart", "kafka"]).await.unwrap();
     world.start_server().await.unwrap();
     assert!(!finished.is_finished(), "the stream ended before it was broken");
     let summary = summary(&finished.await.unwrap().unwrap());

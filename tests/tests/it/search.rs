@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::path::Path;
 use std::time::Duration;
-use twh_tests::{Answer, Tenant, World};
+use twh_tests::{Answer, Shared, Tenant, World};
 
 /// Requests come as fast as they can.
 const UNLIMITED: &[(&str, &str)] = &[("TWH_RATE_LIMITS", "off")];
@@ -27,17 +27,29 @@ impl By {
         }
     }
 
-    async fn world(self) -> World {
-        let url = match self {
-            Self::Postgres => String::new(),
-            Self::Elasticsearch => twh_tests::search_engine(),
-        };
-        World::start_with(&[UNLIMITED[0], ("TWH_SEARCH_URL", &url)]).await.unwrap()
+    async fn server(self) -> Place {
+        match self {
+            Self::Postgres => Place::Shared(Shared::server().await.unwrap()),
+            Self::Elasticsearch => {
+                let engine = twh_tests::search_engine();
+                Place::Own(World::start_with(&[UNLIMITED[0], ("TWH_SEARCH_URL", &engine)]).await.unwrap())
+            }
+        }
     }
 
-    async fn caller(self, world: &World) -> Caller {
-        Caller { tenant: world.tenant().await.unwrap(), by: self }
+    async fn caller(self, server: &Place) -> Caller {
+        let tenant = match server {
+            Place::Shared(server) => server.tenant().await,
+            Place::Own(world) => world.tenant().await,
+        };
+        Caller { tenant: tenant.unwrap(), by: self }
     }
+}
+
+/// The server that tests share has no engine: an index is made only where it is tested.
+enum Place {
+    Shared(Shared),
+    Own(World),
 }
 
 /// A tenant, and what answers its searches.
@@ -174,8 +186,8 @@ async fn what_is_misspelt_finds_what_is_meant_first() {
 }
 
 async fn what_is_misspelt_finds_what_is_meant_first_by(by: By) {
-    let world = by.world().await;
-    let tenant = by.caller(&world).await;
+    let server = by.server().await;
+    let tenant = by.caller(&server).await;
     let items = catalogue();
     stock_up(&tenant, &items).await;
     let mut missed = Vec::new();
@@ -292,8 +304,8 @@ async fn accents_alphabets_filters_and_facets_mean_what_they_say() {
 }
 
 async fn accents_alphabets_filters_and_facets_mean_what_they_say_by(by: By) {
-    let world = by.world().await;
-    let tenant = by.caller(&world).await;
+    let server = by.server().await;
+    let tenant = by.caller(&server).await;
     few(&tenant).await;
     for (typed, first) in [
         ("creme brulee", "MUG-1"),
@@ -348,8 +360,8 @@ async fn every_order_pages_through_each_hit_once() {
 }
 
 async fn every_order_pages_through_each_hit_once_by(by: By) {
-    let world = by.world().await;
-    let tenant = by.caller(&world).await;
+    let server = by.server().await;
+    let tenant = by.caller(&server).await;
     let items: Vec<_> =
         (0..57).map(|n| json!({ "sku": format!("P{n:02}"), "name": format!("Pot {}", n % 5) })).collect();
     stock_up(&tenant, &items).await;
@@ -380,8 +392,8 @@ async fn nothing_that_is_typed_breaks_it_or_shows_anothers_items() {
 }
 
 async fn nothing_that_is_typed_breaks_it_or_shows_anothers_items_by(by: By) {
-    let world = by.world().await;
-    let (own, other) = (by.caller(&world).await, by.caller(&world).await);
+    let server = by.server().await;
+    let (own, other) = (by.caller(&server).await, by.caller(&server).await);
     few(&own).await;
     few(&other).await;
     stock_up(&other, &[json!({ "sku": "SECRET", "name": "Secret zebra", "barcodes": ["99887766"] })]).await;
@@ -445,8 +457,8 @@ async fn a_key_without_stock_is_told_none_and_a_write_is_found_at_once() {
 }
 
 async fn a_key_without_stock_is_told_none_and_a_write_is_found_at_once_by(by: By) {
-    let world = by.world().await;
-    let tenant = by.caller(&world).await;
+    let server = by.server().await;
+    let tenant = by.caller(&server).await;
     few(&tenant).await;
     let narrow = json!({ "name": "catalogue", "role": "dev", "scopes": ["read:catalog"] });
     let made = tenant.post("/v1/api-keys", narrow).await.unwrap();

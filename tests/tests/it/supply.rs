@@ -7,17 +7,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use twh_sinks::postgres::sqlx;
-use twh_tests::{Answer, Tenant, World};
+use twh_tests::{Answer, Shared, Tenant, World, enough};
 
 const ITEMS: usize = 20;
 
 async fn world() -> (World, Tenant) {
     let world = World::start_with(&[("TWH_RATE_LIMITS", "off")]).await.unwrap();
     let tenant = world.tenant().await.unwrap();
+    locations(&tenant).await;
+    (world, tenant)
+}
+
+async fn server() -> (Shared, Tenant) {
+    let server = Shared::server().await.unwrap();
+    let tenant = server.tenant().await.unwrap();
+    locations(&tenant).await;
+    (server, tenant)
+}
+
+async fn locations(tenant: &Tenant) {
     for code in ["NORTH", "SOUTH"] {
         tenant.done("/v1/locations", json!({ "code": code })).await.unwrap();
     }
-    (world, tenant)
 }
 
 async fn item(tenant: &Tenant, sku: &str, reorder_point: &str) -> String {
@@ -203,7 +214,7 @@ async fn no_lag(tenant: &Tenant) {
 /// The events of a command come in the order of what it did, also where several are about one document.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_command_that_does_several_things_leaves_what_the_last_of_them_left() {
-    let (_world, tenant) = world().await;
+    let (_server, tenant) = server().await;
     let cup = item(&tenant, "CUP", "0").await;
     let lines = json!([{ "sku": "CUP", "quantity": "5" }]);
     let order = json!({ "location_code": "NORTH", "lines": lines });
@@ -232,7 +243,7 @@ async fn one_command_that_does_several_things_leaves_what_the_last_of_them_left(
 /// The days of an item's history end with what the ledger says was there at each day's end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_says_what_was_there_at_the_end_of_each_day() {
-    let (_world, tenant) = world().await;
+    let (_server, tenant) = server().await;
     let cup = item(&tenant, "CUP", "0").await;
     let mut last = String::new();
     // Not in the order in which it happened.
@@ -408,15 +419,6 @@ async fn agrees(world: &World) {
     assert_eq!((count(sums).await, count(days).await), (0, 0));
 }
 
-/// Waits until there are so many.
-async fn enough(changes: &AtomicUsize, least: usize) {
-    let begun = std::time::Instant::now();
-    while changes.load(Ordering::Relaxed) < least {
-        assert!(begun.elapsed() < Duration::from_secs(60), "too few changes for a test");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn supply_is_made_anew_while_writes_go_on_and_processes_crash() {
     let (mut world, tenant) = world().await;
@@ -468,6 +470,7 @@ async fn supply_is_made_anew_while_writes_go_on_and_processes_crash() {
                         .await;
                 }
                 changes.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
     });

@@ -6,7 +6,7 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 use std::collections::BTreeMap;
 use twh_edge::access::{ENDPOINTS, EndpointInfo, Need};
 use twh_sinks::postgres::tenant::TenantPool;
-use twh_tests::{Answer, Tenant, World};
+use twh_tests::{Answer, Shared, Tenant, World};
 use uuid::Uuid;
 
 /// One of each kind of thing that has an id, by the segment of the path that it stands under.
@@ -130,8 +130,8 @@ async fn anothers_id_is_answered_as_one_that_does_not_exist() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_sent_to_another_is_absent_below_a_subscription_of_ones_own() {
-    let world = World::start_with(&[("TWH_RATE_LIMITS", "off")]).await.unwrap();
-    let (own, other) = (world.tenant().await.unwrap(), world.tenant().await.unwrap());
+    let server = Shared::server().await.unwrap();
+    let (own, other) = (server.tenant().await.unwrap(), server.tenant().await.unwrap());
     let subscribe = async |tenant: &Tenant| {
         let hook = json!({ "url": "https://subscriber.invalid/", "event_types": ["*"] });
         tenant.done("/v1/webhooks/register", hook).await.unwrap().id().to_owned()

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use twh_schemas::Schemas;
 use twh_schemas::catalogue::{COMMANDS, EVENTS, MOVEMENTS, Topic};
-use twh_tests::{Tenant, World, brokers, registry};
+use twh_tests::{Tenant, World};
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_WITHIN: Duration = Duration::from_secs(60);
@@ -52,8 +52,8 @@ async fn every_server_serves(world: &mut World, patience: Duration) {
 
 /// The ledger has come to the end of each partition of the log.
 async fn everything_is_decided(world: &World, pool: &PgPool, patience: Duration) {
-    let topic = COMMANDS.full_name(&world.prefix);
-    let ends = tokio::task::spawn_blocking(move || ends_of(&reader(), &topic)).await.unwrap();
+    let (brokers, topic) = (world.brokers().to_owned(), COMMANDS.full_name(&world.prefix));
+    let ends = tokio::task::spawn_blocking(move || ends_of(&reader(&brokers), &topic)).await.unwrap();
     let begun = Instant::now();
     loop {
         let rows: Vec<(i32, i64)> =
@@ -225,7 +225,7 @@ async fn everything_is_published_in_order(world: &World, pool: &PgPool, tenants:
             .await
             .unwrap();
     assert_eq!(heads.len(), tenants.len());
-    let schemas = Schemas::connect(&registry(), &world.prefix).await.unwrap();
+    let schemas = Schemas::connect(world.registry(), &world.prefix).await.unwrap();
     let mut movements = Vec::new();
     for payload in read(world, &MOVEMENTS).await {
         let movement = schemas.movements.decode(&payload).await.unwrap();
@@ -252,8 +252,8 @@ fn last_in_order(topic: &Topic, records: &[(String, i64)]) -> BTreeMap<String, i
     last
 }
 
-fn reader() -> BaseConsumer {
-    ClientConfig::new().set("bootstrap.servers", brokers()).set("group.id", "chaos-reader").create().unwrap()
+fn reader(brokers: &str) -> BaseConsumer {
+    ClientConfig::new().set("bootstrap.servers", brokers).set("group.id", "chaos-reader").create().unwrap()
 }
 
 /// The first and the next offset of each partition of a topic.
@@ -265,9 +265,9 @@ fn ends_of(consumer: &BaseConsumer, topic: &str) -> BTreeMap<i32, (i64, i64)> {
 
 /// The values of a topic, each partition from its beginning and in its order.
 async fn read(world: &World, topic: &Topic) -> Vec<Vec<u8>> {
-    let topic = topic.full_name(&world.prefix);
+    let (brokers, topic) = (world.brokers().to_owned(), topic.full_name(&world.prefix));
     tokio::task::spawn_blocking(move || {
-        let consumer = reader();
+        let consumer = reader(&brokers);
         let ends = ends_of(&consumer, &topic);
         let mut list = TopicPartitionList::new();
         for partition in ends.keys() {

@@ -177,7 +177,7 @@ impl Client {
                 82..88 => self.count().await,
                 _ => self.oversell().await,
             }
-            sleep(Duration::from_millis(self.rng.random_range(0..20))).await;
+            sleep(Duration::from_millis(self.rng.random_range(0..200))).await;
         }
         self.book
     }

@@ -38,7 +38,7 @@ async fn servers() -> (World, Proxy) {
     let partitions = PARTITIONS.to_string();
     // Short, so that many clients meet a 202.
     let settings = [("TWH_TOPIC_PARTITIONS", partitions.as_str()), ("TWH_OUTCOME_WAIT_MS", "3000")];
-    let mut world = World::alone(&settings).await.unwrap();
+    let mut world = World::with_own_parts(&settings).await.unwrap();
     let (scheme, rest) = world.database_url.split_once("://").unwrap();
     let (authority, path) = rest.split_once('/').unwrap();
     let (user, database) = authority.rsplit_once('@').unwrap_or(("", authority));

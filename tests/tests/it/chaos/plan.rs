@@ -9,15 +9,13 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use twh_schemas::partition::partition_of;
 use twh_tests::proxy::Proxy;
-use twh_tests::{Tenant, World, crash, dev};
+use twh_tests::{GROUP_SESSION, Tenant, World};
 
 pub(crate) const PARTITIONS: i32 = 6;
 pub(crate) const SERVERS: usize = 3;
 /// The server that reaches the database through the proxy.
 pub(crate) const PROXIED: usize = SERVERS - 1;
-/// The group notices after ten seconds that a member is silent; then its partitions are somebody else's.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long after that, or after a network is mended, it may take until commands of every partition are decided.
+/// How long after a member is missed, or after a network is mended, it may take until commands of every partition are decided.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(20);
 
 /// How a silent network comes back.
@@ -139,14 +137,14 @@ impl<'a> Breaker<'a> {
                 self.world.server(server).unwrap().kill().await.unwrap();
                 self.restart(server).await;
             }
-            Break::Kafka => crash("kafka").await.unwrap(),
+            Break::Kafka => self.world.crash("kafka").await.unwrap(),
             Break::KafkaAndServer(server) => {
-                dev(&["kill", "kafka"]).await.unwrap();
+                self.world.dev(&["kill", "kafka"]).await.unwrap();
                 self.world.server(server).unwrap().kill().await.unwrap();
-                dev(&["restart", "kafka"]).await.unwrap();
+                self.world.dev(&["restart", "kafka"]).await.unwrap();
                 self.restart(server).await;
             }
-            Break::Postgres => crash("postgres").await.unwrap(),
+            Break::Postgres => self.world.crash("postgres").await.unwrap(),
             Break::Freeze(server, longer) => self.freeze(server, longer).await,
             Break::Silence(time, ending) => self.silence(time, ending).await,
         }
@@ -158,7 +156,8 @@ impl<'a> Breaker<'a> {
 
     async fn freeze(&mut self, server: usize, longer: Duration) {
         self.world.server(server).unwrap().freeze().await.unwrap();
-        sleep(SESSION_TIMEOUT).await;
+        // The group notices that a member is silent; then its partitions are somebody else's.
+        sleep(GROUP_SESSION).await;
         self.goes_on(&format!("server {server} is frozen, its partitions are not taken over")).await;
         sleep(longer).await;
         self.world.server(server).unwrap().thaw().await.unwrap();

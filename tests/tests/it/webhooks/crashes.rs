@@ -1,15 +1,16 @@
 use super::sink::Received;
 use super::sink::Sink;
-use super::{PATIENCE, QUICK, register, until};
+use super::{PATIENCE, register, until};
 use serde_json::json;
 use sqlx::PgPool;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use twh_schemas::partition::partition_of;
-use twh_tests::{World, crash};
+use twh_tests::World;
+use twh_tests::shared::SETTINGS;
 
 const ITEMS: usize = 20;
-const EVENTS: usize = 3_000;
+const EVENTS: usize = 1_500;
 /// As the environments of tests have them.
 const PARTITIONS: i32 = 3;
 
@@ -93,7 +94,7 @@ fn follows(list: &[Received]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_when_the_dispatcher_kafka_and_postgres_crash() {
-    let mut world = World::alone(QUICK).await.unwrap();
+    let mut world = World::with_own_parts(SETTINGS).await.unwrap();
     let second = world.add_server(&[]).unwrap();
     let mut names = Names::default();
     for server in [0, second] {
@@ -137,8 +138,8 @@ async fn nothing_is_lost_when_the_dispatcher_kafka_and_postgres_crash() {
     sink.until("/plain", "the first events", |all| all.len() > 200).await;
     let partition = partition_of(tenant.id.as_bytes(), PARTITIONS);
     names.crash(&mut world, &pool, partition).await;
-    crash("kafka").await.unwrap();
-    crash("postgres").await.unwrap();
+    world.crash("kafka").await.unwrap();
+    world.crash("postgres").await.unwrap();
     names.crash(&mut world, &pool, partition).await;
     ends(writer, &pool).await;
     // Items, the location, opening stock, and what was written: the ledger says how many that were.

@@ -1,5 +1,5 @@
 use super::sink::Received;
-use super::{register, until, world};
+use super::{register, server, until};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -132,7 +132,7 @@ async fn comes_down(tenant: &Tenant) {
 /// `UPDATE_DOCS=1` writes the examples anew, from what is sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_type_of_event_is_sent_as_its_schema_and_its_example_say() {
-    let (_world, tenant, sink) = world().await;
+    let (_server, tenant, sink) = server().await;
     let made = register(&tenant, &sink.url("/all"), json!({})).await;
     let gone = register(&tenant, &sink.url("/gone"), json!({ "event_types": ["item.created"] })).await;
     sink.behave("/gone", super::sink::Behaviour::Answers(503));
@@ -179,13 +179,13 @@ async fn every_type_of_event_is_sent_as_its_schema_and_its_example_say() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_is_told_of_its_items_and_locations_only() {
-    let (world, tenant, sink) = world().await;
+    let (server, tenant, sink) = server().await;
     tenant.stock("WANTED", 3).await.unwrap();
     tenant.stock("OTHER", 3).await.unwrap();
     let wanted = tenant.get("/v1/items?sku=WANTED").await.unwrap().body["data"][0]["id"].clone();
     // A subscription may be told of what was just before it.
-    let told = "select max(event_sequence) from ledger_heads";
-    let before: i64 = sqlx::query_scalar(told).fetch_one(&world.pool().await.unwrap()).await.unwrap();
+    let told = sqlx::query_scalar("select event_sequence from ledger_heads where tenant_id = $1::uuid").bind(&tenant.id);
+    let before: i64 = told.fetch_one(&server.pool().await.unwrap()).await.unwrap();
     let since = |all: &[Received]| all.iter().filter(|one| one.sequence() > before).cloned().collect::<Vec<_>>();
     let narrow = json!({ "event_types": ["stock.*", "order.created"], "item_ids": [wanted] });
     let narrow = register(&tenant, &sink.url("/narrow"), narrow).await;

@@ -1,5 +1,5 @@
 use super::sink::Behaviour;
-use super::{item, items, patch, register, test, until, world};
+use super::{item, items, patch, register, server, test, until, world};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use twh_tests::World;
@@ -43,7 +43,7 @@ async fn a_failing_subscriber_is_quarantined_and_comes_back_with_its_queue() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_given_up_is_a_dead_letter_with_every_attempt_and_can_be_replayed() {
-    let (_world, tenant, sink) = world().await;
+    let (_server, tenant, sink) = server().await;
     sink.behave("/refuses", Behaviour::Answers(422));
     let made = register(&tenant, &sink.url("/refuses"), json!({})).await;
     let path = format!("/v1/webhooks/{}", made.id());
@@ -70,7 +70,7 @@ async fn what_is_given_up_is_a_dead_letter_with_every_attempt_and_can_be_replaye
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gone_disables_and_who_asks_for_time_gets_it() {
-    let (_world, tenant, sink) = world().await;
+    let (_server, tenant, sink) = server().await;
     sink.behave("/gone", Behaviour::Answers(410));
     sink.behave("/busy", Behaviour::AsksForTime(3));
     let of_items = json!({ "event_types": ["item.*"] });
@@ -100,7 +100,7 @@ async fn gone_disables_and_who_asks_for_time_gets_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscriber_that_hangs_delays_no_other() {
-    let (_world, tenant, sink) = world().await;
+    let (_server, tenant, sink) = server().await;
     sink.behave("/hangs", Behaviour::Hangs);
     sink.behave("/late", Behaviour::Hangs);
     let hangs = register(&tenant, &sink.url("/hangs"), json!({ "timeout_ms": 30_000, "concurrency_max": 3 })).await;
@@ -124,7 +124,7 @@ async fn a_subscriber_that_hangs_delays_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn subscribers_that_die_together_do_not_hold_up_those_that_live() {
-    let (_world, tenant, sink) = world().await;
+    let (_server, tenant, sink) = server().await;
     sink.behave("/dead", Behaviour::Answers(503));
     let mut dead = Vec::new();
     for _ in 0..20 {
@@ -147,7 +147,7 @@ async fn subscribers_that_die_together_do_not_hold_up_those_that_live() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_that_is_deleted_is_sent_nothing_more() {
-    let (world, tenant, sink) = world().await;
+    let (server, tenant, sink) = server().await;
     sink.behave("/deleted", Behaviour::Answers(503));
     sink.behave("/fails", Behaviour::Answers(503));
     let deleted = register(&tenant, &sink.url("/deleted"), json!({})).await;
@@ -172,7 +172,7 @@ async fn a_subscription_that_is_deleted_is_sent_nothing_more() {
     assert!(after.len() <= before + 1 && after.iter().all(|one| one.body["data"]["sku"] == "A"), "{}", after.len());
     let queued: i64 = sqlx::query_scalar("select count(*) from webhook_deliveries where subscription_id = $1::uuid")
         .bind(deleted.id())
-        .fetch_one(&world.pool().await.unwrap())
+        .fetch_one(&server.pool().await.unwrap())
         .await
         .unwrap();
     assert!(queued <= 1, "{queued}");
@@ -180,7 +180,7 @@ async fn a_subscription_that_is_deleted_is_sent_nothing_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_is_looked_up_on_each_attempt_and_leads_to_no_address_that_is_not_allowed() {
-    let mut settings = super::QUICK.to_vec();
+    let mut settings = twh_tests::shared::SETTINGS.to_vec();
     settings.push(("TWH_OUTBOUND_ALLOWED", "10.0.0.0/8"));
     let world = World::start_with(&settings).await.unwrap();
     let tenant = world.tenant().await.unwrap();

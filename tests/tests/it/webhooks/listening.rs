@@ -1,4 +1,4 @@
-use super::{item, world};
+use super::{item, server};
 use serde_json::json;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -6,7 +6,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 /// Within a minute of signing up: a sandbox key, and events on the developer's own machine, signed as deliveries are.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_developer_sees_events_of_the_sandbox_without_a_subscription() {
-    let (world, live, sink) = world().await;
+    let (server, live, sink) = server().await;
     let person = json!({
         "organization": "Tested", "name": "Ada", "email": "ada@example.com", "password": "correct horse battery staple",
     });
@@ -14,7 +14,7 @@ async fn a_developer_sees_events_of_the_sandbox_without_a_subscription() {
     let key = made.body["sandbox"]["api_key"].as_str().or(made.body["sandbox_key"].as_str());
     let sandbox = live.with(key.unwrap_or_else(|| panic!("{}", made.body)));
     item(&sandbox, "BEFORE").await;
-    let mut command = world.command(&["listen", "--forward-to", &sink.url("/hook"), "--limit", "2"]).unwrap();
+    let mut command = server.command(&["listen", "--forward-to", &sink.url("/hook"), "--limit", "2"]).unwrap();
     sandbox.lend_to(&mut command);
     let mut listening = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(listening.stdout.take().unwrap()).lines();
@@ -39,7 +39,7 @@ async fn a_developer_sees_events_of_the_sandbox_without_a_subscription() {
     // Live events go to subscriptions only, and a key that is none is told so.
     let person = made.body["tokens"]["access_token"].as_str().unwrap();
     for (key, expected) in [(person, "SANDBOX_ONLY"), ("nonsense", "UNAUTHENTICATED")] {
-        let mut command = world.command(&["listen", "--forward-to", &sink.url("/hook")]).unwrap();
+        let mut command = server.command(&["listen", "--forward-to", &sink.url("/hook")]).unwrap();
         live.with(key).lend_to(&mut command);
         let refused = tokio::time::timeout(std::time::Duration::from_secs(20), command.output()).await;
         let refused = refused.expect("it does not listen").unwrap();

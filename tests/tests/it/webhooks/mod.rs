@@ -12,24 +12,23 @@ mod sink;
 use serde_json::{Value, json};
 use sink::{Received, Sink};
 use std::time::{Duration, Instant};
-use twh_tests::{Answer, Tenant, World};
-
-/// Subscribers are on loopback here, and nobody waits for hours.
-const QUICK: &[(&str, &str)] = &[
-    ("TWH_OUTBOUND_ALLOWED", "127.0.0.1/32"),
-    ("TWH_WEBHOOK_RETRY_SECONDS", "1,1,1,1,1,1,1,1"),
-    ("TWH_WEBHOOK_QUARANTINE_SECONDS", "3"),
-    ("TWH_WEBHOOK_PROBE_SECONDS", "1"),
-    ("TWH_RATE_LIMITS", "off"),
-];
+use twh_tests::shared::SETTINGS;
+use twh_tests::{Answer, Shared, Tenant, World};
 
 /// How long nothing may happen that is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// For tests that do something to the server.
 async fn world() -> (World, Tenant, Sink) {
-    let world = World::start_with(QUICK).await.unwrap();
+    let world = World::start_with(SETTINGS).await.unwrap();
     let tenant = world.tenant().await.unwrap();
     (world, tenant, Sink::start())
+}
+
+async fn server() -> (Shared, Tenant, Sink) {
+    let server = Shared::server().await.unwrap();
+    let tenant = server.tenant().await.unwrap();
+    (server, tenant, Sink::start())
 }
 
 /// A subscription; its answer holds the secret.

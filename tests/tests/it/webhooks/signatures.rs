@@ -1,5 +1,5 @@
 use super::sink::{Received, Sink};
-use super::{item, register, world};
+use super::{item, register, server};
 use serde_json::json;
 use std::process::Stdio;
 use tokio::io::AsyncWriteExt as _;
@@ -37,7 +37,7 @@ async fn answers(mut command: Command, text: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_libraries_of_standard_webhooks_believe_what_is_sent_and_nothing_else() {
-    let (world, tenant, sink) = world().await;
+    let (server, tenant, sink) = server().await;
     let made = register(&tenant, &sink.url("/signed"), json!({})).await;
     let first = made.body["secret"].as_str().unwrap().to_owned();
     let path = format!("/v1/webhooks/{}/rotate", made.id());
@@ -77,7 +77,7 @@ async fn the_libraries_of_standard_webhooks_believe_what_is_sent_and_nothing_els
     let again = tenant.post(&path, json!({ "overlap_seconds": 600 })).await.unwrap();
     let stored = sqlx::query_as("select secret, previous_secret from webhook_subscriptions where id = $1::uuid");
     let (newer, older): (Vec<u8>, Vec<u8>) =
-        stored.bind(made.id()).fetch_one(&world.pool().await.unwrap()).await.unwrap();
+        stored.bind(made.id()).fetch_one(&server.pool().await.unwrap()).await.unwrap();
     sealed(&newer, again.body["secret"].as_str().unwrap());
     sealed(&older, third);
 }
@@ -162,7 +162,7 @@ async fn a_client_certificate_is_shown_to_who_asks_for_one() {
     let authority = Authority::new();
     let trusted = std::env::temp_dir().join(format!("twh-authority-{}.pem", uuid::Uuid::new_v4().simple()));
     std::fs::write(&trusted, authority.certificate.pem()).unwrap();
-    let mut settings = super::QUICK.to_vec();
+    let mut settings = twh_tests::shared::SETTINGS.to_vec();
     settings.push(("SSL_CERT_FILE", trusted.to_str().unwrap()));
     let world = World::start_with(&settings).await.unwrap();
     let tenant = world.tenant().await.unwrap();
