@@ -160,7 +160,7 @@ set_up_tests() {
   export TWH_TEST_PYTHON=$VENV/bin/python TWH_TEST_NPM_PACKAGES=$NPM/node_modules
   export TWH_TEST_SEED=${TWH_TEST_SEED:-1} TWH_TEST_CHAOS_SECONDS=${TWH_TEST_CHAOS_SECONDS:-20}
   # the first part of the month: all of it is traded at night
-  export TWH_TEST_MONTH_LINES=${TWH_TEST_MONTH_LINES:-8000}
+  export TWH_TEST_MONTH_LINES=${TWH_TEST_MONTH_LINES:-5000}
   export PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-$TWH_TEST_SEED}
 }
 
