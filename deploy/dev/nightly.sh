@@ -46,7 +46,7 @@ nightly_tests() {
 }
 
 nightly_simulate() {
-  cargo run --quiet --profile "$PROFILE" -p twh-simulator -- --seeds "$SIMULATED_SEEDS" --from "$TWH_TEST_SEED"
+  cargo run --quiet --release -p twh-simulator -- --seeds "$SIMULATED_SEEDS" --from "$TWH_TEST_SEED"
 }
 
 nightly_saml() { verb_saml; }

@@ -25,10 +25,11 @@ pub fn npm_packages() -> Result<PathBuf> {
     if modules.exists() { Ok(modules) } else { bail!("{} is missing: ./dev test makes it", modules.display()) }
 }
 
-/// The folder of the profile that the test was built with: `target/ci`, say.
+/// The folder of the profile that this was built with: `target/ci`, say. Tests lie in `deps` below it.
 fn built() -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    Ok(test.parent().and_then(|deps| deps.parent()).context("the test has no place")?.to_owned())
+    let program = std::env::current_exe()?;
+    let folder = program.parent().context("the program has no place")?;
+    Ok(if folder.ends_with("deps") { folder.join("..") } else { folder.to_owned() })
 }
 
 /// A built binary (`twh`, `twh-tools`), of the same build as the test that runs.

@@ -217,8 +217,8 @@ impl World {
 /// The tenant that a command creates, as the client of a server.
 pub(crate) async fn new_tenant(mut create: Command, url: &str) -> Result<Tenant> {
     let output = create.output().await?;
-    let made: Value = serde_json::from_slice(&output.stdout)
-        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let made: Value =
+        serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
     let text = |key: &str| {
         made.get(key).and_then(Value::as_str).map(str::to_owned).context("tenant create says something else")
     };

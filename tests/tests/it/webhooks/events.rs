@@ -184,7 +184,8 @@ async fn a_subscription_is_told_of_its_items_and_locations_only() {
     tenant.stock("OTHER", 3).await.unwrap();
     let wanted = tenant.get("/v1/items?sku=WANTED").await.unwrap().body["data"][0]["id"].clone();
     // A subscription may be told of what was just before it.
-    let told = sqlx::query_scalar("select event_sequence from ledger_heads where tenant_id = $1::uuid").bind(&tenant.id);
+    let told =
+        sqlx::query_scalar("select event_sequence from ledger_heads where tenant_id = $1::uuid").bind(&tenant.id);
     let before: i64 = told.fetch_one(&server.pool().await.unwrap()).await.unwrap();
     let since = |all: &[Received]| all.iter().filter(|one| one.sequence() > before).cloned().collect::<Vec<_>>();
     let narrow = json!({ "event_types": ["stock.*", "order.created"], "item_ids": [wanted] });
