@@ -8,6 +8,7 @@ mod parts;
 mod places;
 pub mod proxy;
 pub mod redis;
+pub mod registry;
 mod server;
 pub mod shared;
 mod tenant;

@@ -32,9 +32,9 @@ fn built() -> Result<PathBuf> {
     Ok(if folder.ends_with("deps") { folder.join("..") } else { folder.to_owned() })
 }
 
-/// A built binary (`twh`, `twh-tools`), of the same build as the test that runs.
+/// A built binary (`twh`, `twh-tools`): of the same build as the test that runs, or from the folder in `TWH_TEST_PROGRAMS`.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    let path = built()?.join(name);
+    let path = std::env::var_os("TWH_TEST_PROGRAMS").map_or_else(built, |folder| Ok(folder.into()))?.join(name);
     if path.exists() { Ok(path) } else { bail!("{} is not built: ./dev test builds it", path.display()) }
 }
 

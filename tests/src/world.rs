@@ -3,6 +3,7 @@
 use crate::database::Databases;
 use crate::parts::Parts;
 use crate::places::{binary, free_address, test_folder};
+use crate::registry::Registry;
 use crate::{REQUEST_TIMEOUT, Server, Tenant, http_client};
 use anyhow::{Context as _, Result, bail};
 use rdkafka::ClientConfig;
@@ -244,17 +245,6 @@ async fn delete_topics(brokers: &str, prefix: &str) -> Result<()> {
     Ok(())
 }
 
-/// Deletes the subjects that the servers of an environment registered: a subject goes for good once it has been deleted.
-async fn delete_subjects(registry: &str, prefix: &str) -> Result<()> {
-    let client = http_client(REQUEST_TIMEOUT)?;
-    for topic in TOPICS.iter().filter(|topic| topic.value.is_some()) {
-        let subject = format!("{registry}/subjects/{}", topic.subject(prefix));
-        client.delete(&subject).send().await?;
-        client.delete(format!("{subject}?permanent=true")).send().await?;
-    }
-    Ok(())
-}
-
 impl Drop for World {
     /// What cannot be removed is left: a part may be down, and a test that failed says more than its remains.
     fn drop(&mut self) {
@@ -273,7 +263,7 @@ impl Drop for World {
                         let _ = delete_indexes(engine, &format!("twh-items-{}*", prefix.trim_end_matches('.'))).await;
                     }
                     let _ = delete_topics(parts.brokers(), prefix).await;
-                    let _ = delete_subjects(parts.registry(), prefix).await;
+                    let _ = Registry(parts.registry().to_owned()).delete(prefix).await;
                     Databases::connect(parts.database()).await.ok()?.remove(databases).await.ok()
                 })
             });
