@@ -48,6 +48,7 @@ serve() {
 # Speed is measured on what is shipped.
 verb_bench() {
   require_cargo
+  compile_well
   bring_up "${PARTS[@]}" "${OPTIONAL_PARTS[@]}"
   export_addresses
   cargo build --quiet --release -p twh -p twh-tools

@@ -62,9 +62,6 @@ verb_test() {
   build_and_run default "$name"
 }
 
-# Parts that live for minutes, and are killed in between, spend more time on compiling themselves well than that saves.
-compile_little() { export TWH_DEV_JVM_OPTIONS=${TWH_DEV_JVM_OPTIONS:--XX:TieredStopAtLevel=1}; }
-
 # What tests stand on. Tools come first: they are needed before any part is.
 prepare_for_tests() {
   ensure_venv
@@ -106,6 +103,7 @@ run_tests() {
   set_up_tests
   wait_for_other_runs "$left"
   rm -rf "${reports:?}" "${left:?}"/*/ "$(log_of tests)"
+  trap stop_second_set EXIT
   step "tests" nextest "$runner" --test-threads "$TEST_THREADS" ${name:+"$name"} 8>&-
   status=$STEP_STATUS
   [[ -f $report ]] || { conclude || true; die "no test was run"; }
@@ -123,6 +121,11 @@ run_tests() {
   tell count "$(tests_begun)" "$report" "${again[@]}" || return 1
   # the tests passed in the end: did the run itself, and all else?
   ((status == 0 || status == TESTS_FAILED)) && all_but_tests_passed
+}
+
+# Tests that stop parts start a second set and stop it. A test that is ended by force leaves it running.
+stop_second_set() {
+  [[ ! -d $ROOT/.twh/crashes ]] || TWH_DEV_PORT_SHIFT='' TWH_DEV_INSTANCE=crashes "$ROOT/dev" down >/dev/null
 }
 
 all_but_tests_passed() {

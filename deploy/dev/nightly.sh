@@ -53,6 +53,7 @@ nightly_saml() { verb_saml; }
 
 # The ratios to the baselines of the same run, of programs that are built as they are shipped.
 nightly_speed() {
+  compile_well
   set_up_tests
   cargo build --release -p twh -p twh-tools
   TWH_TEST_PROGRAMS=$(dirname "$(built twh release)") "$VENV/bin/cargo-nextest" nextest run --profile nightly \

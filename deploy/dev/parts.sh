@@ -193,6 +193,24 @@ verb_kill() {
   progress "$1" "killed (kill -9); ./dev restart $1 starts it again"
 }
 
+# --- JVMs -------------------------------------------------------------------------------------------------------------
+
+readonly COMPILES_LITTLE=-XX:TieredStopAtLevel=1
+
+# For tests: parts that live for minutes, and are killed in between, spend more time on compiling themselves well than
+# that saves.
+compile_little() { export TWH_DEV_JVM_OPTIONS=${TWH_DEV_JVM_OPTIONS:-$COMPILES_LITTLE}; }
+
+# For what is measured: parts that were started for tests are started again.
+compile_well() {
+  local part pid
+  unset TWH_DEV_JVM_OPTIONS
+  for part in kafka search; do
+    pid=$(pid_of "$part") || continue
+    ! tr '\0' '\n' <"/proc/$pid/cmdline" | grep -qx -- "$COMPILES_LITTLE" || verb_restart "$part"
+  done
+}
+
 # --- looking ----------------------------------------------------------------------------------------------------------
 
 status_row() { printf '%-9s %-9s %-42s %8s %9s  %s\n' "$@"; }

@@ -87,7 +87,7 @@ fn migrations() -> Result<u64> {
     let mut files = BTreeMap::new();
     for file in std::fs::read_dir(root().join("migrations"))? {
         let path = file?.path();
-        files.insert(path.clone(), std::fs::read(path)?);
+        files.insert(path.file_name().map(ToOwned::to_owned), std::fs::read(path)?);
     }
     let mut digest = DefaultHasher::new();
     files.hash(&mut digest);

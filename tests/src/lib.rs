@@ -1,4 +1,5 @@
-//! What whole-system tests stand on: an environment of their own (database, topics, port) on the real parts, and a client.
+//! What whole-system tests stand on: a server that they share, or an environment of their own (database, topics, port), on the
+//! real parts; and a client.
 //!
 //! The parts are those that `./dev env` names; the server is the built binary. Nothing is mocked.
 

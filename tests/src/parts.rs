@@ -1,9 +1,10 @@
 //! The parts: those of the run, which all tests share and none stops; and a set for tests that stop them, one test at a time.
 
-use crate::places::{lock_file, root};
+use crate::places::root;
 use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::process::Stdio;
 use tokio::process::Command;
 
 /// What names a part, with the part's place as `./dev up` has it.
@@ -14,8 +15,8 @@ const ADDRESSES: [(&str, &str); 5] = [
     ("TWH_REDIS_URL", "redis://127.0.0.1:16379"),
     ("TWH_SEARCH_URL", "http://127.0.0.1:19200"),
 ];
-/// What else `./dev env` says, and what says which parts it means.
-const OTHERS: [&str; 4] = ["TWH_SECRETS_FILE", "TWH_HTTP_ADDR", "TWH_DEV_INSTANCE", "TWH_DEV_PORT_SHIFT"];
+/// Names the master keys of an instance.
+const SECRETS: &str = "TWH_SECRETS_FILE";
 /// The set that tests stop.
 const OWN: &str = "crashes";
 
@@ -43,14 +44,16 @@ impl Parts {
 
     /// A set that is started for the test, to be stopped as it likes; nobody else has it meanwhile.
     pub(crate) async fn own() -> Result<Self> {
-        let lock = lock_file(OWN)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(root().join(".twh/crashes.lock"))?;
         let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
+        // From here on they are stopped at the end, whatever comes.
+        let mut parts = Self { addresses: BTreeMap::new(), own: Some(lock) };
         dev(&["up"]).await?;
-        let said = dev(&["env"]).await?;
-        let variables = said.lines().filter_map(|line| line.strip_prefix("export ")?.split_once('='));
-        let addresses = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let addresses = addresses.filter(|(name, _)| name != "TWH_HTTP_ADDR").collect();
-        Ok(Self { addresses, own: Some(lock) })
+        let variables = said(own(Command::new("bash")).args(["-c", "eval \"$(./dev env)\" && env -0"])).await?;
+        let variables = variables.split('\0').filter_map(|variable| variable.split_once('='));
+        let named = variables.filter(|(name, _)| *name == SECRETS || ADDRESSES.iter().any(|(of, _)| of == name));
+        parts.addresses = named.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Ok(parts)
     }
 
     /// Runs `./dev` with these words, on parts that are the test's own: `["kill", "kafka"]`.
@@ -91,26 +94,30 @@ impl Drop for Parts {
     /// What does not stop now is found running by the next test that wants it.
     fn drop(&mut self) {
         if self.own.is_some() {
-            let _ = command(&["down"]).into_std().output();
+            let _ = own(Command::new("./dev")).into_std().arg("down").output();
         }
     }
 }
 
-/// `./dev` on the set that tests stop, whatever the environment names.
-fn command(words: &[&str]) -> Command {
-    let mut command = Command::new(root().join("dev"));
-    for name in ADDRESSES.map(|(name, _)| name).iter().chain(&OTHERS) {
+/// A command in the root of the project that means the set that tests stop, whatever the environment names.
+fn own(mut command: Command) -> Command {
+    for name in ADDRESSES.map(|(name, _)| name).iter().chain(&[SECRETS, "TWH_HTTP_ADDR", "TWH_DEV_PORT_SHIFT"]) {
         command.env_remove(name);
     }
-    command.env("TWH_DEV_INSTANCE", OWN).args(words);
+    command.env("TWH_DEV_INSTANCE", OWN).current_dir(root());
     command
 }
 
 async fn dev(words: &[&str]) -> Result<String> {
-    let output = command(words).output().await.context("./dev")?;
+    said(own(Command::new("./dev")).args(words)).await
+}
+
+/// What a command says, which must succeed.
+async fn said(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().await.with_context(|| format!("{:?}", command.as_std()))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() {
         return Ok(text(&output.stdout));
     }
-    bail!("./dev {words:?}: {}{}", text(&output.stdout), text(&output.stderr))
+    bail!("{:?}: {}{}", command.as_std(), text(&output.stdout), text(&output.stderr))
 }

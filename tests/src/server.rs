@@ -19,6 +19,7 @@ pub struct Server {
     log: PathBuf,
     process: Option<Child>,
     started: bool,
+    log_is_kept: bool,
     client: reqwest::Client,
 }
 
@@ -26,13 +27,26 @@ impl Server {
     pub(crate) fn new(variables: BTreeMap<String, String>, log: PathBuf) -> Result<Self> {
         let address = variables.get("TWH_HTTP_ADDR").context("the server has no address")?;
         let client = http_client(START_PATIENCE / 6)?;
-        Ok(Self { url: format!("http://{address}"), variables, log, process: None, started: false, client })
+        Ok(Self {
+            url: format!("http://{address}"),
+            variables,
+            log,
+            process: None,
+            started: false,
+            log_is_kept: false,
+            client,
+        })
     }
 
     /// Where its log is.
     #[must_use]
     pub fn log_path(&self) -> &Path {
         &self.log
+    }
+
+    /// Leaves its log when it ends.
+    pub(crate) fn keep_log(&mut self) {
+        self.log_is_kept = true;
     }
 
     /// Starts it and waits until it serves and its ledger applies.
@@ -99,7 +113,7 @@ impl Server {
             let _ = process.start_kill();
         }
         // A failed test, or a server that did not start, leaves its log to be read.
-        if self.started && !std::thread::panicking() {
+        if self.started && !self.log_is_kept && !std::thread::panicking() {
             let _ = std::fs::remove_file(&self.log);
         }
     }

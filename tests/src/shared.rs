@@ -16,7 +16,7 @@ const CONFIGURED: &str = "TWH_TEST_SERVER";
 /// And where its log is.
 const LOG: &str = "TWH_TEST_SERVER_LOG";
 
-/// Nobody is held to limits, subscribers are on loopback, and nobody waits for hours.
+/// No rate limits; subscribers on loopback are allowed; retries come after seconds.
 pub const SETTINGS: &[(&str, &str)] = &[
     ("TWH_RATE_LIMITS", "off"),
     ("TWH_OUTBOUND_ALLOWED", "127.0.0.1/32"),
@@ -51,8 +51,10 @@ impl Shared {
         let url = format!("http://{}", address.context("the shared server has no address")?);
         let log_began = std::fs::metadata(&log)?.len();
         let shared = Self { url, variables, log, log_began, _own: own };
-        // A test that is ended by force leaves this.
-        std::os::unix::fs::symlink(&shared.log, shared.part_of_log()?)?;
+        // A test that is ended by force leaves this; a run before may have left one.
+        let part = shared.part_of_log()?;
+        let _ = std::fs::remove_file(&part);
+        std::os::unix::fs::symlink(&shared.log, part)?;
         Ok(shared)
     }
 
@@ -99,9 +101,10 @@ impl Drop for Shared {
     }
 }
 
-/// Runs a command, whose tests share a server that is there for as long as it runs.
-pub async fn run(mut command: Command) -> Result<std::process::ExitStatus> {
-    let world = World::start_with(SETTINGS).await?;
+/// Starts the server of a run, which is there for as long as the world is, and tells the command where it is.
+pub async fn start(command: &mut Command) -> Result<World> {
+    let mut world = World::start_with(SETTINGS).await?;
+    world.server(0)?.keep_log();
     command.env(CONFIGURED, serde_json::to_string(world.variables())?).env(LOG, world.log_path());
-    Ok(command.status().await?)
+    Ok(world)
 }

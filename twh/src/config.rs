@@ -146,7 +146,7 @@ settings! {
     topic_prefix: String = "TWH_TOPIC_PREFIX", "", prefix;
     /// Leads the name of every consumer group, after the topic prefix.
     group_prefix: String = "TWH_GROUP_PREFIX", "", prefix;
-    /// How long a consumer group waits for a silent process, in milliseconds, before its partitions are given to others; not below the broker's `group.min.session.timeout.ms`.
+    /// How long a consumer group waits for a silent process, in milliseconds, before its partitions are given to others; not below the broker's `group.min.session.timeout.ms`. Below 6000 the others may also wait for what the silent one had open in PostgreSQL.
     group_session: Duration = "TWH_GROUP_SESSION_MS", "10000", |v| millis(v, 1_000, 300_000);
     /// Partitions of the topics that are keyed by tenant; read when they are made, never changed afterwards.
     topic_partitions: i32 = "TWH_TOPIC_PARTITIONS", "6", |v| within(v, 1, 10_000);

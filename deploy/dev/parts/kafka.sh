@@ -12,25 +12,33 @@ version_kafka() { sed -n 's/.* kafka_2.13-\(.*\)\.jar/\1/p' "$DEPLOY/kafka/jars.
 marker_kafka() { echo "kafka.Kafka $HOME_DIR/kafka/server.properties"; }
 download_kafka() { copy_jars "$DEPLOY/kafka/pom.xml" "$1"; }
 
+properties_of_kafka() {
+  sed -e "s|@PORT@|$(port_of kafka)|" -e "s|@CONTROLLER_PORT@|$(port_of kafka-controller)|" \
+    -e "s|@DATA@|$HOME_DIR/kafka/data|" "$DEPLOY/kafka/server.properties.template"
+}
+
+trouble_kafka() {
+  cmp -s <(properties_of_kafka) "$HOME_DIR/kafka/server.properties" || echo "its configuration has changed since it was started"
+}
+
 launch_kafka() {
   local home=$HOME_DIR/kafka classes=$ARTEFACTS/kafka/classes.jsa java archive
   local logging="-Dlog4j2.configurationFile=$DEPLOY/kafka/log4j2.yaml" jars="$ARTEFACTS/kafka/*"
   fetch_artefacts kafka
   java=$(java_bin)
   mkdir -p "$home"
-  sed -e "s|@PORT@|$(port_of kafka)|" -e "s|@CONTROLLER_PORT@|$(port_of kafka-controller)|" -e "s|@DATA@|$home/data|" \
-    "$DEPLOY/kafka/server.properties.template" >"$home/server.properties"
+  properties_of_kafka >"$home/server.properties"
   if [[ ! -f $home/data/meta.properties ]]; then
     format_kafka "$java" "$logging" "$jars" "$home/server.properties"
   fi
-  # An archive of the loaded classes is written when the first run of the first instance ends, and takes a third off
-  # every later start. It lies with the jars, since it is good for these jars only.
+  # An archive of the loaded classes is written when the first run ends, and takes a third off every later start. It
+  # lies with the jars, since it is good for these jars only. What is killed again and again does not write it.
   if [[ -f $classes ]]; then
     archive=-XX:SharedArchiveFile=$classes
-  elif [[ $INSTANCE == main ]]; then
-    archive=-XX:ArchiveClassesAtExit=$classes
-  else
+  elif [[ $INSTANCE == crashes ]]; then
     archive=-Xshare:auto
+  else
+    archive=-XX:ArchiveClassesAtExit=$classes
   fi
   # shellcheck disable=SC2086 # options are words
   spawn kafka "$java" ${TWH_DEV_JVM_OPTIONS:-} -Xms256m -Xmx512m -XX:+UseG1GC -XX:MaxGCPauseMillis=20 "$archive" "$logging" -cp "$jars" \

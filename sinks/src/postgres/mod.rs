@@ -32,7 +32,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a transaction may stand between two of its statements before PostgreSQL ends it. A writer that is frozen, or
 /// whose machine is gone, holds its partition's row, and the next owner's claim waits for it: so this is less than the time
-/// after which the group gives its partitions to others (`TWH_GROUP_SESSION_MS`, by default 10 s).
+/// after which the group gives its partitions to others, by default 10 s (`TWH_GROUP_SESSION_MS`).
 const IDLE_IN_TRANSACTION_MAX: &str = "5s";
 
 /// A pool of at most `connections_max` connections. Connects when first used, so a database that is down is met by the one who asks.

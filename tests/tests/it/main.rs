@@ -1,6 +1,7 @@
 //! The whole system, as its users meet it: the built programs on the real parts. One executable, a module a subject.
 //!
-//! A test has an environment of its own ([`twh_tests::World`]) and runs next to others. One that stops parts has a set of its own
+//! A test that only needs a tenant shares a server ([`twh_tests::Shared`]); others have an environment of their own
+//! ([`twh_tests::World`]). They run next to one another. One that stops parts has a set of its own
 //! ([`World::with_own_parts`](twh_tests::World::with_own_parts)).
 #![allow(
     clippy::unwrap_used,
