@@ -41,7 +41,7 @@ every_test_is_run() {
 # --- test -------------------------------------------------------------------------------------------------------------
 
 # What is built and tested: everything, but for what only benchmarks are built of.
-TESTED=(--workspace --exclude twh-benches --lib --bins --tests)
+TESTED=(--workspace --exclude twh-benches)
 # Tests wait for others most of the time: four to a core.
 readonly TEST_THREADS=8
 # More failures than these have a cause that a second run does not take away.
@@ -72,7 +72,7 @@ prepare_for_tests() {
 # build_and_run RUNNER [NAME]: builds what is tested, and tests it, or those tests with NAME in their names.
 build_and_run() {
   local runner=$1 name=${2:-} built
-  step "build" cargo build --profile "$PROFILE" "${TESTED[@]}"
+  step "build" cargo build --profile "$PROFILE" "${TESTED[@]}" --lib --bins --tests
   built=$STEP_STATUS
   ((built != 0)) || [[ -n $name ]] || step "one build serves all" one_build_serves_all
   join_lane
@@ -168,11 +168,11 @@ set_up_tests() {
 }
 
 # nextest RUNNER ARGUMENT…: runs tests of the build, next to a server that many of them share; RUNNER is a profile of
-# .config/nextest.toml.
+# .config/nextest.toml. (With --lib or --bins, what has no tests would be built for them.)
 nextest() {
   local runner=$1
   shift
-  "$(dirname "$BINARY")/with-server" "$VENV/bin/cargo-nextest" nextest run --profile "$runner" --cargo-profile "$PROFILE" "${TESTED[@]}" "$@" 2>&1 |
+  "$(dirname "$BINARY")/with-server" "$VENV/bin/cargo-nextest" nextest run --profile "$runner" --cargo-profile "$PROFILE" "${TESTED[@]}" --tests "$@" 2>&1 |
     tee -a "$(log_of tests)"
 }
 
@@ -209,8 +209,8 @@ verb_saml() {
   allow_installation "${PARTS[@]}" "${OPTIONAL_PARTS[@]}" venv npm
   compile_little
   start_lane prepare_for_tests
-  TESTED=(-p twh -p twh-accounts -p twh-tests --features "twh/saml,twh-accounts/saml,twh-tests/saml" --lib --bins --tests)
+  TESTED=(-p twh -p twh-accounts -p twh-tests --features "twh/saml,twh-accounts/saml,twh-tests/saml")
   REPEAT="./dev saml; # of its tests: "
-  step "lints, with SAML" cargo clippy --profile "$PROFILE" "${TESTED[@]}" -- -D warnings
+  step "lints, with SAML" cargo clippy --profile "$PROFILE" "${TESTED[@]}" --lib --bins --tests -- -D warnings
   build_and_run default sso::
 }

@@ -57,7 +57,7 @@ nightly_speed() {
   set_up_tests
   cargo build --release -p twh -p twh-tools
   TWH_TEST_PROGRAMS=$(dirname "$(built twh release)") "$VENV/bin/cargo-nextest" nextest run --profile nightly \
-    --cargo-profile "$PROFILE" --ignore-default-filter "${TESTED[@]}" -E 'test(/^speed::/)'
+    --cargo-profile "$PROFILE" --ignore-default-filter "${TESTED[@]}" --tests -E 'test(/^speed::/)'
 }
 
 # What is read from strangers: nothing makes it panic, and what it must refuse, it refuses. What is found is kept.
