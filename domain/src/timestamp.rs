@@ -25,12 +25,28 @@ impl Timestamp {
     pub const fn micros(self) -> i64 {
         self.0
     }
-    /// As a calendar time; the epoch for a value outside the years that a calendar here knows.
+    /// As a calendar time; the epoch for a value outside the years that can be written down (0 to 9999).
     #[must_use]
     pub fn datetime(self) -> OffsetDateTime {
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        let datetime = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000).ok();
+        datetime.filter(|datetime| YEARS.contains(&datetime.year())).unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
 }
+
+/// The years that RFC 3339 can write.
+const YEARS: std::ops::RangeInclusive<i32> = 0..=9999;
+
+/// Why a text is no [`Timestamp`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoTimestamp;
+
+impl std::fmt::Display for NoTimestamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("must be an RFC 3339 time such as 2026-03-01T09:30:00Z, in UTC not before year 0 nor after 9999")
+    }
+}
+
+impl std::error::Error for NoTimestamp {}
 
 plain! {
     Timestamp "RFC 3339, to the microsecond." { "type": "string", "format": "date-time", "examples": ["2026-03-01T09:30:00Z"] }
@@ -49,9 +65,12 @@ impl std::fmt::Display for Timestamp {
 }
 
 impl std::str::FromStr for Timestamp {
-    type Err = time::error::Parse;
+    type Err = NoTimestamp;
+    /// What is read can be written: an offset may carry a time over the years that RFC 3339 has.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        OffsetDateTime::parse(text, &Rfc3339).map(Self::from)
+        let read = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| NoTimestamp)?;
+        let utc = read.checked_to_offset(time::UtcOffset::UTC).ok_or(NoTimestamp)?;
+        if YEARS.contains(&utc.year()) { Ok(Self::from(utc)) } else { Err(NoTimestamp) }
     }
 }
 
@@ -74,5 +93,27 @@ impl<'de> Deserialize<'de> for Timestamp {
             }
         }
         deserializer.deserialize_str(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_can_be_written() {
+        for refused in ["0000-01-01T00:00:00+23:59", "9999-12-31T23:59:59-00:01", "10000-01-01T00:00:00Z", "soon", ""] {
+            assert_eq!(refused.parse::<Timestamp>(), Err(NoTimestamp), "{refused}");
+        }
+        for (read, written) in [
+            ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00Z"),
+            ("0000-01-01T23:59:00+23:59", "0000-01-01T00:00:00Z"),
+            ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
+        ] {
+            assert_eq!(read.parse::<Timestamp>().map(|time| time.to_string()), Ok(written.to_owned()));
+        }
+        for micros in [i64::MIN, -62_167_219_200_000_001, 253_402_300_800_000_000, i64::MAX] {
+            assert_eq!(Timestamp::from_micros(micros).to_string(), "1970-01-01T00:00:00Z", "{micros}");
+        }
     }
 }

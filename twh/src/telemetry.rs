@@ -2,6 +2,7 @@
 
 use crate::config::{Config, LogFormat};
 use anyhow::Context as _;
+use std::backtrace::Backtrace;
 use tracing_subscriber::EnvFilter;
 
 /// Starts logging as configured.
@@ -12,5 +13,10 @@ pub(crate) fn start(config: &Config) -> anyhow::Result<()> {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).init(),
         LogFormat::Text => builder.init(),
     }
+    // A panic is a line of the log like any other, wherever it happens and whoever catches it.
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::force_capture();
+        tracing::error!(%panic, %backtrace, thread = std::thread::current().name(), "a panic");
+    }));
     Ok(())
 }

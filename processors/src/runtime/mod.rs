@@ -12,6 +12,7 @@ mod consumer;
 mod dead_letters;
 mod partition;
 mod queue;
+mod suspects;
 
 pub use backoff::Backoff;
 pub use consumer::{Options, RunError, run};

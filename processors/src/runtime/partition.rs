@@ -1,11 +1,15 @@
 //! One partition, from its assignment to its revocation: claim, seek, then batch after batch.
 
 use super::backoff::Backoff;
+use super::suspects::Suspects;
 use super::{ApplyError, DeadLetters, DecodeError, Decoded, Group, Record, Source, Worker};
 use crate::seams::Log;
+use futures::FutureExt as _;
 use prometheus::{
     HistogramVec, IntCounterVec, IntGaugeVec, register_histogram_vec, register_int_counter_vec, register_int_gauge_vec,
 };
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -42,7 +46,7 @@ static NEXT_OFFSET: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 static TROUBLE: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "twh_partition_trouble_total",
-        "What held a partition up: unavailable, halted, fenced, poison, gap.",
+        "What held a partition up: unavailable, halted, fenced, poison, gap, panicked.",
         &["group", "kind"]
     )
     .expect("the metric's name is unique")
@@ -84,14 +88,42 @@ pub enum Ended {
     Fenced,
 }
 
-/// Works on a partition until it is told to stop or fenced.
+/// Works on a partition until it is told to stop or fenced. A panic does not end it: the partition is claimed again, and goes on
+/// at its checkpoint.
 pub async fn run<G: Group, S: Source, L: Log>(mut seat: Seat<G, S, L>) -> Ended {
-    let (mut worker, next_offset) = match claim(&mut seat).await {
+    let mut suspects = Suspects::default();
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+    loop {
+        // What a worker knew when it panicked goes with it.
+        let said = match AssertUnwindSafe(attempt(&mut seat, &mut suspects)).catch_unwind().await {
+            Ok(ended) => return ended,
+            Err(panic) => said(panic.as_ref()),
+        };
+        if suspects.panicked(&said) {
+            let reason = format!("one record after another panics, this one with: {said}");
+            seat.trouble(&ApplyError::Halted(reason), "the partition's task panicked");
+        } else {
+            seat.trouble_of_kind("panicked", &said, "the partition's task panicked; it is claimed again");
+        }
+        if let Err(ended) = seat.pause(&mut backoff).await {
+            return ended;
+        }
+    }
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+async fn attempt<G: Group, S: Source, L: Log>(seat: &mut Seat<G, S, L>, suspects: &mut Suspects) -> Ended {
+    let (mut worker, next_offset) = match claim(seat).await {
         Ok(claimed) => claimed,
         Err(ended) => return ended,
     };
     worker.begin();
-    let ended = work(&mut seat, &mut worker, next_offset).await;
+    let ended = work(seat, &mut worker, next_offset, suspects).await;
     worker.drain().await;
     ended
 }
@@ -132,12 +164,13 @@ async fn work<G: Group, S: Source, L: Log>(
     seat: &mut Seat<G, S, L>,
     worker: &mut G::Worker,
     next_offset: i64,
+    suspects: &mut Suspects,
 ) -> Ended {
     let mut waiting = Waiting::default();
     let mut taken_through = next_offset;
     let mut known_gap = None;
     while !seat.stop.is_cancelled() {
-        if let Some(expected) = seat.gather(&mut waiting, taken_through, known_gap) {
+        if let Some(expected) = seat.gather(&mut waiting, taken_through, known_gap, suspects) {
             // Read once more from there before believing that the log itself has the gap: nothing is skipped by accident.
             match seat.source.seek(expected).await {
                 Ok(()) => known_gap = Some(expected),
@@ -147,9 +180,11 @@ async fn work<G: Group, S: Source, L: Log>(
         let busy = worker.applied_through() < taken_through;
         let stepped = match waiting.records.last() {
             // While a batch is written, the next one gathers; it is begun before that only when it is a large one.
-            Some(last) if !busy || seat.is_large(&waiting) => {
+            Some(last) if !busy || (seat.is_large(&waiting) && !suspects.alone(last.offset)) => {
                 taken_through = last.offset + 1;
-                seat.take_on(worker, std::mem::take(&mut waiting).records, taken_through).await
+                let records = std::mem::take(&mut waiting).records;
+                suspects.taken(records.first().map_or(taken_through, |first| first.offset), taken_through);
+                seat.take_on(worker, records, taken_through, suspects).await
             }
             _ if busy => {
                 tokio::select! {
@@ -179,6 +214,7 @@ async fn work<G: Group, S: Source, L: Log>(
         if let Err(ended) = stepped {
             return ended;
         }
+        suspects.written(worker.applied_through());
         seat.checkpoint(worker.applied_through());
     }
     Ended::Stopped
@@ -187,12 +223,21 @@ async fn work<G: Group, S: Source, L: Log>(
 impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
     /// Adds what has arrived, up to a batch; a batch is whatever came while the last one was applied, never a timer.
     /// Ends early at an offset that is missing and not known to be, and says which.
-    fn gather(&mut self, waiting: &mut Waiting, taken_through: i64, known_gap: Option<i64>) -> Option<i64> {
+    fn gather(
+        &mut self,
+        waiting: &mut Waiting,
+        taken_through: i64,
+        known_gap: Option<i64>,
+        suspects: &Suspects,
+    ) -> Option<i64> {
         while waiting.records.len() < self.limits.records_max && waiting.bytes < self.limits.bytes_max {
+            let expected = waiting.records.last().map_or(taken_through, |record| record.offset + 1);
+            if !waiting.records.is_empty() && suspects.alone(expected - 1) {
+                break;
+            }
             match self.source.poll() {
                 None => break,
                 Some(Ok(record)) => {
-                    let expected = waiting.records.last().map_or(taken_through, |record| record.offset + 1);
                     if record.offset < expected {
                         continue;
                     }
@@ -220,8 +265,14 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
     }
 
     /// Decodes records and hands them to the worker.
-    async fn take_on(&self, worker: &mut G::Worker, records: Vec<Record>, through: i64) -> Result<(), Ended> {
-        let batch = self.decode(worker, records).await?;
+    async fn take_on(
+        &self,
+        worker: &mut G::Worker,
+        records: Vec<Record>,
+        through: i64,
+        suspects: &Suspects,
+    ) -> Result<(), Ended> {
+        let batch = self.decode(worker, records, suspects).await?;
         BATCH_RECORDS
             .with_label_values(&[&self.name])
             .observe(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
@@ -245,10 +296,19 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
         Ok(())
     }
 
-    async fn decode(&self, worker: &mut G::Worker, records: Vec<Record>) -> Result<Vec<Decoded<G::Item>>, Ended> {
+    async fn decode(
+        &self,
+        worker: &mut G::Worker,
+        records: Vec<Record>,
+        suspects: &Suspects,
+    ) -> Result<Vec<Decoded<G::Item>>, Ended> {
         let mut batch = Vec::with_capacity(records.len());
         for mut record in records {
-            if let Some(item) = self.decode_one(worker, &record).await? {
+            let decoded = match suspects.guilt(record.offset) {
+                Some(said) => self.set_aside(&record, &format!("it makes the task panic: {said}")).await?,
+                None => self.decode_one(worker, &record).await?,
+            };
+            if let Some(item) = decoded {
                 record.payload = Vec::new();
                 batch.push(Decoded { record, item });
             }
@@ -263,18 +323,24 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
             let error = match worker.decode(record).await {
                 Ok(item) => return Ok(Some(item)),
                 Err(DecodeError::Unavailable(reason)) => reason,
-                Err(DecodeError::Poison(reason)) => match self.dead_letters.send(record, &reason).await {
-                    Ok(()) => {
-                        TROUBLE.with_label_values(&[self.name.as_str(), "poison"]).inc();
-                        tracing::error!(group = %self.name, partition = self.partition, offset = record.offset, reason, "an undecodable record went to the dead letters");
-                        return Ok(None);
-                    }
-                    Err(error) => format!("the dead letters cannot be written: {error}"),
-                },
+                Err(DecodeError::Poison(reason)) => return self.set_aside(record, &reason).await,
             };
             self.trouble(&ApplyError::Unavailable(error), "a record cannot be decoded yet");
             self.pause(&mut backoff).await?;
         }
+    }
+
+    /// Puts a record to the dead letters, however long that takes: nothing is skipped unseen.
+    async fn set_aside<T>(&self, record: &Record, reason: &str) -> Result<Option<T>, Ended> {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        while let Err(error) = self.dead_letters.send(record, reason).await {
+            let error = format!("the dead letters cannot be written: {error}");
+            self.trouble(&ApplyError::Unavailable(error), "a record cannot be set aside yet");
+            self.pause(&mut backoff).await?;
+        }
+        TROUBLE.with_label_values(&[self.name.as_str(), "poison"]).inc();
+        tracing::error!(group = %self.name, partition = self.partition, offset = record.offset, reason, "a record went to the dead letters");
+        Ok(None)
     }
 
     fn checkpoint(&self, next_offset: i64) {
@@ -288,6 +354,10 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
             ApplyError::Fenced(reason) => ("fenced", reason),
             ApplyError::Halted(reason) => ("halted", reason),
         };
+        self.trouble_of_kind(kind, reason, what);
+    }
+
+    fn trouble_of_kind(&self, kind: &str, reason: &str, what: &str) {
         TROUBLE.with_label_values(&[self.name.as_str(), kind]).inc();
         tracing::warn!(group = %self.name, partition = self.partition, kind, reason, "{what}");
     }
@@ -302,9 +372,12 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
 }
 
 #[cfg(test)]
+#[allow(clippy::panic, reason = "what the loop does about panics is what is tested")]
 mod tests {
     use super::*;
     use crate::runtime::{Claimed, Watermarks};
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU32, Ordering};
     use twh_sinks::kafka::{Outgoing, ProduceError};
 
@@ -416,5 +489,167 @@ mod tests {
         assert_eq!(run(seat).await, Ended::Stopped);
         let count = |of: &AtomicU32| of.load(Ordering::Relaxed);
         assert_eq!((count(&seen.claimed), count(&seen.begun), count(&seen.drained)), (2, 1, 1));
+    }
+
+    /// A log of ten records, whose worker panics over some of them.
+    struct Ten {
+        at: i64,
+    }
+
+    impl Source for Ten {
+        async fn watermarks(&mut self) -> Result<Watermarks, ApplyError> {
+            Ok(Watermarks { low: 0, high: 10 })
+        }
+
+        async fn seek(&mut self, next_offset: i64) -> Result<(), ApplyError> {
+            self.at = next_offset;
+            Ok(())
+        }
+
+        fn poll(&mut self) -> Option<Result<Record, String>> {
+            let offset = self.at;
+            self.at += 1;
+            let record = Record {
+                partition: 0,
+                offset,
+                timestamp: twh_domain::timestamp::Timestamp::default(),
+                key: None,
+                payload: vec![0],
+                headers: Vec::new(),
+            };
+            (offset < 10).then_some(Ok(record))
+        }
+
+        async fn ready(&mut self) {
+            std::future::pending().await
+        }
+
+        fn checkpoint(&self, _: i64) {}
+    }
+
+    #[derive(Default)]
+    struct Book {
+        applied: Vec<i64>,
+        next: i64,
+        panics_left: BTreeMap<i64, u32>,
+        letters: Vec<String>,
+    }
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Book>>, CancellationToken);
+
+    impl Shared {
+        fn book(&self) -> std::sync::MutexGuard<'_, Book> {
+            self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        }
+    }
+
+    impl Log for Shared {
+        async fn append(&self, records: &[Outgoing<'_>]) -> Result<(), ProduceError> {
+            let header = |record: &Outgoing<'_>, name: &str| {
+                record
+                    .headers
+                    .iter()
+                    .find(|(key, _)| key == name)
+                    .map(|(_, value)| value.to_string())
+                    .unwrap_or_default()
+            };
+            let letters =
+                records.iter().map(|one| header(one, "twh-dlq-offset") + " " + &header(one, "twh-dlq-reason"));
+            self.book().letters.extend(letters);
+            Ok(())
+        }
+    }
+
+    impl Group for Shared {
+        type Item = i64;
+        type Worker = Self;
+
+        async fn claim(&self, _: i32) -> Result<Claimed<Self>, ApplyError> {
+            Ok(Claimed { worker: self.clone(), next_offset: self.book().next })
+        }
+
+        fn check_log(&self, _: i64, _: Watermarks) -> Result<(), ApplyError> {
+            Ok(())
+        }
+    }
+
+    impl Worker for Shared {
+        type Item = i64;
+
+        async fn decode(&mut self, record: &Record) -> Result<i64, DecodeError> {
+            Ok(record.offset)
+        }
+
+        async fn apply(&mut self, batch: Vec<Decoded<i64>>, next: i64) -> Result<(), ApplyError> {
+            let mut book = self.book();
+            for one in &batch {
+                if let Some(left) = book.panics_left.get_mut(&one.item)
+                    && *left > 0
+                {
+                    *left -= 1;
+                    panic!("over {}", one.item);
+                }
+            }
+            book.applied.extend(batch.iter().map(|one| one.item));
+            book.next = next;
+            if next == 10 {
+                self.1.cancel();
+            }
+            Ok(())
+        }
+
+        async fn written(&mut self) -> Result<(), ApplyError> {
+            Ok(())
+        }
+
+        async fn finish(&mut self) -> Result<(), ApplyError> {
+            Ok(())
+        }
+
+        fn applied_through(&self) -> i64 {
+            self.book().next
+        }
+
+        async fn drain(self) {}
+    }
+
+    async fn over(panics: &[(i64, u32)], patience: Duration) -> (Shared, Option<Ended>) {
+        let shared = Shared::default();
+        shared.book().panics_left = panics.iter().copied().collect();
+        let seat = Seat {
+            group: Arc::new(shared.clone()),
+            name: "panics".to_owned(),
+            source: Ten { at: 0 },
+            partition: 0,
+            limits: Limits { records_max: 100, bytes_max: 100 },
+            dead_letters: DeadLetters::new(shared.clone(), String::new(), String::new(), String::new()),
+            stop: shared.1.clone(),
+        };
+        let ended = tokio::time::timeout(patience, run(seat)).await.ok();
+        (shared, ended)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_panics_again_is_set_aside_and_the_others_are_applied_once() {
+        let (shared, ended) = over(&[(3, 1_000), (7, 1_000)], Duration::from_secs(60)).await;
+        assert_eq!(ended, Some(Ended::Stopped));
+        assert_eq!(shared.book().applied, [0, 1, 2, 4, 5, 6, 8, 9]);
+        let reason = "it makes the task panic: over";
+        assert_eq!(shared.book().letters, [format!("3 {reason} 3"), format!("7 {reason} 7")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_that_does_not_come_again_costs_nothing() {
+        let (shared, ended) = over(&[(3, 1)], Duration::from_secs(60)).await;
+        assert_eq!(ended, Some(Ended::Stopped));
+        assert_eq!((shared.book().applied.clone(), shared.book().letters.len()), ((0..10).collect(), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_record_after_record_panics_the_partition_stands_and_loses_no_more() {
+        let all: Vec<_> = (0..10).map(|offset| (offset, 1_000)).collect();
+        let (shared, ended) = over(&all, Duration::from_secs(600)).await;
+        assert_eq!((ended, shared.book().letters.len(), shared.book().next), (None, 3, 3));
     }
 }
