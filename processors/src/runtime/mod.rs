@@ -3,7 +3,8 @@
 //! A group brings a [`Group`] (how to take a partition) and a [`Worker`] (what to do with its records). The loop guarantees:
 //! a worker sees its partition's records in order and once an assignment; a batch that cannot be applied for want of a
 //! database or a registry is tried again until it can, while polling goes on; a record that can never be decoded goes to the
-//! dead letters, with its reason, before the partition moves past it; a revoked partition is drained before it is given up.
+//! dead letters, with its reason, before the partition moves past it, and so does one that makes the worker panic again and
+//! again; a revoked partition is drained before it is given up.
 //!
 //! It never skips a record, and never commits an offset to Kafka before the worker has applied everything before it.
 
