@@ -643,13 +643,15 @@ mod tests {
     async fn a_panic_that_does_not_come_again_costs_nothing() {
         let (shared, ended) = over(&[(3, 1)], Duration::from_secs(60)).await;
         assert_eq!(ended, Some(Ended::Stopped));
-        assert_eq!((shared.book().applied.clone(), shared.book().letters.len()), ((0..10).collect(), 0));
+        let book = shared.book();
+        assert_eq!((&book.applied, book.letters.len()), (&(0..10).collect(), 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn where_record_after_record_panics_the_partition_stands_and_loses_no_more() {
         let all: Vec<_> = (0..10).map(|offset| (offset, 1_000)).collect();
         let (shared, ended) = over(&all, Duration::from_secs(600)).await;
-        assert_eq!((ended, shared.book().letters.len(), shared.book().next), (None, 3, 3));
+        let book = shared.book();
+        assert_eq!((ended, book.letters.len(), book.next), (None, 3, 3));
     }
 }

@@ -120,6 +120,26 @@ async fn who_is_fenced_holds_up_no_other_partition_of_the_same_transaction() {
     }
 }
 
+/// As long as the text of a time that is put in its place.
+const TIME: &str = "2026-01-01T00:00:00.1234Z";
+const TIMED: &str = r#"{"location_code":"MAIN","reason":"r","lines":[{"sku":"WIDGET","quantity":2}],"occurred_at":"2026-01-01T00:00:00.1234Z"}"#;
+
+/// An adjustment as whoever writes to the log by hand may put it there.
+fn by_hand(tenant: &Tenant, id: Uuid, body: &str) -> Command {
+    let payload = Payload::deserialize_kind("adjustment.create", &mut serde_json::Deserializer::from_str(body));
+    Command {
+        command_id: CommandId(Uuid::now_v7()),
+        tenant_id: TenantId(tenant.id.parse().unwrap()),
+        rules_version: RULES_VERSION,
+        issued_at: Timestamp::default(),
+        actor: Actor { kind: "by_hand".to_owned(), id: "x".to_owned(), ip: None, user_agent: None }.into(),
+        request_id: "by hand".into(),
+        idempotency_key: Uuid::new_v4().to_string(),
+        fingerprint: "f".to_owned(),
+        operations: vec![Operation { subject: id, expected_version: None, payload: payload.unwrap().unwrap() }],
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_that_is_taken_is_refused_though_it_looks_new() {
     let world = World::start().await.unwrap();
@@ -131,20 +151,7 @@ async fn an_id_that_is_taken_is_refused_though_it_looks_new() {
     let schemas = Schemas::connect(world.registry(), &world.prefix).await.unwrap();
     let producer = Producer::new(world.brokers(), "by-hand", Duration::from_secs(10)).unwrap();
     let topic = format!("{}commands", world.prefix);
-    let command = |id: Uuid, body: &str| {
-        let payload = Payload::deserialize_kind("adjustment.create", &mut serde_json::Deserializer::from_str(body));
-        Command {
-            command_id: CommandId(Uuid::now_v7()),
-            tenant_id: TenantId(tenant.id.parse().unwrap()),
-            rules_version: RULES_VERSION,
-            issued_at: Timestamp::default(),
-            actor: Actor { kind: "by_hand".to_owned(), id: "x".to_owned(), ip: None, user_agent: None }.into(),
-            request_id: "by hand".into(),
-            idempotency_key: Uuid::new_v4().to_string(),
-            fingerprint: "f".to_owned(),
-            operations: vec![Operation { subject: id, expected_version: None, payload: payload.unwrap().unwrap() }],
-        }
-    };
+    let command = |id: Uuid, body: &str| by_hand(&tenant, id, body);
     let taken: Uuid = first.id().parse().unwrap();
     let new = Uuid::now_v7();
     let good = r#"{"location_code":"MAIN","reason":"r","lines":[{"sku":"WIDGET","quantity":2}]}"#;
@@ -267,7 +274,12 @@ async fn an_undecodable_record_goes_to_the_dead_letters_and_the_partition_goes_o
     tenant.stock("WIDGET", 5).await.unwrap();
     let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", world.brokers()).create().unwrap();
     let topic = format!("{}commands", world.prefix);
-    let poison: [&[u8]; 3] = [b"not avro at all", b"\0\0\x0f\x42\x40no such schema", b"\0"];
+    // A time of which UTC has none: with its offset it lies before the year 0.
+    let schemas = Schemas::connect(world.registry(), &world.prefix).await.unwrap();
+    let mut timeless = schemas.commands.encode(&by_hand(&tenant, Uuid::now_v7(), TIMED)).unwrap();
+    let at = timeless.windows(TIME.len()).position(|window| window == TIME.as_bytes()).unwrap();
+    timeless[at..at + TIME.len()].copy_from_slice(b"0000-01-01T00:00:00+23:59");
+    let poison: [&[u8]; 4] = [b"not avro at all", b"\0\0\x0f\x42\x40no such schema", b"\0", &timeless];
     for partition in 0..3 {
         for payload in poison {
             let record = FutureRecord::to(&topic).partition(partition).key(&tenant.id).payload(payload);
@@ -281,12 +293,12 @@ async fn an_undecodable_record_goes_to_the_dead_letters_and_the_partition_goes_o
     let letters = loop {
         let (brokers, dlq) = (world.brokers().to_owned(), dlq.clone());
         let letters = tokio::task::spawn_blocking(move || read_from_start(&brokers, &dlq)).await.unwrap();
-        if letters.len() >= 9 {
+        if letters.len() >= 12 {
             break letters;
         }
         assert!(begun.elapsed() < Duration::from_secs(30), "{letters:?}");
     };
-    assert_eq!(letters.len(), 9);
+    assert_eq!(letters.len(), 12);
     assert!(letters.iter().all(|(key, reason)| *key == tenant.id && !reason.is_empty()), "{letters:?}");
     assert!(letters.iter().any(|(_, reason)| reason.contains("not in the registry")), "{letters:?}");
 }
