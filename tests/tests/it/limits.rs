@@ -94,7 +94,8 @@ async fn every_answer_says_what_is_left_and_a_refusal_when_it_is_worth_coming_ba
     };
     assert!(answer.status.is_success(), "{} {}", answer.status, answer.body);
     assert!((1..=2).contains(&refusals), "{refusals} refusals");
-    assert_eq!(answer.header("x-ratelimit-remaining"), "0");
+    // Of four; one comes back each second, and the answer may have taken one.
+    assert!(number(&answer, "x-ratelimit-remaining") <= 1, "{:?}", answer.headers);
 }
 
 /// Clients that ask many times as often as they may, until told to stop.
