@@ -25,6 +25,7 @@ pub mod hex;
 pub mod id;
 pub mod item;
 pub mod level;
+pub mod limits;
 mod lines;
 pub mod location;
 pub mod merkle;

@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use twh_domain::command::Command;
+use twh_domain::limits::VALUE_BYTES_MAX;
 use twh_domain::outcome::{Outcome, Position};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_schemas::{Schemas, headers};
@@ -101,6 +102,14 @@ impl Gateway {
             return Err(ApiError::new(ErrorCode::Overloaded, "too many commands are under way").retry_after(1));
         };
         let payload = self.schemas.commands.encode(command).map_err(ApiError::internal)?;
+        if payload.len() > VALUE_BYTES_MAX {
+            SUBMITTED.with_label_values(&["too_large"]).inc();
+            let (is, most) = (payload.len(), VALUE_BYTES_MAX);
+            return Err(ApiError::new(
+                ErrorCode::BodyTooLarge,
+                format!("the command takes {is} bytes on the log, {most} at most; split it into several"),
+            ));
+        }
         let mut header: Vec<RecordHeader> =
             vec![(headers::REPLY_PARTITION.into(), self.replies.partition().to_string().into())];
         header.push((headers::REPLY_PROCESS.into(), self.options.process.clone().into()));

@@ -2,11 +2,8 @@
 
 pub use crate::markdown::to_markdown;
 pub use crate::topics::{TopicError, create_topics};
+use twh_domain::limits::MESSAGE_BYTES_MAX;
 
-/// The longest record batch that the topics take (`max.message.bytes`), and what a producer's `message.max.bytes` should be.
-pub const MESSAGE_BYTES_MAX: i32 = 4 * 1024 * 1024;
-/// The longest value that fits a message together with its key, its headers and the framing.
-pub const VALUE_BYTES_MAX: usize = 4_000_000;
 /// Acknowledged means that this many replicas have it, where there are enough to lose one and go on.
 const REPLICAS_IN_SYNC_MIN: &str = "2";
 

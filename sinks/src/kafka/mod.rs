@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
+use twh_domain::limits::MESSAGE_BYTES_MAX;
 
 /// How long to wait for a place in the producer's queue before trying again.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(2);
@@ -153,6 +154,8 @@ impl Producer {
         let inner = client_config(brokers, client_id)
             .set("enable.idempotence", "true")
             .set("acks", "all")
+            // librdkafka's own bound is a quarter of what the topics take.
+            .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string())
             .set("linger.ms", linger.as_millis().to_string())
             .set("max.in.flight.requests.per.connection", "1")
             .set("compression.type", "lz4")

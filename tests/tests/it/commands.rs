@@ -242,6 +242,41 @@ async fn no_client_makes_a_batch_wait_longer_than_the_server_does() {
     server.kill().await.unwrap();
 }
 
+/// As large as a body may be, asked of a process without a ledger: the command and its outcome both go over the log, whose
+/// next records wait for neither.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_command_and_its_outcome_hold_up_nobody() {
+    const ITEMS: usize = 1_000;
+    let world = World::start_with(&[("TWH_RATE_LIMITS", "off"), ("TWH_TOPIC_PARTITIONS", "1")]).await.unwrap();
+    let address = twh_tests::free_address().unwrap();
+    let mut ingest = world.command(&["ingest"]).unwrap().env("TWH_HTTP_ADDR", &address).spawn().unwrap();
+    let (begun, url) = (Instant::now(), format!("http://{address}"));
+    while !reqwest::get(format!("{url}/ready")).await.is_ok_and(|answer| answer.status().is_success()) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is not ready");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (large, other) = (world.tenant().await.unwrap().at(&url), world.tenant().await.unwrap());
+    let create = |number: usize| json!({ "type": "item.create", "body": { "sku": format!("L-{number}"), "description": "d".repeat(1_500) } });
+    let batch = json!({ "atomic": true, "commands": (0..ITEMS).map(create).collect::<Vec<_>>() });
+    assert!((1_500_000..2_000_000).contains(&batch.to_string().len()), "{}", batch.to_string().len());
+    let done = large.post_as("/v1/commands:batch", "large", batch.clone()).await.unwrap();
+    assert_eq!((done.status, done.body["results"].as_array().map(Vec::len)), (StatusCode::OK, Some(ITEMS)));
+    let again = large.post_as("/v1/commands:batch", "large", batch).await.unwrap();
+    assert_eq!((again.status, again.headers.get("idempotent-replayed").is_some()), (StatusCode::OK, true));
+    // On the same partition, more than a queue of the outbox holds.
+    for number in 0..30 {
+        let made = other.post("/v1/suppliers", json!({ "code": format!("S-{number}") })).await.unwrap();
+        assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
+    }
+    let pool = world.pool().await.unwrap();
+    let begun = Instant::now();
+    while sqlx::query_scalar::<_, i64>("select count(*) from outbox").fetch_one(&pool).await.unwrap() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the outbox does not empty");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    ingest.kill().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_command_of_a_batch_has_its_own_outcome_unless_the_batch_is_atomic() {
     let server = Shared::server().await.unwrap();
