@@ -8,8 +8,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::net::IpAddr;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{CreateApiKey, GetApiKey, ListApiKeys, RevokeApiKey, Role, RotateApiKey, Scope, Scopes};
 use twh_edge::answer::{Answer, Done, Page};
@@ -183,8 +181,7 @@ impl NewKey {
             wanted = wanted.and(known);
         }
         let networks = self.ip_allowed.as_ref().map(|list| networks(list, &mut problems));
-        let expires_at =
-            self.expires_at.as_deref().map(|text| OffsetDateTime::parse(text, &Rfc3339).map(Timestamp::from));
+        let expires_at = self.expires_at.as_deref().map(str::parse::<Timestamp>);
         match expires_at {
             Some(Err(_)) => problems.add("expires_at", "must be an RFC 3339 time such as 2026-03-01T09:30:00Z"),
             Some(Ok(at)) if at <= now() => problems.add("expires_at", "must be in the future"),
@@ -329,18 +326,7 @@ pub(crate) async fn rotate(
     if old.revoked_at.is_some() || old.rotated_to.is_some() || over {
         return Err(not_active());
     }
-    let role = Role::from_name(&old.role).ok_or_else(|| ApiError::internal("a stored role is not known"))?;
-    let can = old.scopes.as_ref().map_or_else(
-        || Scopes::of_role(role),
-        |names| names.iter().filter_map(|name| Scope::from_name(name)).collect(),
-    );
-    if !can.without(caller.scopes).is_empty() {
-        return Err(ApiError::new(
-            ErrorCode::Forbidden,
-            "the key can do more than you: whoever rotates it sees its successor",
-        ));
-    }
-    bounds.must_hold(&old)?;
+    let role = may_touch(&caller, &bounds, &old)?;
     let (mut key, text) = provision::new_key(&deed, environment(&caller)?, &old.name, role).map_err(secret)?;
     key.scopes = old.scopes.clone();
     key.ip_allowed = old.ip_allowed.clone();
@@ -357,18 +343,40 @@ pub(crate) async fn rotate(
     Ok(made(&key, text.reveal()))
 }
 
+/// Refuses a key that can do more than who calls, or is good elsewhere or for longer: whoever rotates it sees its successor,
+/// and whoever revokes it stops what is not theirs. Gives its role. A key may always end itself.
+fn may_touch(caller: &Identity, bounds: &Bounds, key: &Key) -> Result<Role, ApiError> {
+    let role = Role::from_name(&key.role).ok_or_else(|| ApiError::internal("a stored role is not known"))?;
+    let can: Scopes = key.scopes.as_ref().map_or_else(
+        || Scopes::of_role(role),
+        |names| names.iter().filter_map(|name| Scope::from_name(name)).collect(),
+    );
+    let lacking = can.without(caller.scopes);
+    if !lacking.is_empty() {
+        let message = format!("the key can do more than you, who lack {}", names(lacking.names().into_iter()));
+        return Err(ApiError::new(ErrorCode::Forbidden, message));
+    }
+    bounds.must_hold(key)?;
+    Ok(role)
+}
+
 pub(crate) async fn revoke(
     caller: Caller<RevokeApiKey>,
     request: HttpRequest,
     accounts: web::Data<Accounts>,
 ) -> Result<Done, ApiError> {
     let id = path_id(&request, "API key")?;
+    let bounds = Bounds::of(&accounts, &caller).await?;
     let deed = caller.deed(&request);
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     let old = keys::find_for_change(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
     let old = old.ok_or_else(|| ApiError::not_found("API key"))?;
+    let is_own = matches!(caller.credential, Credential::ApiKey { key_id } if key_id == id);
     // What is revoked already is as it should be: a retry is no mistake.
     if old.revoked_at.is_none() {
+        if !is_own {
+            may_touch(&caller, &bounds, &old)?;
+        }
         keys::revoke(&mut tx, id, deed.at).await.map_err(ApiError::database)?;
         let new = shapes::value(&shown(&Key { revoked_at: Some(deed.at), ..old.clone() }));
         let old = shapes::value(&shown(&old));

@@ -16,6 +16,7 @@
 
 mod attempts;
 mod fields;
+mod granting;
 mod keys;
 mod members;
 mod password;

@@ -2,6 +2,7 @@
 
 use crate::attempts::Attempted;
 use crate::fields;
+use crate::granting::may_grant;
 use crate::keys::path_id;
 use crate::shapes::{self, PageQuery, Person, SessionTokens, ShownTenant};
 use crate::token::{self, Purpose};
@@ -18,7 +19,7 @@ use twh_edge::access::{
     UpdateMember,
 };
 use twh_edge::answer::{Answer, Done, Page};
-use twh_edge::auth::{Caller, Client, Credential, now};
+use twh_edge::auth::{Caller, Client, Credential, Identity, now};
 use twh_edge::body::Body;
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
@@ -175,7 +176,7 @@ pub(crate) async fn update(
     let mut problems = Problems::default();
     check_role(&mut problems, &asked.role);
     problems.none()?;
-    change_member(&accounts, &caller.deed(&request), user, Some(&asked.role)).await?;
+    change_member(&accounts, &caller, &caller.deed(&request), user, Some(&asked.role)).await?;
     Ok(Answer::of(&MemberRole { id: user, role: asked.role }))
 }
 
@@ -185,15 +186,23 @@ pub(crate) async fn remove(
     accounts: web::Data<Accounts>,
 ) -> Result<Done, ApiError> {
     let user = path_id(&request, "member")?;
-    change_member(&accounts, &caller.deed(&request), user, None).await?;
+    change_member(&accounts, &caller, &caller.deed(&request), user, None).await?;
     Ok(Done)
 }
 
 /// Gives a member another role, or none; never the last admin.
-async fn change_member(accounts: &Accounts, deed: &Deed, user: Uuid, role: Option<&str>) -> Result<(), ApiError> {
+async fn change_member(
+    accounts: &Accounts,
+    caller: &Identity,
+    deed: &Deed,
+    user: Uuid,
+    role: Option<&str>,
+) -> Result<(), ApiError> {
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     let found = people::role_for_change(&mut tx, deed.tenant, user).await.map_err(ApiError::database)?;
-    let Some((old, other_admins)) = found else { return take_back(accounts, tx, deed, user, role).await };
+    let Some((old, other_admins)) = found else { return take_back(accounts, tx, caller, deed, user, role).await };
+    may_grant(caller, &old)?;
+    role.map_or(Ok(()), |role| may_grant(caller, role))?;
     let admin = Role::Admin.name();
     if old == admin && role != Some(admin) && other_admins == 0 {
         return Err(ApiError::new(
@@ -226,12 +235,14 @@ async fn change_member(accounts: &Accounts, deed: &Deed, user: Uuid, role: Optio
 async fn take_back(
     accounts: &Accounts,
     mut tx: Transaction<'_, Postgres>,
+    caller: &Identity,
     deed: &Deed,
     user: Uuid,
     role: Option<&str>,
 ) -> Result<(), ApiError> {
     let comes_by_it = sign_on::comes_by_provider(&mut tx, deed.tenant, user).await.map_err(ApiError::database)?;
     let role = role.filter(|_| comes_by_it).ok_or_else(|| ApiError::not_found("member"))?;
+    may_grant(caller, role)?;
     people::join(&mut tx, user, deed.tenant, role, deed.at).await.map_err(ApiError::database)?;
     let new = Some(json!({ "user_id": user, "role": role }));
     let change = Change { action: "member.join", entity_kind: "member", entity: user, old: None, new };
@@ -319,6 +330,7 @@ pub(crate) async fn invite(
     let Credential::Session { user_id, .. } = caller.credential else {
         return Err(ApiError::new(ErrorCode::Forbidden, "people invite people: sign in"));
     };
+    may_grant(&caller, &asked.role)?;
     // Every invitation counts: nobody's box is flooded, and no tenant sends mails to the whole world.
     let what = Attempted::Invitation(caller.tenant_id);
     let _counted = accounts.attempts.begin(what, &asked.email, caller.client.ip).await?;

@@ -8,8 +8,6 @@ use actix_web::{HttpRequest, web};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
 use twh_domain::timestamp::Timestamp;
@@ -70,7 +68,7 @@ struct Wanted {
 }
 
 fn time(text: &str, field: &str, problems: &mut Problems) -> Timestamp {
-    OffsetDateTime::parse(text, &Rfc3339).map(Timestamp::from).unwrap_or_else(|_| {
+    text.parse().unwrap_or_else(|_| {
         problems.add(field, "must be an RFC 3339 time such as 2026-03-01T09:30:00Z");
         Timestamp::from_micros(0)
     })

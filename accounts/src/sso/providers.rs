@@ -1,6 +1,7 @@
 //! The identity providers of a tenant: set up, changed, disabled, removed by its admins.
 
 use super::{OIDC, SAML, SignOn, secret_purpose};
+use crate::granting::may_grant;
 use crate::keys::path_id;
 use crate::shapes::{self, PageQuery};
 use crate::{Accounts, secret};
@@ -17,7 +18,7 @@ use twh_edge::access::{
     UpdateIdentityProvider,
 };
 use twh_edge::answer::{Answer, Done, Page};
-use twh_edge::auth::Caller;
+use twh_edge::auth::{Caller, Identity};
 use twh_edge::body::Body;
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
@@ -354,6 +355,7 @@ pub(crate) async fn create(
     let asked = body.read()?;
     let deed = caller.deed(&request);
     let provider = asked.create(&accounts, &deed)?;
+    may_grant_all_of(&caller, &provider)?;
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     sign_on::put_provider(&mut tx, &provider).await.map_err(ApiError::database)?;
     if sign_on::provider_count(&mut tx, deed.tenant).await.map_err(ApiError::database)? > PROVIDERS_MAX {
@@ -381,6 +383,9 @@ pub(crate) async fn update(
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     let old = locked(&mut tx, deed.tenant, id).await?;
     let new = asked.change(&old, &accounts, &deed)?;
+    // Who says which provider it is says who comes by it.
+    may_grant_all_of(&caller, &old)?;
+    may_grant_all_of(&caller, &new)?;
     if old.enabled && !new.enabled {
         keep_an_admin(&mut tx, deed.tenant, id).await?;
         sign_on::end_sessions(&mut tx, id, "identity_provider_disabled", deed.at).await.map_err(ApiError::database)?;
@@ -405,6 +410,7 @@ pub(crate) async fn delete(
     let deed = caller.deed(&request);
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     let old = locked(&mut tx, deed.tenant, id).await?;
+    may_grant_all_of(&caller, &old)?;
     keep_an_admin(&mut tx, deed.tenant, id).await?;
     sign_on::end_sessions(&mut tx, id, "identity_provider_deleted", deed.at).await.map_err(ApiError::database)?;
     for (user, role) in sign_on::members_by(&mut tx, deed.tenant, id).await.map_err(ApiError::database)? {
@@ -420,6 +426,11 @@ pub(crate) async fn delete(
     tx.commit().await.map_err(ApiError::database)?;
     accounts.authenticator.forget();
     Ok(Done)
+}
+
+/// Every role that people get by a provider.
+fn may_grant_all_of(caller: &Identity, provider: &Provider) -> Result<(), ApiError> {
+    provider.role_by_group.values().chain(&provider.default_role).try_for_each(|role| may_grant(caller, role))
 }
 
 async fn locked(connection: &mut PgConnection, tenant: TenantId, id: Uuid) -> Result<Provider, ApiError> {

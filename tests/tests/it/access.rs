@@ -152,6 +152,79 @@ async fn an_outcome_shows_a_document_only_to_who_may_see_it_anyway() {
     }
 }
 
+/// Whoever grants may grant only what they have, and takes away no more: every place that takes a role, and every thing that is
+/// done to a key, by callers that lack some of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gives_or_takes_what_they_do_not_have() {
+    let server = Shared::server().await.unwrap();
+    let operator = server.tenant().await.unwrap();
+    let address = |name: &str| format!("{name}-{}@example.com", Uuid::new_v4().simple());
+    let admin = operator.with(text(&sign_up(&operator, &address("owner")).await, "/tokens/access_token"));
+    let invite = json!({ "email": address("dev"), "role": "dev" });
+    let invited = ask(&admin, "POST", "/v1/invitations", Some(invite)).await;
+    let accept = json!({ "token": text(&invited.body, "/token"), "name": "Dev", "password": PASSWORD });
+    let joined = ask(&operator, "POST", "/v1/auth/invitations/accept", Some(accept)).await;
+    assert!(joined.status.is_success(), "{}", joined.body);
+    let members = ask(&admin, "GET", "/v1/members", None).await;
+    let member = |role: &str| {
+        let all = members.body["data"].as_array().unwrap();
+        text(all.iter().find(|one| one["role"] == role).unwrap(), "/id").to_owned()
+    };
+    let people = key(&admin, json!({ "name": "people", "role": "admin", "scopes": ["write:members"] })).await;
+    let people = admin.with(text(&people, "/key"));
+    let provider = |role: &str| json!({ "name": "P", "kind": "oidc", "issuer": "https://id.example.com", "client_id": "c", "client_secret": "s", "default_role": role });
+    for role in ["admin", "dev", "read_only", "billing"] {
+        let patch =
+            ask(&people, "PATCH", &format!("/v1/members/{}", member("dev")), Some(json!({ "role": role }))).await;
+        assert_eq!((patch.status.as_u16(), patch.code()), (403, "FORBIDDEN"), "{role}: {}", patch.body);
+        let by_default = ask(&people, "POST", "/v1/identity-providers", Some(provider(role))).await;
+        assert_eq!((by_default.status.as_u16(), by_default.code()), (403, "FORBIDDEN"), "{role}: {}", by_default.body);
+        let mut by_group = provider(role);
+        by_group["default_role"] = Value::Null;
+        by_group["role_by_group"] = json!({ "staff": role });
+        let by_group = ask(&people, "POST", "/v1/identity-providers", Some(by_group)).await;
+        assert_eq!(by_group.code(), "FORBIDDEN", "{role}: {}", by_group.body);
+    }
+    for role in ["admin", "dev"] {
+        let removed = ask(&people, "DELETE", &format!("/v1/members/{}", member(role)), None).await;
+        assert_eq!(removed.code(), "FORBIDDEN", "{role}: {}", removed.body);
+    }
+    let kept = ask(&admin, "POST", "/v1/identity-providers", Some(provider("admin"))).await;
+    assert_eq!(kept.status, 201, "{}", kept.body);
+    let path = format!("/v1/identity-providers/{}", kept.id());
+    // Another issuer is other people, who would be admins.
+    for change in [json!({ "issuer": "https://mine.example.com" }), json!({ "default_role": null })] {
+        assert_eq!(ask(&people, "PATCH", &path, Some(change)).await.code(), "FORBIDDEN");
+    }
+    assert_eq!(ask(&people, "DELETE", &path, None).await.code(), "FORBIDDEN");
+    assert_eq!(ask(&admin, "DELETE", &path, None).await.status, 204);
+    // Keys: each role by each role.
+    const SCOPES: [(&str, &[&str]); 3] =
+        [("admin", &["admin", "dev", "read_only", "billing"]), ("dev", &["dev", "read_only"]), ("narrow", &[])];
+    for (who, over) in SCOPES {
+        let own = match who {
+            "narrow" => json!({ "name": who, "role": "dev", "scopes": ["write:keys"] }),
+            role => json!({ "name": who, "role": role }),
+        };
+        let own = key(&admin, own).await;
+        let caller = admin.with(text(&own, "/key"));
+        for role in ["admin", "dev", "read_only", "billing"] {
+            let target = key(&admin, json!({ "name": role, "role": role })).await;
+            let path = format!("/v1/api-keys/{}", text(&target, "/id"));
+            let expected = if over.contains(&role) { (201, 204) } else { (403, 403) };
+            let revoked = ask(&caller, "DELETE", &path, None).await;
+            let target = key(&admin, json!({ "name": role, "role": role })).await;
+            let path = format!("/v1/api-keys/{}/rotate", text(&target, "/id"));
+            let rotated = ask(&caller, "POST", &path, Some(json!({}))).await;
+            let found = (rotated.status.as_u16(), revoked.status.as_u16());
+            assert_eq!(found, expected, "{who} over {role}: {} {}", rotated.body, revoked.body);
+        }
+        // A key may always end itself.
+        let path = format!("/v1/api-keys/{}", text(&own, "/id"));
+        assert_eq!(ask(&caller, "DELETE", &path, None).await.status, 204, "{who}");
+    }
+}
+
 #[tokio::test]
 async fn a_key_works_until_it_is_over_and_nowhere_that_it_should_not() {
     let mut world = World::start_with(UNLIMITED).await.unwrap();
