@@ -192,8 +192,8 @@ async fn nobody_gives_or_takes_what_they_do_not_have() {
     let kept = ask(&admin, "POST", "/v1/identity-providers", Some(provider("admin"))).await;
     assert_eq!(kept.status, 201, "{}", kept.body);
     let path = format!("/v1/identity-providers/{}", kept.id());
-    // Another issuer is other people, who would be admins.
-    for change in [json!({ "issuer": "https://mine.example.com" }), json!({ "default_role": null })] {
+    // Who says what the provider is says who comes by it as an admin.
+    for change in [json!({ "client_id": "mine" }), json!({ "default_role": null })] {
         assert_eq!(ask(&people, "PATCH", &path, Some(change)).await.code(), "FORBIDDEN");
     }
     assert_eq!(ask(&people, "DELETE", &path, None).await.code(), "FORBIDDEN");
