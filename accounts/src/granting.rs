@@ -1,5 +1,4 @@
-//! Whoever grants may grant only what they have, and takes away no more: the one rule of every place that gives a role or touches
-//! a key.
+//! A caller grants only what it has, and takes away no more: the one rule of every place that gives a role.
 
 use twh_edge::access::{Role, Scopes};
 use twh_edge::auth::Identity;

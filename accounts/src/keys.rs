@@ -343,8 +343,8 @@ pub(crate) async fn rotate(
     Ok(made(&key, text.reveal()))
 }
 
-/// Refuses a key that can do more than who calls, or is good elsewhere or for longer: whoever rotates it sees its successor,
-/// and whoever revokes it stops what is not theirs. Gives its role. A key may always end itself.
+/// Refuses a key that can do more than the caller, or is good elsewhere or for longer: rotating it would show its successor, and
+/// revoking it would stop what is not the caller's. Gives its role.
 fn may_touch(caller: &Identity, bounds: &Bounds, key: &Key) -> Result<Role, ApiError> {
     let role = Role::from_name(&key.role).ok_or_else(|| ApiError::internal("a stored role is not known"))?;
     let can: Scopes = key.scopes.as_ref().map_or_else(
@@ -371,6 +371,7 @@ pub(crate) async fn revoke(
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     let old = keys::find_for_change(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
     let old = old.ok_or_else(|| ApiError::not_found("API key"))?;
+    // A key may always end itself.
     let is_own = matches!(caller.credential, Credential::ApiKey { key_id } if key_id == id);
     // What is revoked already is as it should be: a retry is no mistake.
     if old.revoked_at.is_none() {

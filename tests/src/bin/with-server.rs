@@ -15,11 +15,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self> {
-        let of = |kind| signal(kind);
         Ok(Self {
-            interrupt: of(SignalKind::interrupt())?,
-            terminate: of(SignalKind::terminate())?,
-            hangup: of(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 

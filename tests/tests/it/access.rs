@@ -152,7 +152,7 @@ async fn an_outcome_shows_a_document_only_to_who_may_see_it_anyway() {
     }
 }
 
-/// Whoever grants may grant only what they have, and takes away no more: every place that takes a role, and every thing that is
+/// A caller grants only what it has, and takes away no more: every place that takes a role, and every thing that is
 /// done to a key, by callers that lack some of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_gives_or_takes_what_they_do_not_have() {

@@ -20,6 +20,15 @@ async fn order(tenant: &Tenant, quantity: i64) -> Answer {
         .unwrap()
 }
 
+/// Waits for a process that the test itself started.
+async fn until_ready(url: &str) {
+    let (begun, ready) = (Instant::now(), format!("{url}/ready"));
+    while !reqwest::get(&ready).await.is_ok_and(|answer| answer.status().is_success()) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is not ready");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_retries_at_once_make_one_movement_and_equal_answers() {
     let server = Shared::server().await.unwrap();
@@ -226,11 +235,7 @@ async fn no_client_makes_a_batch_wait_longer_than_the_server_does() {
     let world = World::prepare(&[("TWH_OUTCOME_WAIT_MS", "300")]).await.unwrap();
     // Without a ledger nothing is decided.
     let mut server = world.command(&["ingest"]).unwrap().spawn().unwrap();
-    let (begun, ready) = (Instant::now(), format!("{}/ready", world.url));
-    while !reqwest::get(&ready).await.is_ok_and(|answer| answer.status().is_success()) {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it is not ready");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until_ready(&world.url).await;
     let tenant = world.tenant().await.unwrap();
     let entry = json!({ "type": "item.create", "idempotency_key": "a", "body": { "sku": "WIDGET" } });
     let body = json!({ "commands": [entry] }).to_string().into_bytes();
@@ -250,11 +255,8 @@ async fn the_largest_command_and_its_outcome_hold_up_nobody() {
     let world = World::start_with(&[("TWH_RATE_LIMITS", "off"), ("TWH_TOPIC_PARTITIONS", "1")]).await.unwrap();
     let address = twh_tests::free_address().unwrap();
     let mut ingest = world.command(&["ingest"]).unwrap().env("TWH_HTTP_ADDR", &address).spawn().unwrap();
-    let (begun, url) = (Instant::now(), format!("http://{address}"));
-    while !reqwest::get(format!("{url}/ready")).await.is_ok_and(|answer| answer.status().is_success()) {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it is not ready");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let url = format!("http://{address}");
+    until_ready(&url).await;
     let (large, other) = (world.tenant().await.unwrap().at(&url), world.tenant().await.unwrap());
     let create = |number: usize| json!({ "type": "item.create", "body": { "sku": format!("L-{number}"), "description": "d".repeat(1_500) } });
     let batch = json!({ "atomic": true, "commands": (0..ITEMS).map(create).collect::<Vec<_>>() });
