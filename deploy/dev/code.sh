@@ -18,7 +18,7 @@ prepare_demo() {
   allow_installation "${PARTS[@]}"
   start_lane bring_up "${PARTS[@]}"
   # of the tools only what the demo needs, without the benchmarks
-  step "build" cargo build --profile "$PROFILE" -p twh -p twh-tools --no-default-features --features twh-tools/demo
+  step "build" profiled cargo build --profile "$PROFILE" -p twh -p twh-tools --no-default-features --features twh-tools/demo
   join_lane
   ((${#FAILED_STEPS[@]} == 0)) || die "the demo cannot run: ${FAILED_STEPS[*]} failed"
   export_addresses

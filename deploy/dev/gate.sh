@@ -14,7 +14,7 @@ verb_check() {
 check_with_the_compiler() {
   step "format" cargo fmt --all --check
   step "tests that are run" every_test_is_run
-  step "lints" cargo clippy --profile "$PROFILE" --workspace --all-targets -- -D warnings
+  step "lints" profiled cargo clippy --profile "$PROFILE" --workspace --all-targets -- -D warnings
 }
 
 # What needs programs of the virtual environment.
@@ -72,7 +72,7 @@ prepare_for_tests() {
 # build_and_run RUNNER [NAME]: builds what is tested, and tests it, or those tests with NAME in their names.
 build_and_run() {
   local runner=$1 name=${2:-} built
-  step "build" cargo build --profile "$PROFILE" "${TESTED[@]}" --lib --bins --tests
+  step "build" profiled cargo build --profile "$PROFILE" "${TESTED[@]}" --lib --bins --tests
   built=$STEP_STATUS
   ((built != 0)) || [[ -n $name ]] || step "one build serves all" one_build_serves_all
   join_lane
@@ -86,7 +86,7 @@ build_and_run() {
 # What is built for the whole workspace serves a build of the server alone.
 one_build_serves_all() {
   local said
-  said=$(cargo --color never build --profile "$PROFILE" -p twh 2>&1) || die "$said"
+  said=$(profiled cargo --color never build --profile "$PROFILE" -p twh 2>&1) || die "$said"
   ! grep -qE '^ +Compiling' <<<"$said" ||
     die "built twice, since it has other features there; give them in [workspace.dependencies]:"$'\n'"$said"
 }
@@ -172,7 +172,7 @@ set_up_tests() {
 nextest() {
   local runner=$1
   shift
-  "$(dirname "$BINARY")/with-server" "$VENV/bin/cargo-nextest" nextest run --profile "$runner" --cargo-profile "$PROFILE" "${TESTED[@]}" --tests "$@" 2>&1 |
+  profiled "$(dirname "$BINARY")/with-server" "$VENV/bin/cargo-nextest" nextest run --profile "$runner" --cargo-profile "$PROFILE" "${TESTED[@]}" --tests "$@" 2>&1 |
     tee -a "$(log_of tests)"
 }
 
@@ -211,6 +211,6 @@ verb_saml() {
   start_lane prepare_for_tests
   TESTED=(-p twh -p twh-accounts -p twh-tests --features "twh/saml,twh-accounts/saml,twh-tests/saml")
   REPEAT="./dev saml; # of its tests: "
-  step "lints, with SAML" cargo clippy --profile "$PROFILE" "${TESTED[@]}" --lib --bins --tests -- -D warnings
+  step "lints, with SAML" profiled cargo clippy --profile "$PROFILE" "${TESTED[@]}" --lib --bins --tests -- -D warnings
   build_and_run default sso::
 }

@@ -56,7 +56,7 @@ nightly_speed() {
   compile_well
   set_up_tests
   cargo build --release -p twh -p twh-tools
-  TWH_TEST_PROGRAMS=$(dirname "$(built twh release)") "$VENV/bin/cargo-nextest" nextest run --profile nightly \
+  TWH_TEST_PROGRAMS=$(dirname "$(built twh release)") profiled "$VENV/bin/cargo-nextest" nextest run --profile nightly \
     --cargo-profile "$PROFILE" --ignore-default-filter "${TESTED[@]}" --tests -E 'test(/^speed::/)'
 }
 
