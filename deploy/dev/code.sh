@@ -16,6 +16,7 @@ verb_demo() {
 prepare_demo() {
   require_cargo
   allow_installation "${PARTS[@]}"
+  compile_little
   start_lane bring_up "${PARTS[@]}"
   # of the tools only what the demo needs, without the benchmarks
   step "build" profiled cargo build --profile "$PROFILE" -p twh -p twh-tools --no-default-features --features twh-tools/demo
