@@ -20,7 +20,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// The rules that today's commands are decided by; carried in each command, so that a replay decides as it was decided.
-pub const RULES_VERSION: i32 = 1;
+///
+/// 1: the first. 2: what a command writes is bounded by bytes, see [`crate::limits::BOUNDED_SINCE`].
+pub const RULES_VERSION: i32 = 2;
 /// Idempotency-Keys that begin like this are the platform's own: no client may send one.
 pub const SYSTEM_KEY_PREFIX: &str = "system/";
 /// Most operations in one command: an atomic batch.

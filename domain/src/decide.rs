@@ -6,6 +6,7 @@ use crate::outcome::{Outcome, Position, Refusal, Verdict};
 use crate::rejection::Rejection;
 use crate::state::{Effects, IdempotencyKey, Need, PriorOutcome, State};
 use crate::timestamp::Timestamp;
+use crate::validate::shorten;
 use crate::{adjustment, count, item, location, purchase_order, reservation, returns, sales_order, supplier, transfer};
 use std::sync::Arc;
 
@@ -97,8 +98,11 @@ fn judge(state: &State, command: &Command, recorded: Recorded) -> Result<(Verdic
 
 fn operate<'a>(draft: &mut Draft<'a>, operation: &'a Operation) -> Result<(), Stop> {
     // The edge has checked the shape; a command put on the topic by hand is checked here.
-    let problems = operation.payload.problems();
+    let mut problems = operation.payload.problems();
     if !problems.is_empty() {
+        if draft.is_bounded() {
+            shorten(&mut problems);
+        }
         return Err(Rejection::Invalid(problems).into());
     }
     draft.begin(operation);

@@ -10,6 +10,7 @@ use crate::event::{AuditRecord, DomainEvent};
 use crate::id::{ItemId, LocationId, event_id};
 use crate::item::{Item, ItemType};
 use crate::level::StockLevel;
+use crate::limits::{BOUNDED_SINCE, DOCUMENT_BYTES_MAX, OUTPUT_BYTES_MAX};
 use crate::location::Location;
 use crate::movement::{Movement, MovementKind};
 use crate::outcome::{Resource, Verdict};
@@ -80,6 +81,8 @@ pub(crate) struct Draft<'a> {
     effects: Effects,
     resources: Vec<Resource>,
     shortages: Vec<Shortage>,
+    /// Bytes of the documents written so far.
+    output: usize,
     operation_index: i32,
     operation: Option<&'a Operation>,
     occurred_at: Timestamp,
@@ -100,6 +103,7 @@ impl<'a> Draft<'a> {
             effects: Effects::default(),
             resources: Vec::new(),
             shortages: Vec::new(),
+            output: 0,
             operation_index: -1,
             operation: None,
             occurred_at: command.issued_at,
@@ -297,6 +301,7 @@ impl<'a> Draft<'a> {
         let (version, created_at) = before.map_or((1, self.recorded.at), |old| (old.version() + 1, old.created_at()));
         entity.stamp(version, created_at, self.recorded.at);
         let document = json(&entity);
+        self.bound(key.kind, version, document.len())?;
         let entity = Arc::new(entity);
         if answers {
             self.resources.push(Resource {
@@ -312,6 +317,26 @@ impl<'a> Draft<'a> {
         self.entities.insert(key, Arc::clone(&entity));
         self.effects.documents.push((key, entity, document));
         Ok(())
+    }
+
+    /// Whether the command's rules know bounds by bytes.
+    pub(crate) const fn is_bounded(&self) -> bool {
+        self.command.rules_version >= BOUNDED_SINCE
+    }
+
+    /// Holds what the command writes to its bounds.
+    fn bound(&mut self, kind: EntityKind, version: i64, bytes: usize) -> Result<(), Rejection> {
+        self.output = self.output.saturating_add(bytes);
+        let most = if version == 1 { DOCUMENT_BYTES_MAX } else { 2 * DOCUMENT_BYTES_MAX };
+        if !self.is_bounded() {
+            Ok(())
+        } else if bytes > most {
+            Err(Rejection::DocumentTooLarge { kind, bytes, most })
+        } else if self.output > OUTPUT_BYTES_MAX {
+            Err(Rejection::OutputTooLarge { most: OUTPUT_BYTES_MAX })
+        } else {
+            Ok(())
+        }
     }
 
     /// Tells something of a document that changes nothing.

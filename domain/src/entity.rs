@@ -48,6 +48,11 @@ macro_rules! entities {
             pub const fn is_final(self) -> bool {
                 matches!(self, Self::Return | Self::Adjustment | Self::Count)
             }
+            /// True where a document has lines, up to [`crate::validate::LINES_MAX`] of them.
+            #[must_use]
+            pub const fn has_lines(self) -> bool {
+                !matches!(self, Self::Item | Self::Location | Self::Supplier | Self::Reservation)
+            }
             /// The kind with this name.
             #[must_use]
             pub fn from_name(name: &str) -> Option<Self> {
@@ -122,6 +127,11 @@ entities! {
     Reservation, "reservation", "reservation", "reservations";
 }
 
+/// What a document takes in memory without its lines and pairs, and what each of these takes, roughly.
+const DOCUMENT_BYTES: usize = 1_024;
+const LINE_BYTES: usize = 256;
+const PAIR_BYTES: usize = 64;
+
 impl Entity {
     /// The tenant's own unique code for it (SKU, code, number), where the kind has one.
     #[must_use]
@@ -167,6 +177,23 @@ impl Entity {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// About how many bytes it takes in memory: what is bounded by bytes is counted by it.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let (lines, metadata) = match self {
+            Self::Item(e) => (e.barcodes.len(), Some(&e.metadata)),
+            Self::PurchaseOrder(e) => (e.lines.len(), Some(&e.metadata)),
+            Self::SalesOrder(e) => (e.lines.len(), Some(&e.metadata)),
+            Self::Transfer(e) => (e.lines.len(), Some(&e.metadata)),
+            Self::Return(e) => (e.lines.len(), None),
+            Self::Adjustment(e) => (e.lines.len(), None),
+            Self::Count(e) => (e.lines.len(), None),
+            Self::Location(_) | Self::Supplier(_) | Self::Reservation(_) => (0, None),
+        };
+        let pairs = metadata.into_iter().flatten().map(|(key, value)| key.len() + value.len() + PAIR_BYTES);
+        DOCUMENT_BYTES + lines * LINE_BYTES + pairs.sum::<usize>()
     }
 
     /// When it lapses by itself, where it does.

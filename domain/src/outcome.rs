@@ -76,13 +76,25 @@ impl From<&Rejection> for Refusal {
 pub enum Verdict {
     /// Done: one resource an operation, in order.
     Accepted {
-        /// The documents.
+        /// The documents. None at all where they are left out: a repeat's, and those that are too long for a record. They are in the
+        /// audit log.
         resources: Vec<Resource>,
         /// The first and last of the audit records that the command made: where the documents are kept.
         audit_sequences: (i64, i64),
     },
     /// Refused, and nothing was done.
     Rejected(Refusal),
+}
+
+impl Verdict {
+    /// Where in the audit log its documents are, if they are left out here.
+    #[must_use]
+    pub const fn left_out(&self) -> Option<(i64, i64)> {
+        match self {
+            Self::Accepted { resources, audit_sequences } if resources.is_empty() => Some(*audit_sequences),
+            _ => None,
+        }
+    }
 }
 
 /// What became of a command.

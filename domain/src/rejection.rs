@@ -90,6 +90,22 @@ pub enum Rejection {
     /// A level or total would not fit eighteen digits.
     #[error("a quantity would be out of range")]
     OutOfRange,
+    /// A document would be longer than one may be.
+    #[error("the {} would have {bytes} bytes, {most} at most", .kind.noun())]
+    DocumentTooLarge {
+        /// Of which kind.
+        kind: EntityKind,
+        /// What it would have.
+        bytes: usize,
+        /// What it may have.
+        most: usize,
+    },
+    /// The documents that the command writes would have too many bytes together.
+    #[error("the command would write more than {most} bytes of documents")]
+    OutputTooLarge {
+        /// What they may have.
+        most: usize,
+    },
     /// The thing has changed since the client saw it.
     #[error("it is at version {actual}, not {expected}")]
     VersionMismatch {
@@ -126,6 +142,8 @@ impl Rejection {
             Self::QuantityExceeded { .. } => "QUANTITY_EXCEEDED",
             Self::NotStocked { .. } => "ITEM_NOT_STOCKED",
             Self::OutOfRange => "QUANTITY_OUT_OF_RANGE",
+            Self::DocumentTooLarge { .. } => "DOCUMENT_TOO_LARGE",
+            Self::OutputTooLarge { .. } => "OUTPUT_TOO_LARGE",
             Self::VersionMismatch { .. } => "PRECONDITION_FAILED",
             Self::IdempotencyMismatch => "IDEMPOTENCY_KEY_MISMATCH",
             Self::InBatch { rejection, .. } => rejection.code(),
@@ -150,6 +168,10 @@ impl Rejection {
                 json!([{ "line": line, "requested": requested, "limit": limit }])
             }
             Self::NotStocked { field, sku } => json!([{ "field": field, "sku": sku }]),
+            Self::DocumentTooLarge { kind, bytes, most } => {
+                json!([{ "kind": kind.noun(), "bytes": bytes, "bytes_max": most }])
+            }
+            Self::OutputTooLarge { most } => json!([{ "bytes_max": most }]),
             Self::VersionMismatch { expected, actual } => {
                 json!([{ "expected_version": expected, "actual_version": actual }])
             }

@@ -176,6 +176,8 @@ pub struct State {
     levels: Generations<LevelKey, StockLevel>,
     heads: Generations<TenantId, LedgerHead>,
     outcomes: Generations<IdempotencyKey, Option<PriorOutcome>>,
+    /// What the documents of the young generation weigh; one that is written again counts again.
+    young_bytes: usize,
 }
 
 impl State {
@@ -203,19 +205,26 @@ impl State {
 
     /// Ends a batch. What it decided is still known while the next one is decided, so that the two may overlap: answers
     /// under keys and final documents, which are rarely asked for again, not for longer; the rest for as long as the
-    /// generations of `young_max` things last.
-    pub fn end_batch(&mut self, young_max: usize) {
+    /// generations of `young_max` things, and of `young_bytes_max` bytes of documents, last.
+    pub fn end_batch(&mut self, young_max: usize, young_bytes_max: usize) {
         self.outcomes.turn();
         self.final_documents.turn();
         let young = self.documents.entities.young.len()
             + self.documents.codes.young.len()
             + self.levels.young.len()
             + self.heads.young.len();
-        if young > young_max {
+        if young > young_max || self.young_bytes > young_bytes_max {
+            self.young_bytes = 0;
             self.documents.turn();
             self.levels.turn();
             self.heads.turn();
         }
+    }
+
+    /// About how many bytes the documents weigh that came or changed since the young generation began.
+    #[must_use]
+    pub const fn young_bytes(&self) -> usize {
+        self.young_bytes
     }
 
     /// True when nothing more has to be loaded for this need.
@@ -268,6 +277,7 @@ impl State {
 
     /// Takes a document that was loaded, or its absence. What is known already is newer and stays.
     pub fn load_entity(&mut self, key: EntityKey, entity: Option<Entity>) {
+        self.young_bytes += entity.as_ref().map_or(0, Entity::weight);
         self.documents_of_mut(key.kind).entities.load(key, || entity.map(Arc::new));
     }
 
@@ -318,6 +328,7 @@ impl State {
                 let code = CodeKey { tenant: key.tenant, space: CodeSpace::Entity(key.kind), code: code.to_owned() };
                 self.codes_in_mut(code.space).insert(code, Some(key.id));
             }
+            self.young_bytes += entity.weight();
             self.documents_of_mut(key.kind).entities.insert(*key, Some(Arc::clone(entity)));
         }
         for (barcode, item) in &effects.barcodes {

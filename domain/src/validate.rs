@@ -1,6 +1,7 @@
 //! What the shape of a command must be, found all at once: each problem names its field.
 
 use crate::decimal::Quantity;
+use crate::limits::PROBLEMS_MAX;
 use crate::money::Money;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -29,6 +30,16 @@ pub struct Problem {
     pub field: String,
     /// What is wrong, as the end of a sentence that begins with the field's name.
     pub problem: String,
+}
+
+/// Shortens a list to what a refusal names, and says how many more there are.
+pub fn shorten(problems: &mut Vec<Problem>) {
+    let more = problems.len().saturating_sub(PROBLEMS_MAX);
+    if more > 0 {
+        problems.truncate(PROBLEMS_MAX);
+        let problem = format!("has {more} more problems");
+        problems.push(Problem { field: "the body".to_owned(), problem });
+    }
 }
 
 /// Collects the problems of one body.

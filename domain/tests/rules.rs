@@ -12,8 +12,8 @@ mod book;
 
 use book::{Book, accepted, command, commands, payload, refusal};
 use serde_json::{Value, json};
-use twh_domain::command::Operation;
-use twh_domain::outcome::Outcome;
+use twh_domain::command::{Command, Operation};
+use twh_domain::outcome::{Outcome, Verdict};
 use uuid::Uuid;
 
 /// A tenant with two stock items, a service and two locations, and a way to talk to it.
@@ -34,6 +34,12 @@ impl Shop {
         shop.ok("item.create", Uuid::from_u128(103), json!({"sku": "POST", "type": "service"}));
         shop.ok("location.create", MAIN, json!({"code": "MAIN"}));
         shop.ok("location.create", OTHER, json!({"code": "OTHER", "allow_negative_stock": true}));
+        shop
+    }
+
+    fn with_long_sku() -> Self {
+        let mut shop = Self::open();
+        shop.new_ok("item.create", json!({"sku": LONG_SKU}));
         shop
     }
 
@@ -346,4 +352,86 @@ fn an_atomic_batch_is_all_or_nothing() {
     accepted(&outcomes[1]);
     assert_eq!(shop.widget(), level("0", "0"));
     shop.book.check();
+}
+
+/// As long as an SKU may be.
+const LONG_SKU: &str = "0123456789012345678901234567890123456789012345678901234567890123";
+
+/// An order of so many lines, with metadata of so many characters that JSON escapes to six bytes each.
+fn long_order(number: u128, lines: usize, metadata: usize) -> Operation {
+    let price = json!({"amount": "123456789.0001", "currency": "EUR"});
+    let lines: Vec<_> = (0..lines).map(|_| json!({"sku": LONG_SKU, "quantity": 1, "unit_price": price})).collect();
+    let value = "\u{1}".repeat(metadata);
+    let metadata: serde_json::Map<_, _> =
+        (0..50).map(|pair| (format!("key-{pair}"), json!(value))).filter(|_| metadata > 0).collect();
+    let body = json!({"location_code": "MAIN", "lines": lines, "metadata": metadata}).to_string();
+    Operation {
+        subject: Uuid::from_u128(5_000 + number),
+        expected_version: None,
+        payload: payload("sales_order.create", &body),
+    }
+}
+
+#[test]
+fn what_a_command_writes_is_bounded_by_bytes_since_the_second_rules() {
+    let mut shop = Shop::with_long_sku();
+    let of = |number, rules_version, operations| Command { rules_version, ..commands(number, operations) };
+    let first_of = |number: u128, count: u128| (0..count).map(|one| long_order(100 * number + one, 1_000, 0)).collect();
+    let (outcomes, _) = shop.book.apply(&[
+        of(1, 2, vec![long_order(1, 1_000, 0)]),
+        of(2, 2, vec![long_order(2, 1_000, 500)]),
+        of(3, 1, vec![long_order(3, 1_000, 500)]),
+        of(4, 2, first_of(4, 8)),
+        of(5, 2, first_of(5, 12)),
+        of(6, 1, first_of(6, 12)),
+    ]);
+    accepted(&outcomes[0]);
+    assert_eq!(refusal(&outcomes[1]), "DOCUMENT_TOO_LARGE");
+    accepted(&outcomes[2]);
+    accepted(&outcomes[3]);
+    assert_eq!(refusal(&outcomes[4]), "OUTPUT_TOO_LARGE");
+    accepted(&outcomes[5]);
+    shop.book.check();
+}
+
+#[test]
+fn a_document_that_grows_with_what_is_done_to_it_can_still_be_ended() {
+    let mut shop = Shop::with_long_sku();
+    let act = |number, kind: &str, version| {
+        let operation =
+            Operation { subject: Uuid::from_u128(5_001), expected_version: version, payload: payload(kind, "{}") };
+        commands(number, vec![operation])
+    };
+    let (created, _) = shop.book.apply(&[commands(1, vec![long_order(1, 1_000, 100)])]);
+    let length = accepted(&created[0]).to_string().len();
+    assert!((380_000..=384 * 1024).contains(&length), "{length} is as long as a document may be when it is made");
+    shop.ok(
+        "adjustment.create",
+        Uuid::from_u128(84),
+        json!({"location_code": "MAIN", "reason": "x", "lines": [{"sku": LONG_SKU, "quantity": 1_000}]}),
+    );
+    let (outcomes, _) = shop.book.apply(&[
+        act(2, "sales_order.allocate", None),
+        act(3, "sales_order.ship", None),
+        act(4, "sales_order.close", Some(3)),
+    ]);
+    assert_eq!(accepted(&outcomes[2])["status"], "closed");
+    shop.book.check();
+}
+
+#[test]
+fn a_refusal_names_a_hundred_problems_and_says_how_many_more_there_are() {
+    let mut shop = Shop::open();
+    let lines: Vec<_> = (0..500).map(|_| json!({"sku": "WIDGET", "quantity": 0})).collect();
+    let body = json!({"location_code": "MAIN", "lines": lines}).to_string();
+    let create = || command(1, Uuid::from_u128(84), payload("sales_order.create", &body));
+    let problems = |outcome: &Outcome| match outcome.verdict.as_ref() {
+        Verdict::Rejected(refusal) => serde_json::from_str::<Vec<Value>>(&refusal.details).unwrap(),
+        Verdict::Accepted { .. } => panic!("accepted"),
+    };
+    let (outcomes, _) =
+        shop.book.apply(&[create(), Command { rules_version: 1, idempotency_key: "other".to_owned(), ..create() }]);
+    let named = problems(&outcomes[0]);
+    assert_eq!((named.len(), &named[100]["problem"]), (101, &json!("has 400 more problems")));
+    assert_eq!(problems(&outcomes[1]).len(), 500);
 }

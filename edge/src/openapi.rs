@@ -85,6 +85,8 @@ const OF_COMMANDS: &[ErrorCode] = &[
     ErrorCode::Duplicate,
     ErrorCode::UnknownReference,
     ErrorCode::QuantityOutOfRange,
+    ErrorCode::DocumentTooLarge,
+    ErrorCode::OutputTooLarge,
     ErrorCode::CommandLogUnavailable,
 ];
 /// Refused by commands that move stock or promise it.

@@ -132,7 +132,7 @@ async fn each(
     let mut results = Vec::with_capacity(under_way.len());
     for entry in under_way {
         let result = match entry {
-            Ok((id, under_way)) => settle(id, under_way, prefer, deadline, &request_id).await,
+            Ok((id, under_way)) => settle(gateway, id, under_way, prefer, deadline, &request_id).await,
             Err(error) => Err(error),
         };
         results.push(result.unwrap_or_else(|error| error_entry(&error, &request_id)));
@@ -157,6 +157,7 @@ fn hand_over(
 }
 
 async fn settle(
+    gateway: &Gateway,
     id: CommandId,
     under_way: UnderWay,
     prefer: Prefer,
@@ -166,6 +167,10 @@ async fn settle(
     let mut acknowledged = under_way.acknowledged().await?;
     let wait = if prefer.respond_async { Duration::ZERO } else { deadline.saturating_duration_since(Instant::now()) };
     let outcome = if wait.is_zero() { None } else { acknowledged.outcome(wait).await };
+    let outcome = match outcome {
+        Some(outcome) => gateway.with_documents(outcome).await?,
+        None => None,
+    };
     Ok(match outcome {
         Some(outcome) => outcome_entry(&outcome, request_id),
         None => {

@@ -8,11 +8,13 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use twh_domain::command::Command;
-use twh_domain::limits::VALUE_BYTES_MAX;
-use twh_domain::outcome::{Outcome, Position};
+use twh_domain::limits::{OUTPUT_BYTES_MAX, VALUE_BYTES_MAX};
+use twh_domain::outcome::{Outcome, Position, Verdict};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_schemas::{Schemas, headers};
 use twh_sinks::kafka::{Outgoing, Pending, Producer, RecordHeader, settle};
+use twh_sinks::postgres::ledger::{LedgerError, answered};
+use twh_sinks::postgres::queries::is_away;
 use twh_sinks::postgres::tenant::TenantPool;
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
@@ -87,6 +89,19 @@ impl Gateway {
         preferred.map_or(self.options.outcome_wait, |wait| wait.min(self.options.outcome_wait))
     }
 
+    /// An outcome with its documents, which it may leave out; `None` where they are too long to be answered: they are found by the
+    /// command's id.
+    pub(crate) async fn with_documents(&self, outcome: Outcome) -> Result<Option<Outcome>, ApiError> {
+        let Some(audit_sequences) = outcome.verdict.left_out() else { return Ok(Some(outcome)) };
+        let mut connection = self.pool.of(outcome.tenant).await.map_err(ApiError::database)?;
+        let found = answered(&mut connection, outcome.tenant, audit_sequences, OUTPUT_BYTES_MAX).await;
+        let resources = found.map_err(ledger_error)?;
+        Ok(resources.map(|resources| {
+            let verdict = Arc::new(Verdict::Accepted { resources, audit_sequences });
+            Outcome { verdict, ..outcome }
+        }))
+    }
+
     /// How much of the bound on commands under way is in use, in per mille.
     #[must_use]
     pub fn in_flight_per_mille(&self) -> u32 {
@@ -125,6 +140,14 @@ impl Gateway {
         };
         let delivery = self.producer.enqueue(record).map_err(unavailable)?;
         Ok(UnderWay { delivery, ticket, _permit: permit })
+    }
+}
+
+/// The ledger could not be read.
+pub(crate) fn ledger_error(error: LedgerError) -> ApiError {
+    match error {
+        LedgerError::Database(error) if is_away(&error) => ApiError::database(error),
+        other => ApiError::internal(other),
     }
 }
 

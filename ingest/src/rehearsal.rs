@@ -3,6 +3,7 @@
 use crate::answer::{error_entry, outcome_entry};
 use crate::batch::{asked, in_batch};
 use crate::compose::command;
+use crate::gateway::ledger_error;
 use actix_web::HttpResponse;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -14,8 +15,6 @@ use twh_edge::auth::Identity;
 use twh_edge::body::{BatchBody, BatchEntry};
 use twh_edge::error::ApiError;
 use twh_edge::headers::check_idempotency_key;
-use twh_sinks::postgres::ledger::LedgerError;
-use twh_sinks::postgres::queries::is_away;
 use twh_sinks::postgres::rehearsal::{Change, Rehearsed, rehearse};
 use twh_sinks::postgres::tenant::TenantPool;
 use uuid::Uuid;
@@ -42,13 +41,6 @@ pub(crate) async fn handle(
     };
     let changes: Vec<_> = rehearsed.changes.iter().map(change).collect();
     Ok(HttpResponse::Ok().json(json!({ "dry_run": true, "results": results, "stock_changes": changes })))
-}
-
-fn ledger_error(error: LedgerError) -> ApiError {
-    match error {
-        LedgerError::Database(error) if is_away(&error) => ApiError::database(error),
-        other => ApiError::internal(other),
-    }
 }
 
 /// A key that was given is honoured: the answer may be that of an earlier command.

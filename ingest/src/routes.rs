@@ -102,6 +102,7 @@ pub(crate) async fn submit(
         gateway.hand_over(&command, traceparent(request.headers()).as_deref())?.acknowledged().await?;
     if !prefer.respond_async
         && let Some(outcome) = acknowledged.outcome(gateway.outcome_wait(prefer.wait)).await
+        && let Some(outcome) = gateway.with_documents(outcome).await?
     {
         return Ok(answer(&outcome, atomic, &request_id));
     }

@@ -12,6 +12,7 @@ use crate::seams::{Log, Store};
 use prometheus::{IntCounterVec, register_int_counter_vec};
 use records::Records;
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 use tokio::task::JoinHandle;
 use twh_domain::command::{Command, RULES_VERSION};
@@ -27,6 +28,15 @@ use twh_sinks::postgres::sqlx;
 pub const GROUP: &str = "ledger";
 /// Things that a writer keeps loaded in one of its two generations: its memory's bound, some tens of megabytes.
 const YOUNG_MAX: usize = 25_000;
+/// And what their documents may weigh.
+const YOUNG_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a batch may write: it ends with the command that passes it. Larger ones keep the commands behind them waiting, and a small
+/// command can write much.
+const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a movement takes in what is written and published, roughly.
+const MOVEMENT_BYTES: usize = 512;
+/// Documents with lines that are loaded at once.
+const LARGE_DOCUMENTS: usize = 64;
 /// Batches for which a writer is careful once it was too hopeful.
 const CAREFUL_BATCHES: u32 = 64;
 /// Rounds of loading before a command that still asks for more is taken for a defect.
@@ -126,10 +136,39 @@ fn apply_error(error: LedgerError) -> ApplyError {
 
 /// A batch that is not known to be committed.
 struct Taken {
-    batch: Arc<Vec<Decoded<Command>>>,
+    batch: Batched,
     next_offset: i64,
     /// Outcomes that are awaited in this process, once it is decided.
     awaited: Arc<[Outcome]>,
+}
+
+/// Commands of a batch, or of what is left of one.
+#[derive(Clone)]
+struct Batched {
+    of: Arc<Vec<Decoded<Command>>>,
+    range: Range<usize>,
+}
+
+impl Batched {
+    fn commands(&self) -> &[Decoded<Command>] {
+        self.of.get(self.range.clone()).unwrap_or_default()
+    }
+
+    /// The first so many, and the others, where there are any.
+    fn split(&self, count: usize) -> (Self, Option<Self>) {
+        let middle = self.range.start.saturating_add(count).min(self.range.end);
+        let part = |range: Range<usize>| Self { of: Arc::clone(&self.of), range };
+        (part(self.range.start..middle), (middle < self.range.end).then(|| part(middle..self.range.end)))
+    }
+}
+
+/// What was decided of a batch.
+struct Decided {
+    writes: Batch,
+    /// Outcomes that are awaited in this process.
+    awaited: Vec<Outcome>,
+    /// How many commands it is, from the first.
+    count: usize,
 }
 
 /// The writer of one partition.
@@ -177,7 +216,8 @@ impl<S: Store, L: Log> Worker for Writer<S, L> {
     }
 
     async fn apply(&mut self, batch: Vec<Decoded<Command>>, next_offset: i64) -> Result<(), ApplyError> {
-        self.taken.push_back(Taken { batch: Arc::new(batch), next_offset, awaited: Arc::default() });
+        let batch = Batched { range: 0..batch.len(), of: Arc::new(batch) };
+        self.taken.push_back(Taken { batch, next_offset, awaited: Arc::default() });
         self.advance(false).await
     }
 
@@ -235,29 +275,48 @@ impl<S: Store, L: Log> Writer<S, L> {
         if self.in_doubt {
             self.settle().await?;
         }
-        while let Some(next) = self.taken.get(usize::from(self.under_way.is_some())) {
-            let (batch, next_offset) = (Arc::clone(&next.batch), next.next_offset);
-            let (writes, awaited) = self.decide_batch(&batch, next_offset).await?;
+        loop {
+            let index = usize::from(self.under_way.is_some());
+            let Some(next) = self.taken.get(index) else { break };
+            let batch = next.batch.clone();
+            let decided = self.decide_batch(batch.commands(), next.next_offset).await?;
+            let next_offset = self.take_part(index, decided.count);
             self.until_written().await?;
-            self.write(next_offset, writes, awaited.into());
+            self.write(next_offset, decided.writes, decided.awaited.into());
         }
         if all { self.until_written().await } else { Ok(()) }
     }
 
-    /// Decides a batch on the state that the ones before it leave: what it writes, and the outcomes that are awaited here.
-    async fn decide_batch(
-        &mut self,
-        batch: &[Decoded<Command>],
-        next_offset: i64,
-    ) -> Result<(Batch, Vec<Outcome>), LedgerError> {
+    /// Leaves of the batch at `index` what was decided, and what was not as a batch of its own behind it; says where the first ends.
+    fn take_part(&mut self, index: usize, count: usize) -> i64 {
+        let Some(taken) = self.taken.get_mut(index) else { return self.claim.next_offset };
+        let through = taken.next_offset;
+        let (decided, rest) = taken.batch.split(count);
+        if let Some(rest) = rest {
+            let next_offset = rest.commands().first().map_or(through, |first| first.record.offset);
+            (taken.batch, taken.next_offset) = (decided, next_offset);
+            self.taken.insert(index + 1, Taken { batch: rest, next_offset: through, awaited: Arc::default() });
+            return next_offset;
+        }
+        through
+    }
+
+    /// Decides a batch on the state that the ones before it leave, as far as its bound on what is written reaches.
+    async fn decide_batch(&mut self, batch: &[Decoded<Command>], next_offset: i64) -> Result<Decided, LedgerError> {
         let fresh: Vec<_> = batch.iter().filter(|decoded| decoded.record.offset >= self.claim.next_offset).collect();
         let made_anew = self.preload(&fresh).await?;
+        let loaded_before = self.state.young_bytes();
+        let mut output = 0;
+        let mut count = batch.len() - fresh.len();
+        let mut through = next_offset - 1;
         let schemas = Arc::clone(&self.shared.schemas);
         let mut writes = Batch::default();
         let mut records = Records::new(&schemas);
         let mut awaited = Vec::new();
         for decoded in fresh {
             let decision = self.decide(decoded).await?;
+            count += 1;
+            output += weight(&decision);
             let here = self.is_awaited_here(&decoded.record);
             if here {
                 awaited.push(decision.outcome.clone());
@@ -265,15 +324,21 @@ impl<S: Store, L: Log> Writer<S, L> {
             if self.publisher.is_some() {
                 records.add(decoded, &decision, !here)?;
             }
-            count(&decoded.item, &decision);
+            tell(&decoded.item, &decision);
             self.add(decoded, decision, &mut writes);
+            if output.max(self.state.young_bytes().saturating_sub(loaded_before)) > OUTPUT_BYTES_MAX {
+                if count < batch.len() {
+                    through = decoded.record.offset;
+                }
+                break;
+            }
         }
         self.confirm(made_anew).await?;
-        self.state.end_batch(YOUNG_MAX);
+        self.state.end_batch(YOUNG_MAX, YOUNG_BYTES_MAX);
         if self.publisher.is_some() {
-            writes.outbox = records.finish(&writes.levels, next_offset - 1, self.claim.partition)?;
+            writes.outbox = records.finish(&writes.levels, through, self.claim.partition)?;
         }
-        Ok((writes, awaited))
+        Ok(Decided { writes, awaited, count })
     }
 
     fn is_awaited_here(&self, record: &Record) -> bool {
@@ -363,19 +428,35 @@ impl<S: Store, L: Log> Writer<S, L> {
             }
             // Only documents and codes name further things.
             let names_more = needs.load.iter().any(|need| matches!(need, Need::Entity(_) | Need::Code(_)));
-            if !needs.load.is_empty() {
-                self.shared.store.load(&mut self.state, needs.load).await?;
-            }
+            let all = self.load_within_bounds(needs.load).await?;
             // What another command asks for by name is loaded by now, and stays as it is.
             for need in needs.made_anew.into_iter().filter(|need| !self.state.has(need)).collect::<Vec<_>>() {
                 self.state.load_absent(need.clone());
                 made_anew.insert(need);
             }
-            if !names_more {
+            if !names_more || !all {
                 break;
             }
         }
         Ok(made_anew)
+    }
+
+    /// Loads what is needed, large documents a few at a time, until the bound on what they weigh; says whether that is all. What is
+    /// left out is loaded when it is asked for.
+    async fn load_within_bounds(&mut self, needs: BTreeSet<Need>) -> Result<bool, LedgerError> {
+        let is_large = |need: &Need| matches!(need, Need::Entity(key) if key.kind.has_lines());
+        let (large, small): (Vec<_>, Vec<_>) = needs.into_iter().partition(is_large);
+        if !small.is_empty() {
+            self.shared.store.load(&mut self.state, small.into_iter().collect()).await?;
+        }
+        let before = self.state.young_bytes();
+        for some in large.chunks(LARGE_DOCUMENTS) {
+            if self.state.young_bytes().saturating_sub(before) > OUTPUT_BYTES_MAX {
+                return Ok(false);
+            }
+            self.shared.store.load(&mut self.state, some.iter().cloned().collect()).await?;
+        }
+        Ok(true)
     }
 
     /// What was taken for absent and became a document is confirmed by the database, whose keys are unique. The rest, of
@@ -448,7 +529,20 @@ impl<S: Store, L: Log> Writer<S, L> {
     }
 }
 
-fn count(command: &Command, decision: &Decision) {
+/// What a decision adds to what its batch writes and publishes, in bytes.
+fn weight(decision: &Decision) -> usize {
+    let Decision { outcome, effects, .. } = decision;
+    let audit = effects.audit.iter().map(|record| record.document.len()).sum::<usize>();
+    let events = effects.events.iter().map(|event| event.data.len()).sum::<usize>();
+    let answered = match outcome.verdict.as_ref() {
+        Verdict::Accepted { resources, .. } => resources.iter().map(|resource| resource.document.len()).sum(),
+        Verdict::Rejected(refusal) => refusal.details.len(),
+    };
+    audit + events + answered + effects.movements.len() * MOVEMENT_BYTES
+}
+
+/// Counts a decision, and logs it.
+fn tell(command: &Command, decision: &Decision) {
     let kind = match command.operations.as_slice() {
         [only] => only.payload.kind(),
         _ => "atomic",

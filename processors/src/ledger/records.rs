@@ -3,12 +3,14 @@
 use crate::runtime::Decoded;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use twh_domain::Decision;
 use twh_domain::command::Command;
 use twh_domain::entity::LevelKey;
 use twh_domain::event::DomainEvent;
 use twh_domain::level::StockLevel;
-use twh_domain::outcome::Position;
+use twh_domain::limits::VALUE_BYTES_MAX;
+use twh_domain::outcome::{Outcome, Position, Verdict};
 use twh_domain::state::Effects;
 use twh_schemas::catalogue::{EVENTS, LEVELS, MOVEMENTS, OUTCOMES};
 use twh_schemas::codec::EncodeError;
@@ -84,7 +86,11 @@ impl<'a> Records<'a> {
         };
         // A partition that is not there would hold the outbox up for ever.
         let partition = (0..reply_partitions()).contains(&partition).then_some(partition);
-        let payload = self.schemas.outcomes.encode(&decision.outcome).map_err(encode_error)?;
+        let mut payload = self.schemas.outcomes.encode(&decision.outcome).map_err(encode_error)?;
+        if payload.len() > VALUE_BYTES_MAX {
+            // Who answers reads the documents from the audit log.
+            payload = self.schemas.outcomes.encode(&without_documents(&decision.outcome)).map_err(encode_error)?;
+        }
         let key = decoded.item.command_id.to_string().into_bytes();
         self.records.push(OutboxRecord { topic: OUTCOMES.name, partition, key, headers: traced(trace), payload });
         Ok(())
@@ -105,7 +111,23 @@ impl<'a> Records<'a> {
             let to = Some(partition);
             self.records.push(OutboxRecord { topic: LEVELS.name, partition: to, key, headers: Vec::new(), payload });
         }
-        Ok(self.records)
+        match self.records.iter().find(|record| record.payload.len() > VALUE_BYTES_MAX) {
+            None => Ok(self.records),
+            Some(record) => {
+                let reason = format!("{} bytes for {}, {VALUE_BYTES_MAX} at most", record.payload.len(), record.topic);
+                Err(LedgerError::Corrupt { what: "record to publish", reason })
+            }
+        }
+    }
+}
+
+fn without_documents(outcome: &Outcome) -> Outcome {
+    match outcome.verdict.as_ref() {
+        Verdict::Rejected(_) => outcome.clone(),
+        Verdict::Accepted { audit_sequences, .. } => {
+            let verdict = Verdict::Accepted { resources: Vec::new(), audit_sequences: *audit_sequences };
+            Outcome { verdict: Arc::new(verdict), ..outcome.clone() }
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! What commands would come to on the ledger as it is now. Nothing is written.
 
-use super::ledger::{LedgerError, load_on};
+use super::ledger::{LedgerError, answered, load_on};
 use sqlx::{Connection as _, PgConnection};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use twh_domain::command::Command;
 use twh_domain::entity::LevelKey;
 use twh_domain::level::StockLevel;
-use twh_domain::outcome::{Outcome, Position};
+use twh_domain::limits::OUTPUT_BYTES_MAX;
+use twh_domain::outcome::{Outcome, Position, Verdict};
 use twh_domain::state::{IdempotencyKey, PriorOutcome, State};
 use twh_domain::timestamp::Timestamp;
 use twh_domain::{Decision, Needs, Recorded, decide, prefetch};
@@ -61,7 +62,7 @@ pub async fn rehearse(
         if decision.first {
             remember(&mut state, command, &decision.outcome);
         }
-        rehearsed.outcomes.push(decision.outcome);
+        rehearsed.outcomes.push(with_documents(&mut tx, decision.outcome).await?);
     }
     tx.rollback().await?;
     Ok(rehearsed)
@@ -80,6 +81,14 @@ async fn decide_on(
             Err(need) => load_on(connection, state, BTreeSet::from([need])).await?,
         }
     }
+}
+
+/// A repeat's outcome with the documents that the command before it was answered with, if they are not too long.
+async fn with_documents(connection: &mut PgConnection, outcome: Outcome) -> Result<Outcome, LedgerError> {
+    let Some(audit_sequences) = outcome.verdict.left_out() else { return Ok(outcome) };
+    let documents = answered(connection, outcome.tenant, audit_sequences, OUTPUT_BYTES_MAX).await?;
+    let verdict = Verdict::Accepted { resources: documents.unwrap_or_default(), audit_sequences };
+    Ok(Outcome { verdict: Arc::new(verdict), ..outcome })
 }
 
 fn remember(state: &mut State, command: &Command, outcome: &Outcome) {

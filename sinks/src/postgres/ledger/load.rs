@@ -218,11 +218,9 @@ async fn load_outcomes(
     for row in rows {
         let key = IdempotencyKey { tenant: TenantId(row.try_get("tenant_id")?), key: row.try_get("idempotency_key")? };
         let verdict = if row.try_get("accepted")? {
-            let sequences = (row.try_get("first_audit")?, row.try_get("last_audit")?);
-            Verdict::Accepted {
-                resources: resources(&mut *connection, key.tenant, sequences).await?,
-                audit_sequences: sequences,
-            }
+            // Its documents are left to who answers: what repeats are told must not fill the ledger's memory.
+            let audit_sequences = (row.try_get("first_audit")?, row.try_get("last_audit")?);
+            Verdict::Accepted { resources: Vec::new(), audit_sequences }
         } else {
             Verdict::Rejected(Refusal {
                 code: row.try_get("code")?,
@@ -245,12 +243,25 @@ async fn load_outcomes(
     Ok(())
 }
 
-/// The documents that answered a command, from the account of what it wrote.
-async fn resources(
+/// The documents that answered a command, from the audit log; `None` where they have more than `bytes_max` together.
+pub async fn answered(
     connection: &mut PgConnection,
     tenant: TenantId,
     (first, last): (i64, i64),
-) -> Result<Vec<Resource>, LedgerError> {
+    bytes_max: usize,
+) -> Result<Option<Vec<Resource>>, LedgerError> {
+    let bytes: i64 = sqlx::query_scalar(
+        "select coalesce(sum(octet_length(document::text)), 0)::bigint from audit_log
+         where tenant_id = $1 and sequence between $2 and $3 and operation_index is not null",
+    )
+    .bind(tenant.0)
+    .bind(first)
+    .bind(last)
+    .fetch_one(&mut *connection)
+    .await?;
+    if usize::try_from(bytes).is_ok_and(|bytes| bytes > bytes_max) {
+        return Ok(None);
+    }
     let rows = sqlx::query(
         "select entity_kind, entity_id, entity_version, document::text as document from audit_log
          where tenant_id = $1 and sequence between $2 and $3 and operation_index is not null order by operation_index",
@@ -260,14 +271,13 @@ async fn resources(
     .bind(last)
     .fetch_all(connection)
     .await?;
-    rows.iter()
-        .map(|row| {
-            let name: &str = row.try_get("entity_kind")?;
-            let kind = EntityKind::from_name(name)
-                .ok_or_else(|| LedgerError::Corrupt { what: "kind of document", reason: name.to_owned() })?;
-            let version = row.try_get("entity_version")?;
-            let document = row.try_get::<&str, _>("document")?.into();
-            Ok(Resource { kind, id: row.try_get("entity_id")?, version, created: version == 1, document })
-        })
-        .collect()
+    let resources = rows.iter().map(|row| {
+        let name: &str = row.try_get("entity_kind")?;
+        let kind = EntityKind::from_name(name)
+            .ok_or_else(|| LedgerError::Corrupt { what: "kind of document", reason: name.to_owned() })?;
+        let version = row.try_get("entity_version")?;
+        let document = row.try_get::<&str, _>("document")?.into();
+        Ok(Resource { kind, id: row.try_get("entity_id")?, version, created: version == 1, document })
+    });
+    resources.collect::<Result<_, LedgerError>>().map(Some)
 }

@@ -4,8 +4,8 @@
 mod load;
 mod write;
 
-pub use load::load;
 pub(super) use load::load_on;
+pub use load::{answered, load};
 pub use write::commit;
 
 use super::outbox::OutboxRecord;
