@@ -260,14 +260,14 @@ pub async fn limit(request: &HttpRequest, subject: Subject) -> Result<(), ApiErr
     remember(request, decided)
 }
 
-/// Raises the cost of a request that [`limit`] has admitted, once it is known to be larger.
-pub async fn raise(request: &HttpRequest, cost: u32) -> Result<(), ApiError> {
+/// Raises the cost of a request that [`limit`] has admitted, once it is known to be larger than what it has `paid`.
+pub async fn raise(request: &HttpRequest, paid: u32, cost: u32) -> Result<(), ApiError> {
     let subject = request.extensions().get::<Subject>().copied();
     let (Some(limiter), Some(subject)) = (request.app_data::<web::Data<Limiter>>(), subject) else { return Ok(()) };
-    if cost <= 1 {
+    if cost <= paid {
         return Ok(());
     }
-    let decided = limiter.raise(&subject, 1, cost).await;
+    let decided = limiter.raise(&subject, paid, cost).await;
     remember(request, decided)
 }
 

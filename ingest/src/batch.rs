@@ -3,7 +3,7 @@
 use crate::answer::{error_entry, outcome_entry, pending_body, pending_location};
 use crate::compose::{Asked, command};
 use crate::describe::BatchSent;
-use crate::gateway::{Gateway, UnderWay};
+use crate::gateway::{Acknowledged, Gateway, UnderWay};
 use crate::rehearsal;
 use crate::routes::{needs_if_match, submit};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use twh_domain::command::OPERATIONS_MAX;
+use twh_domain::command::{Command, OPERATIONS_MAX};
 use twh_domain::id::CommandId;
 use twh_edge::access::{BatchCommands, need_of_command};
 use twh_edge::auth::{Caller, Identity};
@@ -45,11 +45,10 @@ pub(crate) async fn handle(
         let problem = json!([{ "field": "commands", "problem": format!("must hold 1 to {OPERATIONS_MAX} commands") }]);
         return Err(ApiError::new(ErrorCode::ValidationFailed, "the batch is empty or too long").details(problem));
     }
-    raise(&request, cost_of_batch(batch.commands.len())).await?;
+    raise(&request, 1, cost_of_batch(batch.commands.len())).await?;
     if query.dry_run {
         let key = request.headers().contains_key("idempotency-key").then(|| idempotency_key(&request)).transpose()?;
-        let request_id = RequestId::of(&request);
-        return rehearsal::handle(&caller, gateway.pool(), &request_id, key, batch).await.map(BatchSent::from);
+        return rehearsal::handle(&request, &caller, &gateway, key, batch).await.map(BatchSent::from);
     }
     let answered = if batch.atomic {
         atomic(&request, &caller, &gateway, batch).await
@@ -123,37 +122,55 @@ async fn each(
     let request_id = RequestId::of(request);
     let trace = traceparent(request.headers());
     let prefer = Prefer::of(request.headers());
-    let under_way: Vec<_> = batch
-        .commands
+    let paid = cost_of_batch(batch.commands.len());
+    let composed: Vec<_> = batch.commands.into_iter().map(|entry| compose(entry, caller, &request_id)).collect();
+    let sound: Vec<_> = composed.iter().flatten().collect();
+    let held = gateway.weigh(request, caller.tenant_id, &sound, paid, true).await?;
+    let under_way: Vec<_> = composed
         .into_iter()
-        .map(|entry| hand_over(entry, caller, gateway, &request_id, trace.as_deref()))
+        .map(|command| {
+            let command = command?;
+            Ok((command.command_id, gateway.hand_over(&command, trace.as_deref())?))
+        })
         .collect();
     let deadline = Instant::now() + gateway.outcome_wait(prefer.wait);
     let mut results = Vec::with_capacity(under_way.len());
+    let mut undecided = None;
     for entry in under_way {
-        let result = match entry {
+        let settled = match entry {
             Ok((id, under_way)) => settle(gateway, id, under_way, prefer, deadline, &request_id).await,
             Err(error) => Err(error),
         };
-        results.push(result.unwrap_or_else(|error| error_entry(&error, &request_id)));
+        results.push(match settled {
+            Ok(Settled::Decided(entry)) => entry,
+            Ok(Settled::Undecided(entry, acknowledged)) => {
+                undecided = Some(acknowledged);
+                entry
+            }
+            Err(error) => error_entry(&error, &request_id),
+        });
+    }
+    // The last is decided after the others.
+    if let Some(last) = undecided {
+        last.keep(held);
     }
     Ok(HttpResponse::Ok().json(json!({ "results": results })))
 }
 
-fn hand_over(
-    entry: BatchEntry,
-    caller: &Identity,
-    gateway: &Gateway,
-    request_id: &str,
-    trace: Option<&str>,
-) -> Result<(CommandId, UnderWay), ApiError> {
+/// The command that an entry asks for.
+fn compose(entry: BatchEntry, caller: &Identity, request_id: &str) -> Result<Command, ApiError> {
     let key = entry
         .idempotency_key
         .as_deref()
         .ok_or_else(|| ApiError::new(ErrorCode::IdempotencyKeyRequired, "give each command its idempotency_key"))?;
     let key = check_idempotency_key(key)?.to_owned();
-    let command = command(caller, request_id, key, vec![asked(caller, entry)?]);
-    Ok((command.command_id, gateway.hand_over(&command, trace)?))
+    Ok(command(caller, request_id, key, vec![asked(caller, entry)?]))
+}
+
+/// What an entry is answered with.
+enum Settled {
+    Decided(Value),
+    Undecided(Value, Acknowledged),
 }
 
 async fn settle(
@@ -163,7 +180,7 @@ async fn settle(
     prefer: Prefer,
     deadline: Instant,
     request_id: &str,
-) -> Result<Value, ApiError> {
+) -> Result<Settled, ApiError> {
     let mut acknowledged = under_way.acknowledged().await?;
     let wait = if prefer.respond_async { Duration::ZERO } else { deadline.saturating_duration_since(Instant::now()) };
     let outcome = if wait.is_zero() { None } else { acknowledged.outcome(wait).await };
@@ -172,10 +189,11 @@ async fn settle(
         None => None,
     };
     Ok(match outcome {
-        Some(outcome) => outcome_entry(&outcome, request_id),
+        Some(outcome) => Settled::Decided(outcome_entry(&outcome, request_id)),
         None => {
             let position = acknowledged.position;
-            json!({ "status": 202, "command_id": id, "position": position.to_string(), "location": pending_location(id, position), "body": pending_body(id, position) })
+            let entry = json!({ "status": 202, "command_id": id, "position": position.to_string(), "location": pending_location(id, position), "body": pending_body(id, position) });
+            Settled::Undecided(entry, acknowledged)
         }
     })
 }

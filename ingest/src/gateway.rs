@@ -3,19 +3,26 @@
 //! It never answers 2xx for what is not durable: a command is acknowledged by the log first.
 
 use crate::replies::{Replies, Ticket};
+use crate::weights::{Held, Weights};
+use actix_web::HttpRequest;
 use prometheus::{IntCounterVec, register_int_counter_vec};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use twh_domain::command::Command;
+use twh_domain::id::TenantId;
 use twh_domain::limits::{OUTPUT_BYTES_MAX, VALUE_BYTES_MAX};
 use twh_domain::outcome::{Outcome, Position, Verdict};
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::limits::raise;
 use twh_schemas::{Schemas, headers};
 use twh_sinks::kafka::{Outgoing, Pending, Producer, RecordHeader, settle};
 use twh_sinks::postgres::ledger::{LedgerError, answered};
 use twh_sinks::postgres::queries::is_away;
 use twh_sinks::postgres::tenant::TenantPool;
+
+/// How long a command that nobody waits for counts as in flight, where it is not heard of.
+const KEPT_AT_MOST: Duration = Duration::from_secs(30);
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
 static SUBMITTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
@@ -48,6 +55,7 @@ pub struct Gateway {
     replies: Replies,
     pool: TenantPool,
     in_flight: Arc<Semaphore>,
+    weights: Weights,
 }
 
 /// A command on its way.
@@ -76,7 +84,7 @@ impl Gateway {
         pool: TenantPool,
     ) -> Self {
         let in_flight = Arc::new(Semaphore::new(options.in_flight_max));
-        Self { options, producer, schemas, replies, pool, in_flight }
+        Self { options, producer, schemas, replies, pool, in_flight, weights: Weights::new() }
     }
 
     /// The ledger, for rehearsals: they read it and write nothing.
@@ -92,6 +100,7 @@ impl Gateway {
     /// An outcome with its documents, which it may leave out; `None` where they are too long to be answered: they are found by the
     /// command's id.
     pub(crate) async fn with_documents(&self, outcome: Outcome) -> Result<Option<Outcome>, ApiError> {
+        self.weights.learn(&outcome);
         let Some(audit_sequences) = outcome.verdict.left_out() else { return Ok(Some(outcome)) };
         let mut connection = self.pool.of(outcome.tenant).await.map_err(ApiError::database)?;
         let found = answered(&mut connection, outcome.tenant, audit_sequences, OUTPUT_BYTES_MAX).await;
@@ -108,6 +117,21 @@ impl Gateway {
         let max = self.options.in_flight_max.max(1);
         let used = max.saturating_sub(self.in_flight.available_permits());
         u32::try_from(used.saturating_mul(1_000) / max).unwrap_or(u32::MAX)
+    }
+
+    /// Guesses what a request's commands make the ledger write, charges its tenant for it, and takes it from what the tenant may have
+    /// in flight. `paid` is what the request has cost so far. With `ask`, what is not known of stored documents is looked up.
+    pub(crate) async fn weigh(
+        &self,
+        request: &HttpRequest,
+        tenant: TenantId,
+        commands: &[&Command],
+        paid: u32,
+        ask: bool,
+    ) -> Result<Held, ApiError> {
+        let weight = self.weights.guess(&self.pool, tenant, commands, ask).await;
+        raise(request, paid, paid.saturating_add(weight.surcharge())).await?;
+        self.weights.hold(tenant, weight).await
     }
 
     /// Hands a command to the log without waiting; commands handed over one after another stand there in that order.
@@ -175,5 +199,15 @@ impl Acknowledged {
     /// Waits for what becomes of it; `None` when that takes longer.
     pub async fn outcome(&mut self, wait: Duration) -> Option<Outcome> {
         self.ticket.outcome(wait).await
+    }
+
+    /// Keeps what its tenant has in flight until it is decided, for a while: nobody waits for it.
+    pub(crate) fn keep(mut self, held: Held) {
+        if held.is_heavy() {
+            tokio::spawn(async move {
+                self.ticket.outcome(KEPT_AT_MOST).await;
+                drop(held);
+            });
+        }
     }
 }

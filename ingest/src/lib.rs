@@ -22,6 +22,7 @@ mod gateway;
 mod rehearsal;
 mod replies;
 mod routes;
+mod weights;
 
 pub use gateway::{Gateway, Options};
 pub use replies::{Replies, Waker};

@@ -3,8 +3,8 @@
 use crate::answer::{error_entry, outcome_entry};
 use crate::batch::{asked, in_batch};
 use crate::compose::command;
-use crate::gateway::ledger_error;
-use actix_web::HttpResponse;
+use crate::gateway::{Gateway, ledger_error};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use twh_domain::command::Command;
@@ -15,24 +15,29 @@ use twh_edge::auth::Identity;
 use twh_edge::body::{BatchBody, BatchEntry};
 use twh_edge::error::ApiError;
 use twh_edge::headers::check_idempotency_key;
+use twh_edge::limits::cost_of_batch;
+use twh_edge::request::RequestId;
 use twh_sinks::postgres::rehearsal::{Change, Rehearsed, rehearse};
-use twh_sinks::postgres::tenant::TenantPool;
 use uuid::Uuid;
 
 /// Rehearses a batch; `key` is the whole's, where the batch is atomic and the client gave one.
 pub(crate) async fn handle(
+    request: &HttpRequest,
     caller: &Identity,
-    pool: &TenantPool,
-    request_id: &str,
+    gateway: &Gateway,
     key: Option<String>,
     batch: BatchBody,
 ) -> Result<HttpResponse, ApiError> {
+    let request_id = &RequestId::of(request);
+    let paid = cost_of_batch(batch.commands.len());
     let (commands, results) = if batch.atomic {
         (vec![atomic(caller, request_id, key, batch.commands)?], Vec::new())
     } else {
         each(caller, request_id, batch.commands)
     };
-    let mut connection = pool.of(caller.tenant_id).await.map_err(ApiError::database)?;
+    let sound: Vec<_> = commands.iter().collect();
+    let _held = gateway.weigh(request, caller.tenant_id, &sound, paid, true).await?;
+    let mut connection = gateway.pool().of(caller.tenant_id).await.map_err(ApiError::database)?;
     let rehearsed = rehearse(&mut connection, &commands, OffsetDateTime::now_utc().into()).await;
     let rehearsed = rehearsed.map_err(ledger_error)?;
     let results = match results.is_empty() {

@@ -11,6 +11,7 @@ use twh_edge::auth::{Caller, Identity};
 use twh_edge::body::parse_payload;
 use twh_edge::error::ApiError;
 use twh_edge::headers::{Prefer, idempotency_key, if_match, if_match_missing, traceparent};
+use twh_edge::limits::cost_of_batch;
 use twh_edge::request::RequestId;
 use twh_edge::routes::Routes;
 use uuid::Uuid;
@@ -97,7 +98,9 @@ pub(crate) async fn submit(
 ) -> Result<HttpResponse, ApiError> {
     let request_id = RequestId::of(request);
     let prefer = Prefer::of(request.headers());
+    let paid = if atomic { cost_of_batch(asked.len()) } else { 1 };
     let command = command(caller, &request_id, key, asked);
+    let held = gateway.weigh(request, caller.tenant_id, &[&command], paid, atomic || prefer.respond_async).await?;
     let mut acknowledged =
         gateway.hand_over(&command, traceparent(request.headers()).as_deref())?.acknowledged().await?;
     if !prefer.respond_async
@@ -106,5 +109,7 @@ pub(crate) async fn submit(
     {
         return Ok(answer(&outcome, atomic, &request_id));
     }
-    Ok(pending(command.command_id, acknowledged.position))
+    let answer = pending(command.command_id, acknowledged.position);
+    acknowledged.keep(held);
+    Ok(answer)
 }

@@ -169,7 +169,7 @@ async fn without_redis_a_quarter_of_the_plan_is_let_through_and_nobody_waits() {
 
 async fn handle(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     limit(&request, *request.app_data::<Subject>().unwrap()).await?;
-    raise(&request, 2).await?;
+    raise(&request, 1, 2).await?;
     Ok(HttpResponse::Ok().finish())
 }
 

@@ -494,6 +494,24 @@ pub async fn find_outcome(
     }))
 }
 
+/// How many bytes each of a tenant's documents has, of those that are there.
+pub async fn document_lengths(
+    connection: &mut PgConnection,
+    kind: EntityKind,
+    tenant: TenantId,
+    ids: &[Uuid],
+) -> Result<Vec<(Uuid, usize)>, sqlx::Error> {
+    // The table's name comes from the code, never from a client.
+    let sql = format!(
+        "select id, octet_length(document::text) as length from {} where tenant_id = $1 and id = any($2)",
+        kind.collection()
+    );
+    let rows = sqlx::query(&sql).bind(tenant.0).bind(ids).fetch_all(connection).await?;
+    let length =
+        |row: &PgRow| row.try_get::<i32, _>("length").map(|length| usize::try_from(length).unwrap_or_default());
+    rows.iter().map(|row| Ok((row.try_get("id")?, length(row)?))).collect()
+}
+
 /// How far the ledger has come on a partition.
 pub async fn applied_through(connection: &mut PgConnection, partition: i32) -> Result<Option<i64>, sqlx::Error> {
     sqlx::query_scalar("select next_offset from ledger_partitions where partition = $1")
