@@ -84,9 +84,13 @@ impl Environment {
     pub(crate) async fn tenants(&self, count: usize) -> Result<Vec<NewTenant>> {
         let mut tenants = Vec::with_capacity(count);
         for _ in 0..count {
-            tenants.push(provision::tenant(&self.pool, &self.parts.secrets, "bench", "enterprise").await?);
+            tenants.push(self.tenant("enterprise").await?);
         }
         Ok(tenants)
+    }
+
+    pub(crate) async fn tenant(&self, plan: &str) -> Result<NewTenant> {
+        Ok(provision::tenant(&self.pool, &self.parts.secrets, "bench", plan).await?)
     }
 
     fn command(&self, program: &Path, arguments: &[&str], settings: &BTreeMap<String, String>) -> Command {
@@ -188,9 +192,18 @@ impl Process {
 
     /// Resident memory now, in megabytes.
     pub(crate) fn memory_mb(&self) -> u64 {
+        self.status_mb("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in megabytes.
+    pub(crate) fn memory_peak_mb(&self) -> u64 {
+        self.status_mb("VmHWM:")
+    }
+
+    fn status_mb(&self, name: &str) -> u64 {
         let id = self.child.id().unwrap_or_default();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
         line.split_whitespace().next().and_then(|kb| kb.parse::<u64>().ok()).unwrap_or_default() / 1024
     }
 

@@ -11,6 +11,7 @@ mod apply;
 mod bare;
 mod environment;
 mod growth;
+mod hostile;
 mod http;
 mod limits;
 mod load;
@@ -50,6 +51,8 @@ pub enum Scenario {
     Mixed,
     /// Far more than the server can do, for a while: it turns away what is too much, and is itself again at once.
     Overload,
+    /// A tenant that sends the worst that it may, and a neighbour on its partition.
+    Hostile,
     /// More movements, more tenants.
     Growth,
     /// Deliveries to subscribers, beside a naive dispatcher.
@@ -87,6 +90,7 @@ impl Options {
                 Scenario::Http,
                 Scenario::Mixed,
                 Scenario::Overload,
+                Scenario::Hostile,
                 Scenario::Growth,
                 Scenario::Webhooks,
                 Scenario::Search,
@@ -178,6 +182,7 @@ impl<'a> Bench<'a> {
                 Scenario::Http => self.http().await.context("http")?,
                 Scenario::Mixed => self.mixed().await.context("mixed")?,
                 Scenario::Overload => self.overload().await.context("overload")?,
+                Scenario::Hostile => self.hostile().await.context("hostile")?,
                 Scenario::Growth => self.growth().await.context("growth")?,
                 Scenario::Webhooks => webhooks::measure(self.environment, &mut self.report, self.options.load)
                     .await
@@ -319,6 +324,13 @@ impl<'a> Bench<'a> {
         self.report.add(row.times("before", before.p99_ms).bar(Bar::Below(2.0)));
         self.report.add(Row::new("server's memory after overload", server.memory_mb() as f64, "MB"));
         server.stop().await
+    }
+
+    async fn hostile(&mut self) -> Result<()> {
+        for plan in ["free", "scale"] {
+            hostile::measure(self.environment, &mut self.report, plan, 4 * self.options.load).await?;
+        }
+        Ok(())
     }
 
     async fn growth(&mut self) -> Result<()> {

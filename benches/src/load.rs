@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// The time before the clock starts.
 const WARM_UP: Duration = Duration::from_millis(700);
 /// What a client waits after it was turned away; `Retry-After` asks for a second, this one is rude.
-const IMPATIENCE: Duration = Duration::from_millis(100);
+pub(crate) const IMPATIENCE: Duration = Duration::from_millis(100);
 /// Latencies beyond this count as this.
 const LATENCY_MAX: Duration = Duration::from_secs(60);
 
