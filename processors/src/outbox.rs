@@ -10,15 +10,19 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use twh_sinks::kafka::Outgoing;
+use twh_schemas::catalogue::LEDGER_DLQ;
+use twh_sinks::kafka::{Outgoing, ProduceError};
 use twh_sinks::postgres::ledger::Batch;
 use twh_sinks::postgres::outbox::OutboxRecord;
 
-/// Committed batches that may wait in memory for Kafka; then the ledger waits too.
+/// Committed batches of a partition that may wait in memory for Kafka, and their bytes; then the ledger waits too.
 const QUEUE_BATCHES_MAX: usize = 16;
+const QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Semaphores count in these.
+const UNIT_BYTES: usize = 1_024;
 /// Stands before every offset.
 pub(crate) const NOTHING_PUBLISHED: i64 = -1;
 /// When nothing comes for this long, what is published is deleted from the table without waiting for the next commit.
@@ -37,6 +41,15 @@ static FAILED: LazyLock<IntCounter> = LazyLock::new(|| {
         .expect("the metric's name is unique")
 });
 
+#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
+static SET_ASIDE: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "twh_outbox_set_aside_total",
+        "Records of the outbox that their topics do not take: too large."
+    )
+    .expect("the metric's name is unique")
+});
+
 /// Full names of topics, by their names in the catalogue.
 pub type TopicNames = Arc<dyn Fn(&'static str) -> String + Send + Sync>;
 
@@ -52,8 +65,8 @@ pub struct Publishing<S, L> {
 }
 
 enum Work {
-    /// A batch that was just committed.
-    Batch(i64, Arc<Batch>),
+    /// A batch that was just committed, and its share of the queue's bytes.
+    Batch(i64, Arc<Batch>, Option<OwnedSemaphorePermit>),
     /// Something may be in the table that did not come this way.
     Sweep,
 }
@@ -61,6 +74,7 @@ enum Work {
 /// A partition's publisher, as the ledger sees it.
 pub struct Publisher {
     work: mpsc::Sender<Work>,
+    bytes: Arc<Semaphore>,
     published_through: Arc<AtomicI64>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -81,13 +95,14 @@ impl Publisher {
             deleted_through: NOTHING_PUBLISHED,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
         };
-        Self { work, published_through, stop, task: tokio::spawn(task.run(inbox)) }
+        let bytes = Arc::new(Semaphore::new(QUEUE_BYTES_MAX / UNIT_BYTES));
+        Self { work, bytes, published_through, stop, task: tokio::spawn(task.run(inbox)) }
     }
 
     /// Where committed batches are handed in.
     #[must_use]
     pub fn inbox(&self) -> Inbox {
-        Inbox(self.work.clone())
+        Inbox { work: self.work.clone(), bytes: Arc::clone(&self.bytes) }
     }
 
     /// Looks into the table, for a batch whose commit was in doubt.
@@ -114,13 +129,19 @@ impl Publisher {
 
 /// The way to a partition's publisher; a publisher that is drained waits until there is none left.
 #[derive(Clone)]
-pub struct Inbox(mpsc::Sender<Work>);
+pub struct Inbox {
+    work: mpsc::Sender<Work>,
+    bytes: Arc<Semaphore>,
+}
 
 impl Inbox {
     /// Publishes a batch that is committed; waits while too many wait already.
     pub async fn publish(&self, next_offset: i64, batch: Arc<Batch>) {
+        let bytes: usize = batch.outbox.iter().map(|record| record.payload.len()).sum();
+        let units = u32::try_from(bytes.min(QUEUE_BYTES_MAX) / UNIT_BYTES).unwrap_or(u32::MAX);
+        let share = Arc::clone(&self.bytes).acquire_many_owned(units).await.ok();
         // A publisher ends only when it is drained.
-        let _ = self.0.send(Work::Batch(next_offset, batch)).await;
+        let _ = self.work.send(Work::Batch(next_offset, batch, share)).await;
     }
 }
 
@@ -161,14 +182,14 @@ impl<S: Store, L: Log> Task<S, L> {
         let mut next = Some(first);
         while let Some(work) = next {
             match work {
-                Work::Batch(next_offset, batch) => batches.push((next_offset, batch)),
+                Work::Batch(next_offset, batch, share) => batches.push((next_offset, batch, share)),
                 Work::Sweep => sweep = true,
             }
             next = if sweep { None } else { inbox.try_recv().ok() };
         }
-        batches.retain(|(next_offset, _)| *next_offset > self.published());
-        if let Some((next_offset, _)) = batches.last() {
-            let records: Vec<_> = batches.iter().flat_map(|(_, batch)| &batch.outbox).collect();
+        batches.retain(|(next_offset, ..)| *next_offset > self.published());
+        if let Some((next_offset, ..)) = batches.last() {
+            let records: Vec<_> = batches.iter().flat_map(|(_, batch, _)| &batch.outbox).collect();
             self.publish(*next_offset, &records).await?;
         }
         if sweep { self.sweep().await } else { Ok(()) }
@@ -207,18 +228,11 @@ impl<S: Store, L: Log> Task<S, L> {
                 payload: &record.payload,
             })
             .collect();
-        loop {
-            // A log that never gives up is left waiting when the partition goes to another process.
-            let appended = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return Err(Stopped),
-                appended = self.publishing.log.append(&outgoing) => appended,
-            };
-            match appended {
-                Ok(()) => break,
-                Err(error) => {
-                    FAILED.inc();
-                    self.pause("a committed batch is not on Kafka yet", &error).await?;
+        if self.append(&outgoing).await?.is_err() {
+            // One is too large. The others go on, in their order; those that are there already come a second time.
+            for record in &outgoing {
+                if let Err(error) = self.append(std::slice::from_ref(record)).await? {
+                    self.set_aside(record, &error).await?;
                 }
             }
         }
@@ -226,6 +240,42 @@ impl<S: Store, L: Log> Task<S, L> {
         PUBLISHED.inc_by(u64::try_from(records.len()).unwrap_or_default());
         self.published_through.store(next_offset, Ordering::Release);
         Ok(())
+    }
+
+    /// Puts records on Kafka, however often that takes; an error is one that will stay: a record is too large.
+    async fn append(&mut self, records: &[Outgoing<'_>]) -> Result<Result<(), ProduceError>, Stopped> {
+        loop {
+            // A log that never gives up is left waiting when the partition goes to another process.
+            let appended = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(Stopped),
+                appended = self.publishing.log.append(records) => appended,
+            };
+            match appended {
+                Err(error) if !error.is_too_large() => {
+                    FAILED.inc();
+                    self.pause("a committed batch is not on Kafka yet", &error).await?;
+                }
+                appended => return Ok(appended),
+            }
+        }
+    }
+
+    /// Names a record that its topic does not take among the dead letters: the topic takes less than it was made to take. What it told
+    /// is in the ledger.
+    async fn set_aside(&mut self, record: &Outgoing<'_>, error: &ProduceError) -> Result<(), Stopped> {
+        SET_ASIDE.inc();
+        let key = String::from_utf8_lossy(record.key).into_owned();
+        tracing::error!(partition = self.partition, topic = record.topic, key, bytes = record.payload.len(), %error, "outbox: a record is larger than its topic takes and is not published; see max.message.bytes of the topic");
+        let headers = [
+            ("twh-dlq-reason".into(), error.to_string().into()),
+            ("twh-dlq-topic".into(), record.topic.to_owned().into()),
+            ("twh-dlq-left-out".into(), record.payload.len().to_string().into()),
+        ];
+        let topic = (self.publishing.full_name)(LEDGER_DLQ.name);
+        let letter = Outgoing { topic: &topic, partition: None, key: record.key, headers: &headers, payload: &[] };
+        // What no topic takes at all is in the log, and counted.
+        self.append(&[letter]).await.map(|_| ())
     }
 
     /// Deletes what is published. A failure costs nothing but a repeat after the next start.
@@ -249,5 +299,86 @@ impl<S: Store, L: Log> Task<S, L> {
             () = self.stop.cancelled() => Err(Stopped),
             () = tokio::time::sleep(self.backoff.pause()) => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+    use twh_domain::state::{Need, State};
+    use twh_sinks::postgres::ledger::{Claim, Commit, LedgerError};
+    use twh_sinks::postgres::outbox::OutboxBatch;
+    use twh_sinks::postgres::sqlx;
+
+    /// A log whose topics take ten bytes, and a table with nothing in it.
+    #[derive(Clone, Default)]
+    struct Narrow(Arc<Mutex<Vec<(String, usize)>>>);
+
+    impl Log for Narrow {
+        async fn append(&self, records: &[Outgoing<'_>]) -> Result<(), ProduceError> {
+            for record in records {
+                if record.payload.len() > 10 {
+                    let error = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
+                    return Err(ProduceError::NotAcknowledged(error));
+                }
+                self.0.lock().unwrap().push((record.topic.to_owned(), record.payload.len()));
+            }
+            Ok(())
+        }
+    }
+
+    impl Store for Narrow {
+        async fn claim(&self, _: i32, _: &str, _: &str) -> Result<Claim, LedgerError> {
+            unreachable!("nobody claims")
+        }
+
+        async fn current(&self, _: i32) -> Result<Option<Claim>, LedgerError> {
+            Ok(None)
+        }
+
+        async fn load(&self, _: &mut State, _: BTreeSet<Need>) -> Result<(), LedgerError> {
+            Ok(())
+        }
+
+        async fn commit(&self, _: Commit) -> Result<(), LedgerError> {
+            Ok(())
+        }
+
+        async fn oldest_after(&self, _: i32, _: i64) -> Result<Option<OutboxBatch>, sqlx::Error> {
+            Ok(None)
+        }
+
+        async fn forget(&self, _: i32, _: i64) -> Result<(), sqlx::Error> {
+            Ok(())
+        }
+    }
+
+    fn record(topic: &'static str, bytes: usize) -> OutboxRecord {
+        OutboxRecord { topic, partition: None, key: b"key".to_vec(), headers: Vec::new(), payload: vec![0; bytes] }
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_too_large_is_named_and_the_others_are_published() {
+        let log = Narrow::default();
+        let publishing =
+            Publishing { store: log.clone(), log: log.clone(), full_name: Arc::new(|name| format!("test.{name}")) };
+        let publisher = Publisher::start(publishing, 0);
+        let batch = Batch { outbox: vec![record("a", 1), record("b", 11), record("c", 2)], ..Batch::default() };
+        publisher.inbox().publish(1, batch.into()).await;
+        let batch = Batch { outbox: vec![record("d", 3)], ..Batch::default() };
+        publisher.inbox().publish(2, batch.into()).await;
+        publisher.drain().await;
+        let there = log.0.lock().unwrap().clone();
+        let letter = format!("test.{}", LEDGER_DLQ.name);
+        let expected = [("test.a", 1), ("test.a", 1), (letter.as_str(), 0), ("test.c", 2), ("test.d", 3)];
+        // Both batches may go together, and then the last comes once more.
+        let mut seen: Vec<_> = there.iter().map(|(topic, bytes)| (topic.as_str(), *bytes)).collect();
+        seen.dedup();
+        let mut expected = expected.to_vec();
+        expected.dedup();
+        assert_eq!(seen, expected);
     }
 }

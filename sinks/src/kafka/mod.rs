@@ -44,6 +44,13 @@ pub enum ProduceError {
 }
 
 impl ProduceError {
+    /// True for a record that is larger than the producer or the topic takes: the same record will never be taken.
+    #[must_use]
+    pub const fn is_too_large(&self) -> bool {
+        use RDKafkaErrorCode::{InvalidMessageSize, MessageSizeTooLarge};
+        matches!(self, Self::NotAcknowledged(KafkaError::MessageProduction(MessageSizeTooLarge | InvalidMessageSize)))
+    }
+
     /// The stable name, as a metric label.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
