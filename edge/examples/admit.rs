@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use twh_domain::id::TenantId;
 use twh_edge::limits::{Limiter, Plan, Policies, RateLimits, Subject};
 use twh_sinks::counters::gcra::Rate;
-use twh_sinks::counters::{Bucket, Counters, Deadlines};
+use twh_sinks::counters::{Asked, Bucket, Counters, Deadlines};
 use uuid::Uuid;
 
 const CALLS: usize = 10_000;
@@ -50,7 +50,7 @@ async fn main() {
     let mut taken = Vec::with_capacity(CALLS);
     for _ in 0..CALLS {
         let begun = Instant::now();
-        counters.take(std::slice::from_ref(&bucket)).await.unwrap();
+        counters.ask(std::slice::from_ref(&bucket), Asked::Take).await.unwrap();
         taken.push(begun.elapsed());
     }
     print("one call of one bucket", taken);

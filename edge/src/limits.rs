@@ -17,13 +17,15 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 use store::{Buckets, Keeper, Source, Store};
 use twh_domain::id::TenantId;
-use twh_sinks::counters::Counters;
 use twh_sinks::counters::gcra::{Rate, Verdict};
+use twh_sinks::counters::{Asked, Counters};
 use uuid::Uuid;
 
 const MICROS_PER_SECOND: u64 = 1_000_000;
 /// Commands of a batch that cost one more request.
 const COMMANDS_A_REQUEST: usize = 10;
+/// Bytes of an answer that cost one more request.
+const BYTES_A_REQUEST: u64 = 256 * 1024;
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
 static DECISIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
@@ -41,6 +43,16 @@ static SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
         .expect("the metric's name is unique")
 });
 
+#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
+static CHARGED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "twh_rate_limit_charged_requests_total",
+        "Requests that large answers cost in addition, by plan.",
+        &["plan"]
+    )
+    .expect("the metric's name is unique")
+});
+
 /// Whose buckets a request takes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subject {
@@ -56,6 +68,12 @@ pub struct Subject {
 #[must_use]
 pub fn cost_of_batch(commands: usize) -> u32 {
     u32::try_from(commands / COMMANDS_A_REQUEST).unwrap_or(u32::MAX).saturating_add(1)
+}
+
+/// What an answer of so many bytes costs in addition, in requests: one for every 256 KiB.
+#[must_use]
+pub fn cost_of_answer(bytes: u64) -> u32 {
+    u32::try_from(bytes / BYTES_A_REQUEST).unwrap_or(u32::MAX)
 }
 
 /// What the limiters of a process have in common: the plans, how busy the process is, its own buckets, and where the shared ones
@@ -135,15 +153,24 @@ impl Limiter {
         self.take(subject, paid, cost).await
     }
 
-    async fn take(&self, subject: &Subject, paid: u32, cost: u32) -> Result<Admission, Refused> {
+    /// Charges the buckets with what an admitted request has used beyond what it has paid. What they do not hold they owe.
+    pub async fn charge(&self, subject: &Subject, cost: u32) -> Admission {
+        CHARGED.with_label_values(&[subject.plan.name()]).inc_by(cost.into());
+        self.ask(subject, Asked::Charge, 0, cost).await.1
+    }
+
+    async fn ask(&self, subject: &Subject, asked: Asked, paid: u32, cost: u32) -> (Source, Admission) {
         let begun = Instant::now();
         let policy = self.0.limits.0.policies.of(subject.plan);
-        let (source, policy, verdicts) = self.0.store.take(subject, policy, paid, cost).await;
+        let (source, policy, verdicts) = self.0.store.ask(subject, policy, asked, paid, cost).await;
         SECONDS.observe(begun.elapsed().as_secs_f64());
         let states = [("tenant", policy.tenant), ("key", policy.key)].into_iter().zip(verdicts);
-        let buckets: Vec<BucketState> =
-            states.map(|((name, rate), verdict)| BucketState { name, rate, verdict, cost }).collect();
-        let admission = Admission { buckets };
+        let buckets = states.map(|((name, rate), verdict)| BucketState { name, rate, verdict, cost }).collect();
+        (source, Admission { buckets })
+    }
+
+    async fn take(&self, subject: &Subject, paid: u32, cost: u32) -> Result<Admission, Refused> {
+        let (source, admission) = self.ask(subject, Asked::Take, paid, cost).await;
         let admitted = admission.is_admitted();
         let outcome = match (source, admitted) {
             (Source::Shared, true) => "admitted",
@@ -269,6 +296,28 @@ pub async fn raise(request: &HttpRequest, paid: u32, cost: u32) -> Result<(), Ap
     }
     let decided = limiter.raise(&subject, paid, cost).await;
     remember(request, decided)
+}
+
+/// Who pays for an answer, where limits are set up and the caller is known.
+#[derive(Clone, Default)]
+pub struct Payer(Option<(web::Data<Limiter>, Subject)>);
+
+impl Payer {
+    /// Who pays for the answer to a request that [`limit`] has admitted.
+    #[must_use]
+    pub fn of(request: &HttpRequest) -> Self {
+        let subject = request.extensions().get::<Subject>().copied();
+        Self(request.app_data::<web::Data<Limiter>>().cloned().zip(subject))
+    }
+
+    /// Pays for so many bytes that were answered; says where the buckets stand then, where they were asked.
+    pub async fn pay(&self, bytes: u64) -> Option<Admission> {
+        let (limiter, subject) = self.0.as_ref()?;
+        match cost_of_answer(bytes) {
+            0 => None,
+            cost => Some(limiter.charge(subject, cost).await),
+        }
+    }
 }
 
 fn remember(request: &HttpRequest, decided: Result<Admission, Refused>) -> Result<(), ApiError> {

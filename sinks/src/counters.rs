@@ -91,6 +91,15 @@ pub struct Bucket {
     pub cost: u32,
 }
 
+/// What is to be done with buckets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// Take from all of them or from none.
+    Take,
+    /// Take from each what was used already, whether it has enough or not.
+    Charge,
+}
+
 /// The shared buckets.
 pub struct Counters {
     client: Client,
@@ -131,8 +140,8 @@ impl Counters {
             let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
             let bucket = Bucket { key: PROBE_KEY.to_owned(), rate: Rate::new(1_000, 1_000), cost: 1 };
             // The first may have to send the script.
-            self.run(&mut connection, std::slice::from_ref(&bucket)).await?;
-            self.in_time(&mut connection, &[bucket]).await?;
+            self.run(&mut connection, std::slice::from_ref(&bucket), Asked::Take).await?;
+            self.in_time(&mut connection, &[bucket], Asked::Take).await?;
             Ok(connection)
         };
         let limit = self.deadlines.connect;
@@ -146,20 +155,21 @@ impl Counters {
         self.replace(None);
     }
 
-    /// Takes from all buckets, or from none where one has not enough. A verdict for each, in their order.
-    pub async fn take(&self, buckets: &[Bucket]) -> Result<Vec<Verdict>, CountersError> {
+    /// Takes from all buckets, or from none where one has not enough; or charges each. A verdict for each, in their order.
+    pub async fn ask(&self, buckets: &[Bucket], asked: Asked) -> Result<Vec<Verdict>, CountersError> {
         let connection = self.connection.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut connection = connection.ok_or(CountersError::NotConnected)?;
-        self.in_time(&mut connection, buckets).await
+        self.in_time(&mut connection, buckets, asked).await
     }
 
     async fn in_time(
         &self,
         connection: &mut MultiplexedConnection,
         buckets: &[Bucket],
+        asked: Asked,
     ) -> Result<Vec<Verdict>, CountersError> {
         let limit = self.deadlines.call;
-        let ran = tokio::time::timeout(limit, self.run(connection, buckets)).await;
+        let ran = tokio::time::timeout(limit, self.run(connection, buckets, asked)).await;
         ran.unwrap_or(Err(CountersError::Late(limit))).map(|(verdicts, _)| verdicts)
     }
 
@@ -172,11 +182,13 @@ impl Counters {
         &self,
         connection: &mut MultiplexedConnection,
         buckets: &[Bucket],
+        asked: Asked,
     ) -> Result<(Vec<Verdict>, u64), CountersError> {
         let mut call = self.script.prepare_invoke();
         for Bucket { key, rate, cost } in buckets {
             call.key(key).arg(rate.interval_micros()).arg(rate.capacity_micros()).arg(rate.cost_micros(*cost));
         }
+        call.arg(u8::from(asked == Asked::Charge));
         let numbers: Vec<u64> = call.invoke_async(connection).await?;
         read(&numbers, buckets.len()).ok_or(CountersError::Malformed)
     }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use twh_domain::id::TenantId;
-use twh_sinks::counters::gcra::{Level, Rate, Verdict, take_all};
-use twh_sinks::counters::{Bucket, Counters, CountersError};
+use twh_sinks::counters::gcra::{Level, Rate, Verdict, charge_all, take_all};
+use twh_sinks::counters::{Asked, Bucket, Counters, CountersError};
 use uuid::Uuid;
 
 /// What a process lets through alone, of a plan's rate and burst: one part in so many. A platform of up to so many processes
@@ -108,12 +108,13 @@ impl Store {
         self.up.load(Ordering::Acquire)
     }
 
-    /// Takes what a request of this cost has not paid yet, from the tenant's bucket and the credential's; says who decided,
-    /// and by which policy.
-    pub(super) async fn take(
+    /// Takes what a request of this cost has not paid yet, from the tenant's bucket and the credential's, or charges them with it;
+    /// says who decided, and by which policy.
+    pub(super) async fn ask(
         &self,
         subject: &Subject,
         policy: Policy,
+        asked: Asked,
         paid: u32,
         cost: u32,
     ) -> (Source, Policy, Vec<Verdict>) {
@@ -125,7 +126,7 @@ impl Store {
                 bucket(format!("twh:limit:{{{tenant}}}"), policy.tenant),
                 bucket(format!("twh:limit:{{{tenant}}}:{credential}"), policy.key),
             ];
-            match counters.take(&buckets).await {
+            match counters.ask(&buckets, asked).await {
                 Ok(verdicts) => {
                     self.answered_at.fetch_max(self.micros(), Ordering::AcqRel);
                     return (Source::Shared, policy, verdicts);
@@ -135,10 +136,10 @@ impl Store {
             }
         }
         let policy = policy.divided(LOCAL_PART);
-        (Source::Local, policy, self.take_locally(subject, policy, paid, cost))
+        (Source::Local, policy, self.ask_locally(subject, policy, asked, paid, cost))
     }
 
-    fn take_locally(&self, subject: &Subject, policy: Policy, paid: u32, cost: u32) -> Vec<Verdict> {
+    fn ask_locally(&self, subject: &Subject, policy: Policy, asked: Asked, paid: u32, cost: u32) -> Vec<Verdict> {
         let tenant = self.bucket(LocalKey::Tenant(subject.tenant));
         let credential = self.bucket(LocalKey::Credential(subject.tenant, subject.credential));
         // Always the tenant's first: no two requests wait for each other.
@@ -146,7 +147,10 @@ impl Store {
         let mut credential = credential.lock().unwrap_or_else(PoisonError::into_inner);
         let level = |rate: Rate, full_at: u64| Level { rate, cost: unpaid(rate, paid, cost), full_at };
         let mut levels = [level(policy.tenant, *tenant), level(policy.key, *credential)];
-        let verdicts = take_all(&mut levels, self.micros());
+        let verdicts = match asked {
+            Asked::Take => take_all(&mut levels, self.micros()),
+            Asked::Charge => charge_all(&mut levels, self.micros()),
+        };
         [*tenant, *credential] = levels.map(|level| level.full_at);
         verdicts
     }

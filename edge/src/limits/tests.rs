@@ -187,3 +187,26 @@ async fn every_answer_says_what_is_left_also_the_one_that_refuses() {
     assert_eq!(answer.headers().get("retry-after").unwrap(), "2");
     assert_eq!(answer.headers().get("ratelimit-policy").unwrap(), "\"tenant\";q=5;w=5, \"key\";q=3;w=3");
 }
+
+async fn large(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    limit(&request, *request.app_data::<Subject>().unwrap()).await?;
+    Ok(HttpResponse::Ok().body(vec![0; 1024 * 1024]))
+}
+
+#[actix_web::test]
+async fn a_large_answer_is_paid_for_once_it_is_known_and_what_it_owes_keeps_the_next_out() {
+    let alone = RateLimits::new(None, Policies::parse("free=4/160,4/16").unwrap(), QUIET).limiter();
+    for limiter in [shared("free=1/40,1/4").await, alone] {
+        let app = App::new().app_data(web::Data::new(limiter)).app_data(subject(Plan::Free));
+        let app = app.wrap(middleware::from_fn(crate::request::around)).default_service(web::to(large));
+        let app = init_service(app).await;
+        let answer = call_service(&app, TestRequest::get().to_request()).await;
+        // Of four, one for itself and four for its size: one is owed.
+        let remaining = answer.headers().get("x-ratelimit-remaining").unwrap();
+        assert_eq!((answer.status(), remaining.to_str().unwrap()), (StatusCode::OK, "0"));
+        assert!(answer.headers().get("ratelimit").unwrap().to_str().unwrap().contains("\"tenant\";r=35"));
+        let refused = call_service(&app, TestRequest::get().to_request()).await;
+        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(refused.headers().get("retry-after").unwrap(), "2");
+    }
+}

@@ -105,27 +105,37 @@ pub struct Level {
 /// Takes from all buckets or from none: `full_at` of each is advanced only when every one of them has enough.
 pub fn take_all(levels: &mut [Level], now: u64) -> Vec<Verdict> {
     let all = levels.iter().all(|level| wait(level, now) == 0);
-    levels
-        .iter_mut()
-        .map(|level| {
-            let (retry_after_micros, start) = (wait(level, now), start(level, now));
-            level.full_at = if all { start + level.rate.cost_micros(level.cost) } else { start };
-            let reset_micros = level.full_at - now;
-            let left = (level.rate.capacity_micros() - reset_micros) / level.rate.interval_micros;
-            Verdict {
-                allowed: retry_after_micros == 0,
-                remaining: u32::try_from(left).unwrap_or(u32::MAX),
-                reset_micros,
-                retry_after_micros,
-            }
-        })
-        .collect()
+    let taken = |level: &Level| if all { level.rate.cost_micros(level.cost) } else { 0 };
+    levels.iter_mut().map(|level| advance(level, taken(level), now)).collect()
 }
 
-/// Where the bucket stands now. No bucket is more than empty: one that says so was written under another rate, or by a clock
-/// that has been set back since, and would keep its owner out for as long.
+/// Takes from each bucket what was used already, whether it has enough or not. A bucket owes as much as it holds at most.
+pub fn charge_all(levels: &mut [Level], now: u64) -> Vec<Verdict> {
+    levels.iter_mut().map(|level| advance(level, level.rate.cost_micros(level.cost), now)).collect()
+}
+
+fn advance(level: &mut Level, micros: u64, now: u64) -> Verdict {
+    let retry_after_micros = wait(level, now);
+    level.full_at = (start(level, now) + micros).min(latest(level, now));
+    let reset_micros = level.full_at - now;
+    let left = level.rate.capacity_micros().saturating_sub(reset_micros) / level.rate.interval_micros;
+    Verdict {
+        allowed: retry_after_micros == 0,
+        remaining: u32::try_from(left).unwrap_or(u32::MAX),
+        reset_micros,
+        retry_after_micros,
+    }
+}
+
+/// When a bucket is full again that owes all that it may.
+const fn latest(level: &Level, now: u64) -> u64 {
+    now + 2 * level.rate.capacity_micros()
+}
+
+/// Where the bucket stands now. None owes more than it may: one that says so was written under another rate, or by a clock that has
+/// been set back since, and would keep its owner out for as long.
 fn start(level: &Level, now: u64) -> u64 {
-    level.full_at.clamp(now, now + level.rate.capacity_micros())
+    level.full_at.clamp(now, latest(level, now))
 }
 
 fn wait(level: &Level, now: u64) -> u64 {

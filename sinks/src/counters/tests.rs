@@ -1,4 +1,4 @@
-use super::gcra::{Level, take_all};
+use super::gcra::{Level, charge_all, take_all};
 use super::*;
 use proptest::prelude::*;
 use std::time::Instant;
@@ -17,9 +17,9 @@ fn key() -> String {
     format!("twh:test:{{{}}}", uuid::Uuid::new_v4())
 }
 
-async fn take_at(counters: &Counters, buckets: &[Bucket]) -> (Vec<Verdict>, u64) {
+async fn ask_at(counters: &Counters, buckets: &[Bucket], asked: Asked) -> (Vec<Verdict>, u64) {
     let mut connection = counters.connection.read().unwrap().clone().unwrap();
-    counters.run(&mut connection, buckets).await.unwrap()
+    counters.run(&mut connection, buckets, asked).await.unwrap()
 }
 
 proptest! {
@@ -104,12 +104,26 @@ proptest! {
 }
 
 #[test]
-fn a_clock_that_is_set_back_keeps_nobody_out_longer_than_an_empty_bucket() {
+fn a_clock_that_is_set_back_keeps_nobody_out_longer_than_a_bucket_that_owes_all_that_it_may() {
     let rate = Rate::new(10, 5);
     let mut levels = [Level { rate, cost: 1, full_at: 3_600_000_000 }];
     let verdict = take_all(&mut levels, 1_000_000)[0];
-    assert_eq!((verdict.allowed, verdict.retry_after_micros), (false, 100_000));
-    assert!(take_all(&mut levels, 1_100_000)[0].allowed, "it is empty now, and fills");
+    assert_eq!((verdict.allowed, verdict.retry_after_micros), (false, 600_000));
+    assert!(take_all(&mut levels, 1_600_000)[0].allowed, "it is empty now, and fills");
+}
+
+#[test]
+fn what_was_used_is_charged_also_to_an_empty_bucket_which_owes_no_more_than_it_holds() {
+    let mut levels = [Level { rate: Rate::new(10, 5), cost: 4, full_at: 0 }];
+    assert_eq!(charge_all(&mut levels, 1)[0].remaining, 1);
+    assert_eq!(charge_all(&mut levels, 1)[0].reset_micros, 800_000, "it owes three");
+    levels[0].cost = 1;
+    let refused = take_all(&mut levels, 1)[0];
+    assert_eq!((refused.allowed, refused.remaining, refused.retry_after_micros), (false, 0, 400_000));
+    for _ in 0..10 {
+        charge_all(&mut levels, 1);
+    }
+    assert_eq!(take_all(&mut levels, 1)[0].retry_after_micros, 600_000, "it owes five");
 }
 
 #[test]
@@ -143,10 +157,14 @@ async fn redis_and_this_process_have_one_rule() {
                 levels[index].cost = [0, 1, 1, 1, 2, 5, 60][random.up_to(7)];
                 buckets.push(Bucket { key: key.clone(), rate: levels[index].rate, cost: levels[index].cost });
             }
-            let (theirs, now) = take_at(&counters, &buckets).await;
-            let ours = take_all(&mut levels, now);
+            let asked = if random.up_to(8) == 0 { Asked::Charge } else { Asked::Take };
+            let (theirs, now) = ask_at(&counters, &buckets, asked).await;
+            let ours = match asked {
+                Asked::Take => take_all(&mut levels, now),
+                Asked::Charge => charge_all(&mut levels, now),
+            };
             assert_eq!(theirs, ours, "seed {seed}");
-            admitted += usize::from(ours.iter().all(|verdict| verdict.allowed));
+            admitted += usize::from(asked == Asked::Take && ours.iter().all(|verdict| verdict.allowed));
             if random.up_to(4) == 0 {
                 tokio::time::sleep(Duration::from_micros(random.up_to(3_000) as u64)).await;
             }
@@ -163,7 +181,7 @@ async fn a_bucket_goes_by_itself_when_it_is_full_and_a_script_that_redis_does_no
     counters.script = Script::new(&format!("{SCRIPT}-- {}", uuid::Uuid::new_v4()));
     let bucket = Bucket { key: key(), rate: Rate::new(20, 5), cost: 2 };
     let mut connection = counters.connection.read().unwrap().clone().unwrap();
-    assert!(counters.take(std::slice::from_ref(&bucket)).await.unwrap()[0].allowed);
+    assert!(counters.ask(std::slice::from_ref(&bucket), Asked::Take).await.unwrap()[0].allowed);
     let left: i64 = redis::cmd("PTTL").arg(&bucket.key).query_async(&mut connection).await.unwrap();
     assert!((1..=101).contains(&left), "{left} ms");
     tokio::time::sleep(Duration::from_millis(150)).await;
@@ -181,7 +199,7 @@ async fn a_redis_that_says_nothing_costs_a_call_its_deadline_and_one_that_is_awa
     let begun = Instant::now();
     assert_eq!(counters.connect().await.unwrap_err().kind(), "late");
     assert!(begun.elapsed() < Duration::from_secs(5));
-    assert_eq!(counters.take(&[bucket]).await.unwrap_err().kind(), "not_connected");
+    assert_eq!(counters.ask(&[bucket], Asked::Take).await.unwrap_err().kind(), "not_connected");
     drop(silent);
     assert_eq!(counters.connect().await.unwrap_err().kind(), "unreachable");
     assert_eq!(Counters::new("http://nowhere", deadlines).err().unwrap().kind(), "address");
