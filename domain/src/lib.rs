@@ -43,6 +43,7 @@ pub mod state;
 mod status;
 pub mod supplier;
 pub mod timestamp;
+pub mod total;
 pub mod transfer;
 pub mod validate;
 pub mod webhook;
