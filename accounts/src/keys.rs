@@ -110,8 +110,8 @@ pub(crate) async fn list(
     query: Query<PageQuery>,
 ) -> Result<Answer<Page<ShownKey>>, ApiError> {
     let (after, limit) = query.read()?.place()?;
-    let found = keys::list(&accounts.pool, caller.tenant_id, after, limit + 1).await.map_err(ApiError::database)?;
-    Ok(Answer::of(&Page::of(found, limit, |key| cursor::encode(&key.id), shown)))
+    let found = keys::list(&accounts.pool, caller.tenant_id, after, limit).await.map_err(ApiError::database)?;
+    Ok(Answer::of(&Page::of(&found, |key| cursor::encode(&key.id), shown)))
 }
 
 pub(crate) async fn one(

@@ -137,9 +137,8 @@ pub(crate) async fn list(
     query: Query<PageQuery>,
 ) -> Result<Answer<Page<ShownMember>>, ApiError> {
     let (after, limit) = query.read()?.place()?;
-    let found =
-        people::members(&accounts.pool, caller.tenant_id, after, limit + 1).await.map_err(ApiError::database)?;
-    Ok(Answer::of(&Page::of(found, limit, |member| cursor::encode(&member.user_id), shown)))
+    let found = people::members(&accounts.pool, caller.tenant_id, after, limit).await.map_err(ApiError::database)?;
+    Ok(Answer::of(&Page::of(&found, |member| cursor::encode(&member.user_id), shown)))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -303,8 +302,8 @@ pub(crate) async fn invitations(
 ) -> Result<Answer<Page<ShownInvitation>>, ApiError> {
     let (after, limit) = query.read()?.place()?;
     let found =
-        people::invitations(&accounts.pool, caller.tenant_id, after, limit + 1).await.map_err(ApiError::database)?;
-    Ok(Answer::of(&Page::of(found, limit, |invitation| cursor::encode(&invitation.id), invitation_shown)))
+        people::invitations(&accounts.pool, caller.tenant_id, after, limit).await.map_err(ApiError::database)?;
+    Ok(Answer::of(&Page::of(&found, |invitation| cursor::encode(&invitation.id), invitation_shown)))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -447,8 +446,8 @@ pub(crate) async fn accept(
     let client = Client::of(&request);
     let hashes = token::hashes(&accounts.secrets, Purpose::Invitation, &asked.token);
     // A password takes its time: who waits for it holds neither a lock nor a connection that others need.
-    let found = people::find_invitation(&accounts.pool, &hashes).await.map_err(ApiError::database)?;
-    let invitation = open(found)?;
+    let find = people::find_invitation(&accounts.pool, &hashes);
+    let invitation = open(accounts.authenticator.strangers().found(client.ip, find).await?)?;
     let known = proved(&accounts, &client, &invitation, &asked.password).await?;
     let new_account = known.is_none();
     let user = match known {

@@ -17,6 +17,7 @@ use twh_edge::access::{ExportAudit, ListAudit};
 use twh_edge::answer::{Answer, Page};
 use twh_edge::cursor;
 use twh_edge::error::ApiError;
+use twh_edge::limits::Payer;
 use twh_edge::openapi::{Describe, Operation};
 use twh_edge::query::{self, LIMIT_MAX, Query};
 use twh_sinks::postgres::audit::{
@@ -143,7 +144,7 @@ pub(crate) async fn list(
         request_id: asked.request_id.map(Text::into),
     };
     let before = place.map_or((i64::MAX, i64::MAX), |Place(ledger, control)| (ledger, control));
-    let page = list_audit(&mut *reader.ledger().await?, reader.tenant_id, &filter, before, limit)
+    let page = list_audit(&mut reader.ledger().await?, reader.tenant_id, &filter, before, limit)
         .await
         .map_err(ApiError::database)?;
     let next_cursor = page.next.map(|(ledger, control)| cursor::encode(&Place(ledger, control)));
@@ -222,6 +223,7 @@ fn line(tenant: TenantId, row: &ExportedRow, previous: &[u8]) -> serde_json::Res
 /// An account on its way out: a part is read when the client has taken the one before, on a connection that is had for that long.
 struct Export {
     read: Read,
+    payer: Payer,
     chain: Chain,
     after: i64,
     through: i64,
@@ -232,13 +234,15 @@ impl Export {
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, ApiError> {
         let mut connection = self.read.ledger().await?;
         let tenant = self.read.tenant_id;
-        let rows = export(&mut connection, tenant, self.chain, self.after, self.through).await;
-        let rows = rows.map_err(ApiError::database)?;
+        let found = export(&mut connection, tenant, self.chain, self.after, self.through).await;
+        let found = found.map_err(ApiError::database)?;
+        drop(connection);
         let mut part = String::new();
-        for row in rows {
+        for row in found.rows {
             part.push_str(&line(tenant, &row, &self.hash).map_err(ApiError::internal)?);
             (self.after, self.hash) = (row.record.sequence, row.record.hash);
         }
+        self.payer.pay(u64::try_from(part.len()).unwrap_or(u64::MAX)).await;
         Ok((!part.is_empty()).then(|| (part.into(), self)))
     }
 }
@@ -264,7 +268,11 @@ impl Describe for Lines {
 
 const NDJSON: &str = "application/x-ndjson";
 
-pub(crate) async fn export_chain(reader: Reader<ExportAudit>, query: Query<ExportQuery>) -> Result<Lines, ApiError> {
+pub(crate) async fn export_chain(
+    reader: Reader<ExportAudit>,
+    request: HttpRequest,
+    query: Query<ExportQuery>,
+) -> Result<Lines, ApiError> {
     let asked = query.read()?;
     let chain = [Chain::Ledger, Chain::Control].into_iter().find(|chain| chain.name() == asked.chain);
     let chain = chain.ok_or_else(|| query::invalid("chain", "must be ledger or control"))?;
@@ -284,7 +292,8 @@ pub(crate) async fn export_chain(reader: Reader<ExportAudit>, query: Query<Expor
     drop(connection);
     // After the newest there is nothing yet.
     let through = if hash.is_some() { through } else { after };
-    let export = Export { read, chain, after, through, hash: hash.unwrap_or_default() };
+    let payer = Payer::of(&request);
+    let export = Export { read, payer, chain, after, through, hash: hash.unwrap_or_default() };
     let parts = futures::stream::try_unfold(export, |export| async move {
         // The client sees an answer that broke off, and goes on from its last line.
         export.next().await.map_err(|error| {

@@ -4,7 +4,8 @@ use crate::reader::Reader;
 use actix_web::HttpRequest;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 use twh_domain::entity::EntityKind;
 use twh_domain::id::CommandId;
 use twh_domain::outcome::{Position, Refusal};
@@ -12,10 +13,10 @@ use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{GetCommand, may_see};
 use twh_edge::answer::Answer;
 use twh_edge::error::ApiError;
-use twh_edge::headers::etag;
 use twh_edge::query::{self, Query};
 use twh_edge::request::RequestId;
-use twh_sinks::postgres::queries::{Document, OutcomeRow, applied_through, find_outcome};
+use twh_edge::results::{BatchResult, Made, Results};
+use twh_sinks::postgres::queries::{Answered, Document, OutcomeRow, Reference, find_outcome};
 use uuid::Uuid;
 
 #[derive(Deserialize, JsonSchema)]
@@ -44,9 +45,10 @@ pub(crate) struct CommandOutcome {
 struct Decided {
     /// The status that the write was answered with, or would have been.
     http_status: u16,
-    /// The body of that answer: the document, the results of a batch, or the error.
+    /// The body of that answer: the document, the results of a batch, or the error. Where the documents of a batch are more than
+    /// an answer may hold, each result's `body` has a `document_reference` (`type`, `id`, `version`, `location`) instead.
     #[schemars(with = "serde_json::Map<String, Value>")]
-    body: Value,
+    body: Box<RawValue>,
     recorded_at: Timestamp,
     /// Whether its Idempotency-Key had been used for the same before.
     replayed: bool,
@@ -68,15 +70,15 @@ pub(crate) async fn one(
     };
     // How far the ledger has come is read first: what it had decided by then is found by the second look.
     let undecided = match position {
-        Some(position) => applied_through(&mut *reader.ledger().await?, position.partition)
-            .await
-            .map_err(ApiError::database)?
-            .is_none_or(|next| next <= position.offset),
+        Some(position) if !reader.owns(position) => {
+            return Err(query::invalid("position", "is a position of a partition where you have no commands"));
+        }
+        Some(position) => !reader.has_applied(position).await?,
         None => false,
     };
-    match find_outcome(&mut *reader.ledger().await?, reader.tenant_id, command).await.map_err(ApiError::database)? {
+    match find_outcome(&mut reader.ledger().await?, reader.tenant_id, command).await.map_err(ApiError::database)? {
         // Who may not see one of its documents is told no more than a stranger.
-        Some(outcome) if !outcome.documents.iter().all(|(kind, _)| may_see(reader.scopes, *kind)) => Err(missing()),
+        Some(outcome) if !outcome.documents.kinds().all(|kind| may_see(reader.scopes, kind)) => Err(missing()),
         Some(outcome) => Ok(Answer::of(&decided(command, &outcome, &RequestId::of(&request)))),
         None if undecided => {
             let position = position.map(|position| position.to_string()).unwrap_or_default();
@@ -92,11 +94,24 @@ fn decided(command: CommandId, outcome: &OutcomeRow, request_id: &str) -> Comman
         Some((code, message, details)) => {
             let error =
                 ApiError::from(&Refusal { code: code.clone(), message: message.clone(), details: details.clone() });
-            ("rejected", error.code().status().as_u16(), error.body(request_id))
+            ("rejected", error.code().status().as_u16(), raw(&error.body(request_id)))
         }
-        None => match outcome.documents.as_slice() {
-            [(_, document)] => ("accepted", http_status(document), json!(raw(&document.json))),
-            many => ("accepted", 200, json!({ "results": many.iter().map(entry).collect::<Vec<_>>() })),
+        None => match &outcome.documents {
+            Answered::Whole(documents) => match documents.as_slice() {
+                [(kind, document)] => ("accepted", made(*kind, document).status(), json_of(&document.json)),
+                many => (
+                    "accepted",
+                    200,
+                    results(
+                        many.iter()
+                            .map(|(kind, document)| BatchResult::document(made(*kind, document), &document.json)),
+                    ),
+                ),
+            },
+            Answered::References(many) => {
+                let of = |one: &Reference| Made { kind: one.kind, id: one.id, version: one.version };
+                ("accepted", 200, results(many.iter().map(|one| BatchResult::reference(of(one)))))
+            }
         },
     };
     CommandOutcome {
@@ -112,21 +127,24 @@ fn decided(command: CommandId, outcome: &OutcomeRow, request_id: &str) -> Comman
     }
 }
 
-const fn http_status(document: &Document) -> u16 {
-    if document.version == 1 { 201 } else { 200 }
+fn made(kind: EntityKind, document: &Document) -> Made {
+    Made { kind, id: document.id, version: document.version }
 }
 
-/// A document as the batch that made it answers it.
-fn entry((kind, document): &(EntityKind, Document)) -> Value {
-    let (_, tag) = etag(document.version);
-    json!({
-        "status": http_status(document),
-        "etag": tag,
-        "location": format!("/v1/{}/{}", kind.collection(), document.id),
-        "body": raw(&document.json),
-    })
+#[derive(Serialize)]
+struct OfBatch {
+    results: Results,
 }
 
-fn raw(document: &str) -> Option<Box<RawValue>> {
-    RawValue::from_string(document.to_owned()).ok()
+/// As the batch itself answers.
+fn results(all: impl Iterator<Item = BatchResult>) -> Box<RawValue> {
+    raw(&OfBatch { results: all.collect() })
+}
+
+fn raw(body: &impl Serialize) -> Box<RawValue> {
+    to_raw_value(body).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
+fn json_of(document: &str) -> Box<RawValue> {
+    RawValue::from_string(document.to_owned()).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }

@@ -23,7 +23,7 @@ use twh_edge::access::{
     GetSupplier, GetTransfer, Guarded, ListAdjustments, ListCounts, ListItems, ListLocations, ListPurchaseOrders,
     ListReservations, ListReturns, ListSalesOrders, ListSuppliers, ListTransfers,
 };
-use twh_edge::answer::{Answer, Page};
+use twh_edge::answer::{Answer, Page, next_cursor};
 use twh_edge::cursor;
 use twh_edge::error::ApiError;
 use twh_edge::query::{self, LIMIT_MAX, Query};
@@ -168,25 +168,13 @@ async fn list<D: Document, E: Guarded>(reader: Reader<E>, query: Query<D::Asked>
     let limit = query::limit(asked.limit())?;
     let after = asked.cursor().map(cursor::decode::<Uuid>).transpose()?;
     let newest_first = !matches!(D::KIND, EntityKind::Item | EntityKind::Location | EntityKind::Supplier);
-    // One row more than the page tells whether there is another page.
-    let mut rows = list_documents(
-        &mut *reader.ledger().await?,
-        D::KIND,
-        reader.tenant_id,
-        &asked.filter(),
-        after,
-        newest_first,
-        limit + 1,
-    )
-    .await
-    .map_err(ApiError::database)?;
-    let more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-    if more {
-        rows.pop();
-    }
-    let next = if more { rows.last().map(|row| cursor::encode(&row.id)) } else { None };
+    let filter = asked.filter();
+    let mut connection = reader.ledger().await?;
+    let found = list_documents(&mut connection, D::KIND, reader.tenant_id, &filter, after, newest_first, limit).await;
+    let found = found.map_err(ApiError::database)?;
+    let next = next_cursor(&found, |row| cursor::encode(&row.id));
     // The documents stand in the page as they were written, without being read and written again.
-    let data = rows.iter().map(|row| row.json.as_str()).collect::<Vec<_>>().join(",");
+    let data = found.rows.iter().map(|row| row.json.as_str()).collect::<Vec<_>>().join(",");
     let next = next.map_or_else(|| "null".to_owned(), |cursor| format!("\"{cursor}\""));
     Ok(Answer::written(format!("{{\"data\":[{data}],\"next_cursor\":{next}}}")))
 }

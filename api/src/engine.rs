@@ -139,8 +139,11 @@ impl Engine {
                 self.has_answered();
                 found.reflects = fresh.reflects;
                 if reader.scopes.has(Scope::ReadStock) {
-                    let stock = postgres::add_stock(&mut *reader.ledger().await?, tenant, &mut found).await;
+                    let mut ledger = reader.ledger().await?;
+                    let stock = postgres::add_stock(&mut ledger, tenant, &mut found.hits).await;
                     stock.map_err(ApiError::database)?;
+                    let named = postgres::name_locations(&mut ledger, tenant, &mut found).await;
+                    named.map_err(ApiError::database)?;
                 }
                 SEARCHES.with_label_values(&["answered"]).inc();
                 Ok(Some(found))

@@ -17,12 +17,15 @@ use twh_edge::answer::Answer;
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::query::{self, Query};
-use twh_sinks::postgres::queries::{MovementFilter, list_movements};
+use twh_sinks::postgres::queries::find_movement;
 use twh_sinks::postgres::tree::{self, TreeError, TreeHead, tree_head};
 use twh_sinks::postgres::verification::{Counts, Finding, Progress};
 
 /// How long one request checks before it hands the rest to the next.
 const VERIFICATION_BUDGET: Duration = Duration::from_secs(1);
+
+/// What its cursors are signed for.
+const VERIFICATION: &str = "verification";
 
 fn tree_error(error: TreeError) -> ApiError {
     match error {
@@ -161,11 +164,8 @@ pub(crate) async fn proof(
     let missing = || ApiError::not_found("movement");
     let sequence = sequence(&request).ok_or_else(missing)?;
     let asked = query.read()?;
-    let filter = MovementFilter { sequence: Some(sequence), ..MovementFilter::default() };
-    let rows = list_movements(&mut *reader.ledger().await?, reader.tenant_id, &filter, None, 1)
-        .await
-        .map_err(ApiError::database)?;
-    let movement = rows.first().ok_or_else(missing)?;
+    let found = find_movement(&mut *reader.ledger().await?, reader.tenant_id, sequence).await;
+    let movement = found.map_err(ApiError::database)?.ok_or_else(missing)?;
     if asked.size.is_some_and(|size| size < sequence) {
         return Err(query::invalid("size", "is smaller than the movement's id: that ledger did not hold it yet"));
     }
@@ -174,7 +174,7 @@ pub(crate) async fn proof(
         tree::proof(&mut *reader.ledger().await?, reader.tenant_id, sequence, head.size).await.map_err(tree_error)?;
     Ok(Answer::of(&Proof {
         head: Head::from(&head),
-        movement: row(movement),
+        movement: row(&movement),
         previous_hash: previous_hash(&reader, sequence).await?,
         leaf_index: sequence - 1,
         hashes: hashes.iter().map(|hash| hex::encode(hash)).collect(),
@@ -187,11 +187,9 @@ async fn previous_hash(reader: &Read, sequence: i64) -> Result<String, ApiError>
     if sequence == 1 {
         return Ok(hex::encode(&genesis(MOVEMENT_CHAIN, reader.tenant_id)));
     }
-    let filter = MovementFilter { sequence: Some(sequence - 1), ..MovementFilter::default() };
-    let rows = list_movements(&mut *reader.ledger().await?, reader.tenant_id, &filter, None, 1)
-        .await
-        .map_err(ApiError::database)?;
-    rows.first()
+    let found = find_movement(&mut *reader.ledger().await?, reader.tenant_id, sequence - 1).await;
+    found
+        .map_err(ApiError::database)?
         .map(|before| hex::encode(&before.hash))
         .ok_or_else(|| ApiError::internal(format!("movement {} is missing", sequence - 1)))
 }
@@ -221,12 +219,10 @@ pub(crate) async fn verification(
     query: Query<VerificationQuery>,
 ) -> Result<Answer<Verification>, ApiError> {
     let asked = query.read()?;
-    let mut progress = match asked.cursor.as_deref().map(cursor::decode::<Progress>).transpose()? {
-        Some(progress) if progress.tenant() != reader.tenant_id || !progress.is_plausible() => {
-            return Err(query::invalid("cursor", "is not one that this ledger's verification gave"));
-        }
-        Some(progress) => progress,
-        None => Progress::new(reader.tenant_id),
+    let (secrets, tenant) = (&reader.secrets, reader.tenant_id);
+    let mut progress = match asked.cursor.as_deref() {
+        Some(cursor) => cursor::verify(secrets, VERIFICATION, tenant, cursor)?,
+        None => Progress::new(tenant),
     };
     let begun = Instant::now();
     while !progress.is_done() && begun.elapsed() < VERIFICATION_BUDGET {
@@ -237,7 +233,8 @@ pub(crate) async fn verification(
         (true, true) => "sound",
         (false, true) => "verifying",
     };
-    let next_cursor = if progress.is_done() { None } else { Some(cursor::encode(&progress)) };
+    let next_cursor =
+        (!progress.is_done()).then(|| cursor::sign(secrets, VERIFICATION, tenant, &progress)).transpose()?;
     Ok(Answer::of(&Verification {
         status,
         checked: *progress.counts(),

@@ -15,7 +15,7 @@ use twh_edge::answer::{Answer, Page};
 use twh_edge::cursor;
 use twh_edge::error::ApiError;
 use twh_edge::query::{self, LIMIT_MAX, Query};
-use twh_sinks::postgres::queries::{MovementFilter, MovementRow, find_document, list_movements};
+use twh_sinks::postgres::queries::{MovementFilter, MovementRow, find_document, find_movement, list_movements};
 use uuid::Uuid;
 
 #[derive(Deserialize, JsonSchema)]
@@ -100,16 +100,14 @@ async fn answer(reader: &Read, asked: MovementQuery) -> Result<Answer<Page<Movem
         return Err(query::invalid("type", &format!("must be one of {}", MovementKind::NAMES.join(", "))));
     }
     let filter = MovementFilter {
-        sequence: None,
         item_id: asked.item_id,
         location_id: asked.location_id,
         kind: asked.kind,
         reference_id: asked.reference_id,
     };
-    let rows = list_movements(&mut *reader.ledger().await?, reader.tenant_id, &filter, before, limit + 1)
-        .await
-        .map_err(ApiError::database)?;
-    Ok(Answer::of(&Page::of(rows, limit, |movement| cursor::encode(&movement.sequence), row)))
+    let found = list_movements(&mut reader.ledger().await?, reader.tenant_id, &filter, before, limit).await;
+    let found = found.map_err(ApiError::database)?;
+    Ok(Answer::of(&Page::of(&found, |movement| cursor::encode(&movement.sequence), row)))
 }
 
 pub(crate) async fn list(
@@ -144,9 +142,6 @@ pub(crate) fn sequence(request: &HttpRequest) -> Option<i64> {
 pub(crate) async fn one(reader: Reader<GetMovement>, request: HttpRequest) -> Result<Answer<Movement>, ApiError> {
     let missing = || ApiError::not_found("movement");
     let sequence = sequence(&request).ok_or_else(missing)?;
-    let filter = MovementFilter { sequence: Some(sequence), ..MovementFilter::default() };
-    let rows = list_movements(&mut *reader.ledger().await?, reader.tenant_id, &filter, None, 1)
-        .await
-        .map_err(ApiError::database)?;
-    Ok(Answer::of(&row(rows.first().ok_or_else(missing)?)))
+    let found = find_movement(&mut *reader.ledger().await?, reader.tenant_id, sequence).await;
+    Ok(Answer::of(&row(&found.map_err(ApiError::database)?.ok_or_else(missing)?)))
 }

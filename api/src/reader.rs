@@ -17,8 +17,10 @@ use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::openapi::{Describe, Operation};
 use twh_edge::request::Reflected;
 use twh_edge::routes::Guard;
+use twh_schemas::partition::partition_of;
 use twh_sinks::postgres::queries::applied_through;
 use twh_sinks::postgres::tenant::{TenantConnection, TenantPool};
+use twh_sinks::secrets::Secrets;
 
 const AT_LEAST: &str = "x-twh-at-least";
 /// Pauses between looks at how far the ledger is: doubling from the first to the last.
@@ -36,6 +38,10 @@ pub struct Reads {
     pub signer: Option<Signer>,
     /// What searches, where there is a search engine.
     pub engine: Option<Engine>,
+    /// What signs cursors that say more than a place.
+    pub secrets: Secrets,
+    /// How many partitions the log of commands has.
+    pub partitions: i32,
 }
 
 /// Who may read, of a ledger that is as far as it asks for.
@@ -47,6 +53,8 @@ pub(crate) struct Read {
     pool: TenantPool,
     pub(crate) signer: Option<Signer>,
     pub(crate) engine: Option<Engine>,
+    pub(crate) secrets: Secrets,
+    partitions: i32,
     /// The position that was asked for, which the ledger has reached.
     pub(crate) at_least: Option<Position>,
     pub(crate) wait: Duration,
@@ -108,10 +116,24 @@ impl<E: Guarded> FromRequest for Reader<E> {
             let identity = caller.await?.identity();
             let (tenant_id, scopes) = (identity.tenant_id, identity.scopes);
             let reads = reads.ok_or_else(|| ApiError::internal("the read side is not set up"))?;
-            let (pool, signer, engine) = (reads.pool.clone(), reads.signer.clone(), reads.engine.clone());
             let at_least = at_least?;
-            let read = Read { tenant_id, scopes, pool, signer, engine, at_least, wait: reads.wait, reflected };
+            let read = Read {
+                tenant_id,
+                scopes,
+                pool: reads.pool.clone(),
+                signer: reads.signer.clone(),
+                engine: reads.engine.clone(),
+                secrets: reads.secrets.clone(),
+                partitions: reads.partitions,
+                at_least,
+                wait: reads.wait,
+                reflected,
+            };
             if let Some(position) = at_least {
+                if !read.owns(position) {
+                    let message = "X-TWH-At-Least is a position of a partition where you have no commands";
+                    return Err(ApiError::new(ErrorCode::InvalidPosition, message));
+                }
                 read.reach(position).await?;
             }
             Ok(Self { read, endpoint: PhantomData })
@@ -143,21 +165,27 @@ impl Read {
         self.pool.of(self.tenant_id).await.map_err(ApiError::database)
     }
 
-    /// Waits until the ledger has applied the command at a position.
+    /// Whether a position is of the partition that the tenant's commands are on.
+    pub(crate) fn owns(&self, position: Position) -> bool {
+        partition_of(self.tenant_id.to_string().as_bytes(), self.partitions) == position.partition
+    }
+
+    /// Whether the ledger has applied the command at a position that the tenant [owns](Self::owns).
+    pub(crate) async fn has_applied(&self, position: Position) -> Result<bool, ApiError> {
+        let applied = applied_through(&mut *self.connection().await?, position.partition).await;
+        Ok(applied.map_err(ApiError::database)?.is_some_and(|next| next > position.offset))
+    }
+
+    /// Waits for that.
     pub(crate) async fn reach(&self, position: Position) -> Result<(), ApiError> {
         let deadline = Instant::now() + self.wait;
         let mut pause = PAUSE_FIRST;
         loop {
-            let applied = applied_through(&mut *self.connection().await?, position.partition).await;
-            let applied = applied.map_err(ApiError::database)?;
-            if applied.is_some_and(|next| next > position.offset) {
+            if self.has_applied(position).await? {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                let message = match applied {
-                    Some(next) => format!("the ledger is at {}-{next}, not past {position} yet", position.partition),
-                    None => format!("the ledger has applied nothing of partition {} yet", position.partition),
-                };
+                let message = format!("the ledger has not applied {position} yet");
                 return Err(ApiError::new(ErrorCode::PositionNotReached, message).retry_after(1));
             }
             actix_web::rt::time::sleep(pause).await;

@@ -12,15 +12,15 @@ use std::collections::BTreeMap;
 use twh_domain::decimal::Quantity;
 use twh_domain::item::{Item, ItemType};
 use twh_domain::outcome::Position;
+use twh_domain::total::Total;
 use twh_edge::access::{Scope, SearchItems};
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::openapi::{Describe, Operation};
 use twh_edge::query::{self, Query};
-use twh_sinks::postgres::sqlx;
 use twh_sinks::search::text::{highlighted, words};
 use twh_sinks::search::{
-    self, Bucket, Facet, Found, Hit, Match, Place, SearchQuery, Sort, TEXT_LENGTH_MAX, WORDS_MAX, postgres,
+    self, Bucket, Facet, Found, Hit, LEVELS_MAX, Match, Place, SearchQuery, Sort, TEXT_LENGTH_MAX, WORDS_MAX, postgres,
 };
 use uuid::Uuid;
 
@@ -125,8 +125,11 @@ struct Highlights {
 #[derive(Serialize, JsonSchema)]
 struct HitStock {
     /// What can be promised, over all locations.
-    available: Quantity,
+    available: Total,
+    /// At the first 100 locations by their codes.
     levels: Vec<HitLevel>,
+    /// Whether there are more: `GET /v1/stock` with its `item_id` lists all, page by page.
+    has_more_levels: bool,
 }
 
 /// How much of an item a location holds.
@@ -136,7 +139,7 @@ struct HitLevel {
     location_code: String,
     qty_on_hand: Quantity,
     qty_reserved: Quantity,
-    available: Quantity,
+    available: Total,
 }
 
 /// What was found, what found it, and the last command that it reflects.
@@ -281,7 +284,7 @@ fn checked(sort: Sort, place: Place) -> Result<Place, ApiError> {
     let text = place.0.as_str();
     let is_sound = match sort {
         Sort::Relevance => text.parse::<f64>().is_ok_and(f64::is_finite),
-        Sort::Available => text.parse::<i64>().is_ok(),
+        Sort::Available => text.parse::<i128>().is_ok(),
         Sort::Updated => {
             text.len() <= 40
                 && text.replacen(' ', "T", 1).replace("+00", "Z").parse::<twh_domain::timestamp::Timestamp>().is_ok()
@@ -303,15 +306,14 @@ fn level(level: &search::HitLevel) -> HitLevel {
         location_code: level.location_code.clone(),
         qty_on_hand: level.on_hand,
         qty_reserved: level.reserved,
-        available: level.on_hand.checked_sub(level.reserved).unwrap_or_default(),
+        available: Total::from(level.on_hand) - Total::from(level.reserved),
     }
 }
 
 fn hit(found: Hit, asked: &[String], sees_stock: bool) -> SearchHit {
     let texts: Option<Texts> = serde_json::from_str(found.document.get()).ok();
     let marked = |text: Option<&String>| text.and_then(|text| highlighted(text, asked));
-    let levels: Vec<_> = found.levels.iter().map(level).collect();
-    let all = levels.iter().map(|level| level.available).try_fold(Quantity::ZERO, Quantity::checked_add);
+    let stock = &found.stock;
     SearchHit {
         matched: match found.matched {
             Match::Code => "code",
@@ -324,17 +326,17 @@ fn hit(found: Hit, asked: &[String], sees_stock: bool) -> SearchHit {
             name: marked(texts.as_ref().and_then(|texts| texts.name.as_ref())),
             description: marked(texts.as_ref().and_then(|texts| texts.description.as_ref())),
         },
-        stock: sees_stock.then(|| HitStock { available: all.unwrap_or_default(), levels }),
+        stock: sees_stock.then(|| HitStock {
+            available: stock.available,
+            levels: stock.levels.iter().map(level).collect(),
+            has_more_levels: stock.locations > LEVELS_MAX,
+        }),
         item: found.document,
     }
 }
 
-fn result(mut found: Found, query: &SearchQuery, sees_stock: bool, by: &str) -> SearchResult {
-    let more = found.hits.len() > usize::try_from(query.limit).unwrap_or(usize::MAX);
-    if more {
-        found.hits.pop();
-    }
-    let last = if more { found.hits.last() } else { None };
+fn result(found: Found, query: &SearchQuery, sees_stock: bool, by: &str) -> SearchResult {
+    let last = found.hits.last().filter(|_| found.has_more);
     let next_cursor = last.map(|last| {
         let place = (last.place.clone(), last.item_id);
         cursor::encode(&Ended { sort: query.sort, place, by_engine: by == BY_ELASTICSEARCH })
@@ -351,14 +353,6 @@ fn result(mut found: Found, query: &SearchQuery, sees_stock: bool, by: &str) -> 
             .map(|(facet, buckets)| (facet.name(), buckets.into_iter().map(value).collect()))
             .collect(),
     }
-}
-
-fn not_found_in_time(error: sqlx::Error) -> ApiError {
-    if !postgres::took_too_long(&error) {
-        return ApiError::database(error);
-    }
-    let message = "the search looked through too much: narrow it with words or a code";
-    ApiError::new(ErrorCode::ServiceUnavailable, message).retry_after(2)
 }
 
 pub(crate) async fn items(
@@ -391,7 +385,7 @@ pub(crate) async fn items(
                 _ => None,
             };
             let found = postgres::search(&mut *reader.ledger().await?, reader.tenant_id, &query).await;
-            found.map_err(not_found_in_time)?
+            found.map_err(ApiError::database)?
         }
     };
     let reflects = found.reflects.take();

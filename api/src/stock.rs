@@ -7,18 +7,17 @@ use crate::versioned::Versioned;
 use actix_web::HttpRequest;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use twh_domain::decimal::Quantity;
 use twh_domain::entity::EntityKind;
 use twh_domain::outcome::Position;
 use twh_domain::timestamp::Timestamp;
+use twh_domain::total::Total;
 use twh_edge::access::{GetItemStock, ListStock};
 use twh_edge::answer::{Answer, Page};
 use twh_edge::cursor;
 use twh_edge::error::ApiError;
 use twh_edge::query::{self, LIMIT_MAX, Query};
 use twh_sinks::postgres::queries::{
-    ItemStock, LevelFilter, LevelRow, Moment, item_stock, list_levels, partition_of, sequence_at, sequence_through,
+    ItemStock, LevelFilter, LevelRow, Moment, item_stock, list_levels, sequence_at, sequence_through,
 };
 use uuid::Uuid;
 
@@ -53,11 +52,11 @@ pub(crate) struct Level {
     location_id: Uuid,
     location_code: String,
     /// What is there.
-    qty_on_hand: Quantity,
+    qty_on_hand: Total,
     /// What of it is promised.
-    qty_reserved: Quantity,
+    qty_reserved: Total,
     /// What can be promised: on hand less reserved.
-    available: Quantity,
+    available: Total,
     last_counted_at: Option<Timestamp>,
     /// How many movements made it.
     version: i64,
@@ -68,20 +67,24 @@ pub(crate) struct Level {
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct StockOfItem {
     item_id: Uuid,
-    qty_on_hand: Quantity,
-    qty_reserved: Quantity,
-    available: Quantity,
+    qty_on_hand: Total,
+    qty_reserved: Total,
+    available: Total,
     /// What is on its way between locations.
-    qty_in_transit: Quantity,
+    qty_in_transit: Total,
+    /// The first 1,000 locations to which something is on its way. The sum is over all.
     in_transit: Vec<InTransit>,
+    /// At the first 1,000 locations. The sums are over all.
     levels: Vec<Level>,
+    /// Whether there are more levels: `GET /v1/stock` with this `item_id` lists all, page by page.
+    has_more_levels: bool,
 }
 
 /// What is on its way to a location.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct InTransit {
     to_location_id: Uuid,
-    quantity: Quantity,
+    quantity: Total,
 }
 
 /// The moment that is asked for, as it is written.
@@ -125,9 +128,7 @@ async fn moment(reader: &Read, as_of: AsOf) -> Result<Moment, ApiError> {
         AsOf::Occurred(at) => return Ok(Moment::Occurred(at)),
         AsOf::Recorded(at) => sequence_at(&mut *reader.ledger().await?, reader.tenant_id, at).await,
         AsOf::Position(position) => {
-            let partition =
-                partition_of(&mut *reader.ledger().await?, reader.tenant_id).await.map_err(ApiError::database)?;
-            if partition.is_some_and(|own| own != position.partition) {
+            if !reader.owns(position) {
                 return Err(query::invalid("as_of", "is a position of a partition where you have no commands"));
             }
             reader.reach(position).await?;
@@ -145,7 +146,7 @@ fn row(level: &LevelRow) -> Level {
         location_code: level.location_code.clone(),
         qty_on_hand: level.on_hand,
         qty_reserved: level.reserved,
-        available: level.on_hand.checked_sub(level.reserved).unwrap_or_default(),
+        available: level.on_hand - level.reserved,
         last_counted_at: level.last_counted_at,
         version: level.version,
         updated_at: level.updated_at,
@@ -164,11 +165,11 @@ pub(crate) async fn list(reader: Reader<ListStock>, query: Query<StockQuery>) ->
         location_code: asked.location_code.map(Text::into),
     };
     let moment = moment(&reader, as_of).await?;
-    let rows = list_levels(&mut *reader.ledger().await?, reader.tenant_id, &filter, moment, after, limit + 1)
+    let found = list_levels(&mut *reader.ledger().await?, reader.tenant_id, &filter, moment, after, limit)
         .await
         .map_err(ApiError::database)?;
     let place = |level: &LevelRow| cursor::encode(&(level.item_id, level.location_id));
-    Ok(Answer::of(&Page::of(rows, limit, place, row)))
+    Ok(Answer::of(&Page::of(&found, place, row)))
 }
 
 pub(crate) async fn of_item(
@@ -177,28 +178,21 @@ pub(crate) async fn of_item(
 ) -> Result<Versioned<StockOfItem>, ApiError> {
     let id = path_id(&request, EntityKind::Item)?;
     let stock = item_stock(&mut *reader.ledger().await?, reader.tenant_id, id).await.map_err(ApiError::database)?;
-    let ItemStock { levels, in_transit } = stock.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;
-    let coming: BTreeMap<Uuid, Quantity> = in_transit.into_iter().collect();
-    let total = |of: fn(&LevelRow) -> Quantity| {
-        levels.iter().map(of).try_fold(Quantity::ZERO, Quantity::checked_add).unwrap_or_default()
-    };
-    let (on_hand, reserved) = (total(|level| level.on_hand), total(|level| level.reserved));
-    let on_the_way = coming.values().copied().try_fold(Quantity::ZERO, Quantity::checked_add).unwrap_or_default();
-    // Every movement of the item raises one level's version, so their sum names this answer.
-    let version = levels.iter().map(|level| level.version).sum();
+    let stock = stock.ok_or_else(|| ApiError::not_found(EntityKind::Item.noun()))?;
+    let ItemStock { on_hand, reserved, version, levels, on_its_way, in_transit } = stock;
+    let coming = |(to, quantity): &(Uuid, Total)| InTransit { to_location_id: *to, quantity: *quantity };
     let body = StockOfItem {
         item_id: id,
         qty_on_hand: on_hand,
         qty_reserved: reserved,
-        available: on_hand.checked_sub(reserved).unwrap_or_default(),
-        qty_in_transit: on_the_way,
-        in_transit: coming
-            .iter()
-            .map(|(to, quantity)| InTransit { to_location_id: *to, quantity: *quantity })
-            .collect(),
-        levels: levels.iter().map(row).collect(),
+        available: on_hand - reserved,
+        qty_in_transit: on_its_way,
+        in_transit: in_transit.rows.iter().map(coming).collect(),
+        levels: levels.rows.iter().map(row).collect(),
+        has_more_levels: levels.has_more,
     };
-    // What is on its way changes without a movement of a level.
-    let version = coming.is_empty().then_some(version);
+    // Every movement of the item raises one level's version, so that their sum names this answer. What is on its way changes
+    // without a movement of a level.
+    let version = in_transit.rows.is_empty().then_some(version);
     Ok(Versioned::new(&request, version, || serde_json::to_string(&body).unwrap_or_default()))
 }

@@ -13,6 +13,7 @@ use twh_domain::decimal::Quantity;
 use twh_domain::entity::EntityKind;
 use twh_domain::item::Item;
 use twh_domain::timestamp::Timestamp;
+use twh_domain::total::Total;
 use twh_edge::access::{GetFreshness, GetItemSupply, GetLeadTimes, GetStockHistory, ListLowStock, ListOpenLines};
 use twh_edge::answer::{Answer, Page};
 use twh_edge::cursor;
@@ -34,39 +35,38 @@ pub(crate) struct ItemSupply {
     item_id: Uuid,
     sku: String,
     name: Option<String>,
-    qty_on_hand: Quantity,
-    qty_reserved: Quantity,
+    qty_on_hand: Total,
+    qty_reserved: Total,
     /// What can be promised: on hand less reserved.
-    available: Quantity,
+    available: Total,
     /// Still to come of purchase orders that are with their suppliers.
-    qty_incoming: Quantity,
+    qty_incoming: Total,
     /// On its way between locations.
-    qty_in_transit: Quantity,
+    qty_in_transit: Total,
     /// Still to go of sales orders, reserved or not.
-    qty_outgoing: Quantity,
+    qty_outgoing: Total,
     /// What of that is not reserved.
-    qty_backordered: Quantity,
+    qty_backordered: Total,
     /// The availability at which more should be ordered.
     reorder_point: Option<Quantity>,
     /// Since when there is no more than that; `null` while there is more.
     low_since: Option<Timestamp>,
     /// What to order to be back at the reorder point once all that is under way has come and gone: reorder point − (available +
     /// incoming + in transit − backordered), or 0; `null` without a reorder point.
-    suggested_order: Option<Quantity>,
+    suggested_order: Option<Total>,
 }
 
 fn item_supply(row: supply::ItemSupply) -> ItemSupply {
-    let micros = Quantity::micros;
-    let to_be = micros(row.on_hand) - micros(row.reserved) + micros(row.incoming) + micros(row.in_transit)
-        - micros(row.backordered);
-    let missing = |point: Quantity| Quantity::from_micros((micros(point) - to_be).max(0)).unwrap_or_default();
+    let available = row.on_hand - row.reserved;
+    let to_be = available + row.incoming + row.in_transit - row.backordered;
+    let missing = |point: Quantity| (Total::from(point) - to_be).max(Total::ZERO);
     ItemSupply {
         item_id: row.item_id,
         sku: row.sku,
         name: row.name,
         qty_on_hand: row.on_hand,
         qty_reserved: row.reserved,
-        available: row.on_hand.checked_sub(row.reserved).unwrap_or_default(),
+        available,
         qty_incoming: row.incoming,
         qty_in_transit: row.in_transit,
         qty_outgoing: row.outgoing,
@@ -117,9 +117,9 @@ pub(crate) async fn low(
     let after = asked.cursor.as_deref().map(cursor::decode::<Uuid>).transpose()?;
     let mut connection = reader.ledger().await?;
     let (mut tx, fresh) = reader.projected(&mut connection, Projection::Supply).await?;
-    let rows = supply::low_items(&mut tx, reader.tenant_id, &fresh.build, after, limit + 1).await;
+    let found = supply::low_items(&mut tx, reader.tenant_id, &fresh.build, after, limit).await;
     let place = |row: &supply::ItemSupply| cursor::encode(&row.item_id);
-    let page = Page::of(rows.map_err(ApiError::database)?, limit, place, |row| item_supply(row.clone()));
+    let page = Page::of(&found.map_err(ApiError::database)?, place, |row| item_supply(row.clone()));
     Ok(Projected::of(page, &fresh))
 }
 
@@ -153,9 +153,9 @@ struct LocationHistory {
     location_id: Uuid,
     location_code: String,
     /// On hand before the first day.
-    opening: Quantity,
+    opening: Total,
     /// On hand after the last day.
-    closing: Quantity,
+    closing: Total,
     /// Days on which something came or went; on every other day there is what was there the day before.
     days: Vec<StockDay>,
 }
@@ -165,10 +165,10 @@ struct LocationHistory {
 struct StockDay {
     #[schemars(extend("format" = "date"))]
     day: String,
-    qty_in: Quantity,
-    qty_out: Quantity,
+    qty_in: Total,
+    qty_out: Total,
     /// On hand at the day's end.
-    qty_on_hand: Quantity,
+    qty_on_hand: Total,
 }
 
 fn date(name: &str, text: Option<&str>) -> Result<Option<Date>, ApiError> {
@@ -220,7 +220,11 @@ pub(crate) async fn history(
     let (mut tx, fresh) = reader.projected(&mut connection, Projection::Supply).await?;
     let (tenant, build) = (reader.tenant_id, &fresh.build);
     let found = supply::history(&mut tx, tenant, build, item.id.0, asked.location_id, (first, last)).await;
-    let locations = found.map_err(ApiError::database)?.into_iter().map(location_history).collect();
+    let found = found.map_err(ApiError::database)?;
+    let found = found.ok_or_else(|| {
+        query::invalid("from", "asks for more than an answer may hold: name a location_id, or fewer days")
+    })?;
+    let locations = found.into_iter().map(location_history).collect();
     let body = StockHistory { item_id: item.id.0, from: first.to_string(), to: last.to_string(), locations };
     Ok(Projected::of(body, &fresh))
 }
@@ -298,9 +302,9 @@ pub(crate) async fn open(
         OpenLineFilter { document_kind, item_id: asked.item_id, backordered: asked.backordered.unwrap_or_default() };
     let mut connection = reader.ledger().await?;
     let (mut tx, fresh) = reader.projected(&mut connection, Projection::Supply).await?;
-    let rows = supply::open_lines(&mut tx, reader.tenant_id, &fresh.build, &filter, after, limit + 1).await;
+    let found = supply::open_lines(&mut tx, reader.tenant_id, &fresh.build, &filter, after, limit).await;
     let place = |row: &OpenLineRow| cursor::encode(&(row.document_id, row.line));
-    Ok(Projected::of(Page::of(rows.map_err(ApiError::database)?, limit, place, open_line), &fresh))
+    Ok(Projected::of(Page::of(&found.map_err(ApiError::database)?, place, open_line), &fresh))
 }
 
 #[derive(Deserialize, JsonSchema)]

@@ -21,14 +21,17 @@ use twh_edge::auth::Authenticator;
 use twh_edge::request::around;
 use twh_edge::routes::not_found;
 use twh_edge::tokens::Tokens;
+use twh_sinks::outbound::Outbound;
 use twh_sinks::postgres::connect;
 use twh_sinks::postgres::tenant::TenantPool;
 use twh_sinks::secrets::{Secrets, new_master_key};
 use twh_tests::database::Databases;
+use twh_webhooks::Webhooks;
 use uuid::Uuid;
 
 /// A database that is there for one test.
 struct World {
+    url: String,
     pool: PgPool,
     readers: TenantPool,
     secrets: Secrets,
@@ -46,8 +49,8 @@ impl World {
             let pool = pool.clone();
             let secrets = Secrets::parse(&new_master_key("test").unwrap()).unwrap();
             let tenant = provision::tenant(&pool, &secrets, "reads", "enterprise").await.unwrap();
-            let readers = TenantPool::connect(&url, 4, "api-tests").unwrap();
-            actix_web::rt::spawn(test(World { pool, readers, secrets, tenant })).await
+            let readers = TenantPool::connect(&url, 4, "api-tests", Duration::from_secs(10)).unwrap();
+            actix_web::rt::spawn(test(World { url, pool, readers, secrets, tenant })).await
         };
         pool.close().await;
         databases.remove(&[name]).await.unwrap();
@@ -125,7 +128,7 @@ impl World {
         path: &str,
         headers: &[(&str, &str)],
     ) -> (u16, Vec<u8>, actix_web::http::header::HeaderMap) {
-        let routes = twh_api::routes();
+        let routes = twh_api::routes().merge(twh_webhooks::routes());
         let tokens = Arc::new(Tokens::load(self.pool.clone(), self.secrets.clone()).await.unwrap());
         let app = init_service(
             App::new()
@@ -135,6 +138,14 @@ impl World {
                     wait: Duration::from_millis(100),
                     signer: None,
                     engine: None,
+                    secrets: self.secrets.clone(),
+                    partitions: 1,
+                }))
+                .app_data(web::Data::new(Webhooks {
+                    pool: self.pool.clone(),
+                    readers: self.readers.clone(),
+                    secrets: self.secrets.clone(),
+                    outbound: Outbound::new(Vec::new()).unwrap(),
                 }))
                 .wrap(middleware::from_fn(around))
                 .configure(|config| routes.configure(config))
@@ -170,6 +181,26 @@ impl World {
     }
 }
 
+/// The numbers of the rows of a list of large rows, and how many pages they came in. `next` is what an answer says of the next page, and
+/// the parameter that asks for it.
+async fn numbers_of(world: &World, path: &str, number: &str, (says, asks): (&str, &str)) -> (Vec<u64>, usize) {
+    let (mut numbers, mut pages, mut place) = (Vec::new(), 0, String::new());
+    loop {
+        let (status, body, _) = world.get_with(&format!("{path}{place}"), &[]).await;
+        assert_eq!(status, 200, "{path}: {}", String::from_utf8_lossy(&body[..body.len().min(500)]));
+        assert!(body.len() <= 8_000_000, "{path}: {} bytes", body.len());
+        let page: Value = serde_json::from_slice(&body).unwrap();
+        let rows = page["data"].as_array().unwrap();
+        numbers.extend(rows.iter().map(|row| row.pointer(number).and_then(Value::as_u64).unwrap()));
+        pages += 1;
+        let next = &page[says];
+        if next.is_null() || rows.is_empty() {
+            return (numbers, pages);
+        }
+        place = format!("&{asks}={}", next.as_str().map_or_else(|| next.to_string(), str::to_owned));
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Catalogue {
     a: Uuid,
@@ -201,8 +232,9 @@ async fn another_tenants_document_answers_as_one_that_does_not_exist() {
         let id = Uuid::from_u128(9);
         world.document("items", id, Some("A"), None, "{}").await;
         let tenant = provision::tenant(&world.pool, &world.secrets, "other", "enterprise").await.unwrap();
-        let owner =
-            World { pool: world.pool.clone(), readers: world.readers.clone(), secrets: world.secrets.clone(), tenant };
+        let World { url, pool, readers, secrets, .. } = &world;
+        let (url, pool, readers, secrets) = (url.clone(), pool.clone(), readers.clone(), secrets.clone());
+        let owner = World { url, pool, readers, secrets, tenant };
         let body = |answer: (u16, Value)| {
             (answer.0, answer.1["code"].clone(), answer.1["message"].clone(), answer.1["details"].clone())
         };
@@ -279,6 +311,7 @@ async fn filters_find_what_they_say_and_others_are_refused() {
             "/v1/movements?type=LOST",
             "/v1/movements?item_id=7",
             "/v1/commands/00000000-0000-0000-0000-000000000001?position=x",
+            "/v1/commands/00000000-0000-0000-0000-000000000001?position=1-0",
         ] {
             let (status, body) = world.get(path).await;
             assert_eq!((status, body["code"].as_str()), (400, Some("INVALID_QUERY")), "{path}: {body}");
@@ -344,8 +377,8 @@ async fn a_read_waits_for_the_position_that_it_asks_for() {
         };
         assert_eq!(ask("0-55").await, (200, Value::Null, false));
         assert_eq!(ask("0-56").await, (503, json!("POSITION_NOT_REACHED"), true));
-        assert_eq!(ask("7-0").await, (503, json!("POSITION_NOT_REACHED"), true), "of a partition without a ledger");
-        for nonsense in ["0", "x-1", "0-99999999999999999999", ""] {
+        // Of a partition that is not the tenant's, or of none, it is said at once, and nothing of how far that is.
+        for nonsense in ["0", "x-1", "0-99999999999999999999", "", "1-0", "7816-156", "-1-0"] {
             assert_eq!(ask(nonsense).await, (400, json!("INVALID_POSITION"), false), "{nonsense:?}");
         }
         let arrives = async {
@@ -472,6 +505,148 @@ async fn a_database_that_is_away_and_a_defect_of_ours_are_told_apart() {
         let (status, body) = world.get("/v1/suppliers").await;
         assert_eq!((status, body["code"].as_str()), (500, Some("INTERNAL")));
         assert!(!body.to_string().contains("suppliers"), "{body}");
+    })
+    .await;
+}
+
+/// Rows of 1.5 MB; and a supplier that alone is more than a page may hold.
+#[actix_web::test]
+async fn every_list_of_large_rows_ends_its_pages_in_bytes_and_gives_each_row_once() {
+    const ROWS: usize = 3;
+    World::with(|world| async move {
+        let document = "json_build_object('n', n, 'text', repeat('x', 1500000))";
+        let id = "lpad(to_hex(n), 32, '0')::uuid";
+        let rows = format!("from generate_series(1, {ROWS}) n");
+        let collections = [
+            "items", "locations", "suppliers", "purchase_orders", "sales_orders", "transfers", "returns", "adjustments", "counts",
+            "reservations",
+        ];
+        for collection in collections {
+            world
+                .execute(&format!(
+                    "insert into {collection} (tenant_id, id, code, status, version, created_at, updated_at, document)
+                     select :tenant, {id}, 'C' || n, 'active', 1, now(), now(), {document} {rows}"
+                ))
+                .await;
+        }
+        world
+            .execute("update suppliers set document = json_build_object('n', 2, 'text', repeat('x', 5000000)) where code = 'C2'")
+            .await;
+        let command = Uuid::from_u128(77);
+        world
+            .execute(&format!(
+                "insert into audit_log select :tenant, n, n, 'x', 'sales_order', '{}', n, {document}, 'api_key', 'k', null, null, 'r',
+                     '{command}', now(), '\\x00' {rows}",
+                Uuid::from_u128(500)
+            ))
+            .await;
+        world.execute("insert into ledger_heads values (:tenant, 0, '', 0, 0, '', now())").await;
+        world.execute(&format!("update ledger_heads set audit_sequence = {ROWS}")).await;
+        let verdict = format!("true, null, null, null, 1, {ROWS}");
+        world
+            .execute(&format!("insert into command_outcomes values (:tenant, '{command}', null, 'f', null, {verdict}, 0, 41, now())"))
+            .await;
+        world
+            .execute(&format!(
+                "insert into webhook_events (tenant_id, id, sequence, event_type, item_ids, location_ids, ordering_keys, recorded_at, body)
+                 select :tenant, {id}, n, 'order.shipped', '{{}}', '{{}}', '{{}}', now(), {document}::text {rows}"
+            ))
+            .await;
+        let webhook = Uuid::from_u128(900);
+        world
+            .execute(&format!(
+                "insert into webhook_subscriptions (tenant_id, id, url, event_types, item_ids, location_ids, ordering, concurrency_max,
+                     timeout_ms, state, state_since, secret, secret_hint, has_client_certificate, created_by, created_at, updated_at, version)
+                 values (:tenant, '{webhook}', 'https://example.com', '{{*}}', '{{}}', '{{}}', 'none', 1, 1000, 'active', now(), '', '', false,
+                     'k', now(), now(), 1)"
+            ))
+            .await;
+        world
+            .execute(&format!(
+                "insert into webhook_deliveries (tenant_id, subscription_id, id, event_id, state, next_attempt_at, created_at, attempts)
+                 select :tenant, '{webhook}', {id}, {id}, 'dead_lettered', now(), now(), jsonb_build_array({document}) {rows}"
+            ))
+            .await;
+        let cursor = ("next_cursor", "cursor");
+        let mut lists: Vec<_> =
+            collections.map(|collection| (format!("/v1/{collection}?limit=1000"), "/n", cursor)).to_vec();
+        lists.extend([
+            ("/v1/audit?limit=1000".to_owned(), "/sequence", cursor),
+            (format!("/v1/audit?limit=1000&entity_id={}", Uuid::from_u128(500)), "/new/n", cursor),
+            ("/v1/events?limit=1000".to_owned(), "/n", ("next_after", "after")),
+            (format!("/v1/webhooks/{webhook}/deliveries?limit=1000"), "/attempts/0/n", cursor),
+            ("/v1/items/search?limit=100".to_owned(), "/item/n", cursor),
+        ]);
+        let all: Vec<_> = (1..=u64::try_from(ROWS).unwrap()).collect();
+        for (path, number, next) in lists {
+            let (mut numbers, pages) = numbers_of(&world, &path, number, next).await;
+            numbers.sort_unstable();
+            // The account of control has the tenant's own beginning, too.
+            if path.starts_with("/v1/audit?limit=1000") && !path.contains("entity_id") {
+                numbers.dedup();
+            }
+            assert_eq!(numbers, all, "{path}");
+            assert!(pages >= if path.contains("suppliers") { 3 } else { 2 }, "{path}: {pages} pages");
+        }
+        // A batch has no next page: it says where its documents are.
+        let (status, body, _) = world.get_with(&format!("/v1/commands/{command}"), &[]).await;
+        let outcome: Value = serde_json::from_slice(&body).unwrap();
+        let results = outcome["body"]["results"].as_array().unwrap();
+        assert_eq!((status, results.len(), body.len() < 10_000), (200, ROWS, true), "{} bytes", body.len());
+        let location = format!("/v1/sales_orders/{}", Uuid::from_u128(500));
+        let reference = json!({ "type": "sales_order", "id": Uuid::from_u128(500), "version": 3, "location": location });
+        assert_eq!(results[2]["body"], json!({ "document_reference": reference }));
+        assert_eq!((&results[2]["etag"], &results[2]["location"]), (&json!("\"3\""), &json!(location)));
+        // What is read to keep comes in parts, each line whole.
+        let (status, body, _) = world.get_with("/v1/audit/export?chain=ledger", &[]).await;
+        let lines = body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        assert_eq!((status, lines.count()), (200, ROWS));
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn a_read_that_takes_too_long_is_ended() {
+    World::with(|world| async move {
+        let readers = TenantPool::connect(&world.url, 2, "api-tests", Duration::from_millis(200)).unwrap();
+        let world = World { readers, ..world };
+        let mut held = world.pool.begin().await.unwrap();
+        held.execute("lock table suppliers in access exclusive mode").await.unwrap();
+        let begun = std::time::Instant::now();
+        let (status, body) = world.get("/v1/suppliers").await;
+        assert_eq!((status, body["code"].as_str()), (503, Some("SERVICE_UNAVAILABLE")), "{body}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        held.rollback().await.unwrap();
+        assert_eq!(world.get("/v1/suppliers").await.0, 200);
+    })
+    .await;
+}
+
+/// Every level is as large as one can be: their sums have more digits.
+#[actix_web::test]
+async fn sums_of_the_largest_quantities_are_exact() {
+    World::with(|world| async move {
+        let Catalogue { a, m, n, .. } = world.catalogue().await;
+        const LARGEST: &str = "999999999999999999";
+        for (location, reserved) in [(m, LARGEST), (n, "0")] {
+            world
+                .execute(&format!(
+                    "insert into stock_levels values (:tenant, '{a}', '{location}', -{LARGEST}, {reserved}, 1, null, now())"
+                ))
+                .await;
+        }
+        let line = format!(r#"{{"item_id": "{a}", "quantity_in_transit": "999999999999.999999"}}"#);
+        let document = format!(r#"{{"to_location_id": "{n}", "lines": [{line}, {line}]}}"#);
+        world.document("transfers", Uuid::from_u128(1), Some("T-1"), Some("in_transit"), &document).await;
+        let (_, stock) = world.get(&format!("/v1/items/{a}/stock")).await;
+        let sums = ["qty_on_hand", "qty_reserved", "available", "qty_in_transit"].map(|name| stock[name].as_str().unwrap());
+        assert_eq!(sums, ["-1999999999999.999998", "999999999999.999999", "-2999999999999.999997", "1999999999999.999998"]);
+        let (_, levels) = world.get(&format!("/v1/stock?location_id={m}")).await;
+        assert_eq!(levels["data"][0]["available"], "-1999999999999.999998");
+        for path in ["/v1/items/search?q=apple", "/v1/items/search?sort=available&location_code=M"] {
+            let (status, found) = world.get(path).await;
+            assert_eq!((status, &found["data"][0]["stock"]["available"]), (200, &json!("-2999999999999.999997")), "{found}");
+        }
     })
     .await;
 }

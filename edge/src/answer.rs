@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 use std::marker::PhantomData;
+use twh_sinks::postgres::page;
 
 /// An answer with a `T` in it, and its status.
 #[derive(Debug)]
@@ -91,13 +92,13 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// A page of what was found, which is one more than `limit` where there is another page; `place` is where a row stands.
-    pub fn of<R>(mut found: Vec<R>, limit: i64, place: impl Fn(&R) -> String, row: impl Fn(&R) -> T) -> Self {
-        let more = found.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-        if more {
-            found.pop();
-        }
-        let next_cursor = if more { found.last().map(place) } else { None };
-        Self { data: found.iter().map(row).collect(), next_cursor }
+    /// A page of what was found; `place` is where a row stands.
+    pub fn of<R>(found: &page::Page<R>, place: impl Fn(&R) -> String, row: impl Fn(&R) -> T) -> Self {
+        Self { data: found.rows.iter().map(row).collect(), next_cursor: next_cursor(found, place) }
     }
+}
+
+/// Where the page after a page begins; `place` is where a row stands.
+pub fn next_cursor<R>(found: &page::Page<R>, place: impl Fn(&R) -> String) -> Option<String> {
+    found.rows.last().filter(|_| found.has_more).map(place)
 }

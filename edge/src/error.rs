@@ -9,8 +9,10 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::fmt;
 use twh_domain::outcome::Refusal;
-use twh_sinks::postgres::queries::is_away;
+use twh_sinks::postgres::queries::{is_away, took_too_long};
 
+/// Most details that an answer tells.
+const DETAILS_MAX: usize = 100;
 /// Where the pages of the codes stand.
 pub(crate) const ERROR_PAGES: &str = "/docs/errors";
 
@@ -44,7 +46,7 @@ codes! {
     IdempotencyKeyRequired 400 "IDEMPOTENCY_KEY_REQUIRED" "The request changes something and has no Idempotency-Key." "Send a key of your own, new for each thing you want done, the same for each retry of it."
     IdempotencyKeyInvalid 400 "IDEMPOTENCY_KEY_INVALID" "The Idempotency-Key is not 1 to 255 visible ASCII characters, or begins with system/." "Send another key: a UUID will do."
     InvalidIfMatch 400 "INVALID_IF_MATCH" "If-Match is not one strong ETag as we send them." "Send the ETag header of the resource as you got it, such as \"3\"."
-    InvalidPosition 400 "INVALID_POSITION" "X-TWH-At-Least is not a position." "Send what X-TWH-Position said, unchanged."
+    InvalidPosition 400 "INVALID_POSITION" "X-TWH-At-Least is not a position, or one of a partition where the tenant has no commands." "Send what X-TWH-Position said, unchanged."
     InvalidTenantId 400 "INVALID_TENANT_ID" "X-Tenant-ID is not a UUID." "Send the id of a tenant that you belong to, or leave it out."
     Unauthenticated 401 "UNAUTHENTICATED" "There is no API key or access token, or none that is good now." "Send Authorization: Bearer with a valid one; the message says what is wrong with this one."
     InvalidCredentials 401 "INVALID_CREDENTIALS" "The address and the password do not belong together." "Try again, or have the password set anew."
@@ -80,13 +82,13 @@ codes! {
     OutputTooLarge 422 "OUTPUT_TOO_LARGE" "The documents that the command writes would be too long together." "Send fewer operations in one atomic batch."
     IdempotencyKeyMismatch 422 "IDEMPOTENCY_KEY_MISMATCH" "The Idempotency-Key was used for another request." "Send a new key for a new request."
     PreconditionRequired 428 "PRECONDITION_REQUIRED" "The request must say which version it is meant for." "Send If-Match with the resource's ETag."
-    TooManyAttempts 429 "TOO_MANY_ATTEMPTS" "Too many attempts failed on the account or from this address, or too many mails were asked for." "Wait for the seconds in Retry-After."
+    TooManyAttempts 429 "TOO_MANY_ATTEMPTS" "Too many attempts failed on the account or from this address, too many unknown keys or tokens came from it, or too many mails were asked for." "Wait for the seconds in Retry-After."
     RateLimited 429 "RATE_LIMITED" "The tenant or the API key has sent more than its plan allows; nothing was done." "Retry with the same Idempotency-Key after the seconds in Retry-After; the RateLimit header says what is left."
     Internal 500 "INTERNAL" "Something is wrong on our side." "Retry with the same Idempotency-Key; if it stays, tell us the request id."
     IdentityProviderUnavailable 502 "IDENTITY_PROVIDER_UNAVAILABLE" "The tenant's identity provider does not answer, or not as one." "Try again; if it stays, an admin of the tenant checks its issuer and its secret."
     CommandLogUnavailable 503 "COMMAND_LOG_UNAVAILABLE" "The command could not be stored durably now." "Retry with the same Idempotency-Key after the seconds in Retry-After."
     CheckpointsNotSigned 503 "CHECKPOINTS_NOT_SIGNED" "This server has no key to sign checkpoints of ledgers with." "Ask whoever runs it to set TWH_LEDGER_KEY_FILE."
-    MailNotSent 503 "MAIL_NOT_SENT" "This server sends no mails." "Ask whoever runs it for a token, or to set TWH_SMTP_URL."
+    MailNotSent 501 "MAIL_NOT_SENT" "This server sends no mails." "Ask whoever runs it for a token, or to set TWH_SMTP_URL."
     Overloaded 503 "OVERLOADED" "Too much is under way: commands, passwords that are checked, or as much as your plan may share in." "Retry with the same Idempotency-Key after the seconds in Retry-After."
     PositionNotReached 503 "POSITION_NOT_REACHED" "The ledger has not applied the position that the read asks for." "Retry after the seconds in Retry-After, or read without it."
     ServiceUnavailable 503 "SERVICE_UNAVAILABLE" "A part that the answer needs is away." "Retry after the seconds in Retry-After."
@@ -158,9 +160,13 @@ impl ApiError {
         Self { code, message: message.into(), details: json!([]), retry_after_seconds: None, allow: None }
     }
 
-    /// With what was wrong, where: a JSON array.
+    /// With what was wrong, where: a JSON array, of which the first hundred are told.
     #[must_use]
-    pub fn details(mut self, details: Value) -> Self {
+    pub fn details(mut self, mut details: Value) -> Self {
+        if let Some(all) = details.as_array_mut().filter(|all| all.len() > DETAILS_MAX) {
+            self.message = format!("{} (the details are the first {DETAILS_MAX} of {})", self.message, all.len());
+            all.truncate(DETAILS_MAX);
+        }
         self.details = details;
         self
     }
@@ -193,6 +199,11 @@ impl ApiError {
 
     /// A query that failed: a retry makes sense where the database is away, and only there.
     pub fn database(error: sqlx::Error) -> Self {
+        if took_too_long(&error) {
+            tracing::warn!(%error, "a query took too long");
+            let message = "the answer takes too long to look up: ask for less, or narrow it with filters";
+            return Self::new(ErrorCode::ServiceUnavailable, message).retry_after(2);
+        }
         if is_away(&error) { Self::unavailable(error) } else { Self::internal(error) }
     }
 
@@ -310,6 +321,16 @@ mod tests {
         for refusal in refusals {
             assert!(ErrorCode::from_name(refusal.code()).is_some(), "{}", refusal.code());
         }
+    }
+
+    #[test]
+    fn a_refusal_tells_the_first_hundred_of_its_details_and_how_many_there_are() {
+        let details = |count: usize| Value::Array((0..count).map(|line| json!({ "line": line })).collect());
+        let told = |count| ApiError::new(ErrorCode::ValidationFailed, "wrong").details(details(count)).body("");
+        assert_eq!((&told(100)["message"], told(100)["details"].as_array().unwrap().len()), (&json!("wrong"), 100));
+        let many = told(1_000);
+        assert_eq!(many["details"].as_array().unwrap().len(), 100);
+        assert_eq!(many["message"], "wrong (the details are the first 100 of 1000)");
     }
 
     #[test]

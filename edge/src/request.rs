@@ -2,8 +2,9 @@
 
 use crate::error::ApiError;
 use crate::guard::protect;
-use crate::limits::Admission;
-use actix_web::body::{BoxBody, MessageBody};
+use crate::held::held;
+use crate::limits::{Admission, Payer};
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::Method;
@@ -141,7 +142,13 @@ pub async fn around<B: MessageBody + 'static>(
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    let admission = response.request().extensions().get::<Admission>().cloned();
+    let bytes = match response.response().body().size() {
+        BodySize::Sized(bytes) => bytes,
+        // Who streams pays for it while it does.
+        BodySize::None | BodySize::Stream => 0,
+    };
+    let paid = Payer::of(response.request()).pay(bytes).await;
+    let admission = paid.or_else(|| response.request().extensions().get::<Admission>().cloned());
     if let Some(admission) = admission {
         admission.write_headers(response.headers_mut());
     }
@@ -167,7 +174,7 @@ pub async fn around<B: MessageBody + 'static>(
         tracing::debug!(method, route, status, microseconds, "answered");
     }
     drop(entered);
-    Ok(response)
+    Ok(response.map_body(|_, body| held(body)))
 }
 
 /// Gives an answer that carries an error the shape of our errors, with the request's id.

@@ -1,20 +1,21 @@
 //! From an outcome to an answer.
 
+use crate::describe::BatchResults;
 use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
 use serde_json::json;
 use twh_domain::id::CommandId;
 use twh_domain::outcome::{Outcome, Position, Resource, Verdict};
 use twh_edge::error::ApiError;
 use twh_edge::headers::etag;
+use twh_edge::results::{BatchResult, Made, Results};
 
 /// The answer to a command of one operation, or of an atomic batch.
 pub(crate) fn answer(outcome: &Outcome, atomic: bool, request_id: &str) -> HttpResponse {
     let mut response = match outcome.verdict.as_ref() {
         Verdict::Rejected(refusal) => ApiError::from(refusal).response(request_id),
         Verdict::Accepted { resources, .. } if atomic => {
-            let results: Vec<_> = resources.iter().map(entry).collect();
-            HttpResponse::Ok().json(json!({ "results": results }))
+            let results: Results = resources.iter().map(entry).collect();
+            HttpResponse::Ok().json(BatchResults::of(results))
         }
         Verdict::Accepted { resources, .. } => match resources.first() {
             Some(resource) => single(resource),
@@ -36,51 +37,38 @@ fn insert(response: &mut HttpResponse, name: &'static str, value: &str) {
     }
 }
 
-const fn status(resource: &Resource) -> StatusCode {
-    if resource.created { StatusCode::CREATED } else { StatusCode::OK }
-}
-
-fn location(resource: &Resource) -> String {
-    format!("/v1/{}/{}", resource.kind.collection(), resource.id)
+const fn made(resource: &Resource) -> Made {
+    Made { kind: resource.kind, id: resource.id, version: resource.version }
 }
 
 fn single(resource: &Resource) -> HttpResponse {
-    let mut response = HttpResponse::build(status(resource));
+    let mut response = match resource.created {
+        true => HttpResponse::Created(),
+        false => HttpResponse::Ok(),
+    };
     response.content_type("application/json").insert_header(etag(resource.version));
     if resource.created {
-        response.insert_header(("Location", location(resource)));
+        response.insert_header(("Location", made(resource).location()));
     }
     response.body(resource.document.as_bytes().to_vec())
 }
 
 /// A document as an entry of a batch's answer.
-pub(crate) fn entry(resource: &Resource) -> serde_json::Value {
-    let body: serde_json::Value = serde_json::from_str(&resource.document).unwrap_or_default();
-    let (_, tag) = etag(resource.version);
-    json!({ "status": status(resource).as_u16(), "etag": tag, "location": location(resource), "body": body })
+pub(crate) fn entry(resource: &Resource) -> BatchResult {
+    BatchResult::document(made(resource), &resource.document)
 }
 
 /// An outcome as an entry of a batch's answer.
-pub(crate) fn outcome_entry(outcome: &Outcome, request_id: &str) -> serde_json::Value {
-    let mut entry = match outcome.verdict.as_ref() {
-        Verdict::Rejected(refusal) => error_entry(&ApiError::from(refusal), request_id),
+pub(crate) fn outcome_entry(outcome: &Outcome, request_id: &str) -> BatchResult {
+    let entry = match outcome.verdict.as_ref() {
+        Verdict::Rejected(refusal) => BatchResult::error(&ApiError::from(refusal), request_id),
         Verdict::Accepted { resources, .. } => match resources.first() {
             Some(resource) => entry(resource),
-            None => error_entry(&ApiError::internal("an accepted command has no resource"), request_id),
+            None => BatchResult::error(&ApiError::internal("an accepted command has no resource"), request_id),
         },
     };
     let decided = outcome.replay_of.unwrap_or(outcome.command_id);
-    if let Some(entry) = entry.as_object_mut() {
-        entry.insert("command_id".to_owned(), json!(decided));
-        entry.insert("position".to_owned(), json!(outcome.position.to_string()));
-        entry.insert("replayed".to_owned(), json!(outcome.replay_of.is_some()));
-    }
-    entry
-}
-
-/// An error as an entry of a batch's answer.
-pub(crate) fn error_entry(error: &ApiError, request_id: &str) -> serde_json::Value {
-    json!({ "status": error.code().status().as_u16(), "body": error.body(request_id) })
+    entry.of_command(decided, outcome.position, outcome.replay_of.is_some())
 }
 
 /// The body that says that a command is durable and not decided yet.

@@ -1,8 +1,8 @@
 //! `commands:batch`: many commands in one request, each with its own outcome; or, atomic, one command of many operations.
 
-use crate::answer::{error_entry, outcome_entry, pending_body, pending_location};
+use crate::answer::{outcome_entry, pending_body, pending_location};
 use crate::compose::{Asked, command};
-use crate::describe::BatchSent;
+use crate::describe::{BatchResults, BatchSent};
 use crate::gateway::{Acknowledged, Gateway, UnderWay};
 use crate::rehearsal;
 use crate::routes::{needs_if_match, submit};
@@ -23,6 +23,7 @@ use twh_edge::headers::{
 use twh_edge::limits::{cost_of_batch, raise};
 use twh_edge::query::Query;
 use twh_edge::request::RequestId;
+use twh_edge::results::{BatchResult, Results};
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -134,7 +135,7 @@ async fn each(
         })
         .collect();
     let deadline = Instant::now() + gateway.outcome_wait(prefer.wait);
-    let mut results = Vec::with_capacity(under_way.len());
+    let mut results = Results::default();
     let mut undecided = None;
     for entry in under_way {
         let settled = match entry {
@@ -147,14 +148,14 @@ async fn each(
                 undecided = Some(acknowledged);
                 entry
             }
-            Err(error) => error_entry(&error, &request_id),
+            Err(error) => BatchResult::error(&error, &request_id),
         });
     }
     // The last is decided after the others.
     if let Some(last) = undecided {
         last.keep(held);
     }
-    Ok(HttpResponse::Ok().json(json!({ "results": results })))
+    Ok(HttpResponse::Ok().json(BatchResults::of(results)))
 }
 
 /// The command that an entry asks for.
@@ -169,8 +170,8 @@ fn compose(entry: BatchEntry, caller: &Identity, request_id: &str) -> Result<Com
 
 /// What an entry is answered with.
 enum Settled {
-    Decided(Value),
-    Undecided(Value, Acknowledged),
+    Decided(BatchResult),
+    Undecided(BatchResult, Acknowledged),
 }
 
 async fn settle(
@@ -192,7 +193,7 @@ async fn settle(
         Some(outcome) => Settled::Decided(outcome_entry(&outcome, request_id)),
         None => {
             let position = acknowledged.position;
-            let entry = json!({ "status": 202, "command_id": id, "position": position.to_string(), "location": pending_location(id, position), "body": pending_body(id, position) });
+            let entry = BatchResult::pending(id, position, pending_location(id, position), &pending_body(id, position));
             Settled::Undecided(entry, acknowledged)
         }
     })

@@ -5,7 +5,8 @@ use actix_web::body::BoxBody;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder, dev};
 use futures::future::LocalBoxFuture;
 use schemars::JsonSchema;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::json;
 use std::marker::PhantomData;
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::EntityKind;
@@ -14,6 +15,7 @@ use twh_domain::outcome::Position;
 use twh_edge::access::Endpoint;
 use twh_edge::body::JsonBody;
 use twh_edge::openapi::{Describe, Operation};
+use twh_edge::results::{BatchResult, Results};
 
 /// The body of an endpoint's command.
 pub(crate) struct CommandBody<E> {
@@ -102,63 +104,51 @@ impl Responder for BatchSent {
     }
 }
 
-/// What became of one command of a batch.
-#[derive(JsonSchema)]
-#[expect(dead_code, reason = "the shape of what is written by hand")]
-struct BatchResult {
-    /// As its endpoint would have answered.
-    status: u16,
-    /// The document, the error, or that it is not decided yet.
-    body: Map<String, Value>,
-    #[schemars(with = "String")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    etag: Option<String>,
-    #[schemars(with = "String")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    location: Option<String>,
-    #[schemars(with = "CommandId")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    command_id: Option<CommandId>,
-    #[schemars(with = "Position")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    position: Option<Position>,
-    #[schemars(with = "bool")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    replayed: Option<bool>,
-}
-
 /// A quantity before and after.
-#[derive(JsonSchema)]
-#[expect(dead_code, reason = "the shape of what is written by hand")]
-struct BeforeAndAfter {
-    before: Option<Quantity>,
-    after: Option<Quantity>,
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct BeforeAndAfter {
+    pub(crate) before: Option<Quantity>,
+    pub(crate) after: Option<Quantity>,
 }
 
 /// What a batch would change of a level.
-#[derive(JsonSchema)]
-#[expect(dead_code, reason = "the shape of what is written by hand")]
-struct StockChange {
-    item_id: ItemId,
-    location_id: LocationId,
-    qty_on_hand: BeforeAndAfter,
-    qty_reserved: BeforeAndAfter,
-    available: BeforeAndAfter,
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct StockChange {
+    pub(crate) item_id: ItemId,
+    pub(crate) location_id: LocationId,
+    pub(crate) qty_on_hand: BeforeAndAfter,
+    pub(crate) qty_reserved: BeforeAndAfter,
+    pub(crate) available: BeforeAndAfter,
 }
 
 /// What became of a batch; of a rehearsal, what would become of it.
-#[derive(JsonSchema)]
-#[expect(dead_code, reason = "the shape of what is written by hand")]
-struct BatchResults {
-    results: Vec<BatchResult>,
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct BatchResults {
+    #[schemars(with = "Vec<BatchResult>")]
+    results: Results,
     /// `true` of a rehearsal.
     #[schemars(with = "bool")]
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<bool>,
-    /// Of a rehearsal: the levels that would change.
+    /// Of a rehearsal: the levels that would change, 10,000 at most.
     #[schemars(with = "Vec<StockChange>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     stock_changes: Option<Vec<StockChange>>,
+    /// Of a rehearsal: how many levels would change.
+    #[schemars(with = "usize")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stock_changes_count: Option<usize>,
+}
+
+impl BatchResults {
+    pub(crate) const fn of(results: Results) -> Self {
+        Self { results, dry_run: None, stock_changes: None, stock_changes_count: None }
+    }
+
+    /// Of a rehearsal, with those of the levels that are told, and how many there are.
+    pub(crate) const fn rehearsed(results: Results, changes: Vec<StockChange>, count: usize) -> Self {
+        Self { results, dry_run: Some(true), stock_changes: Some(changes), stock_changes_count: Some(count) }
+    }
 }
 
 impl Describe for BatchSent {

@@ -1,11 +1,11 @@
 //! `commands:batch?dry_run=true`: what a batch would come to now, without doing any of it.
 
-use crate::answer::{error_entry, outcome_entry};
+use crate::answer::{entry, outcome_entry};
 use crate::batch::{asked, in_batch};
 use crate::compose::command;
+use crate::describe::{BatchResults, BeforeAndAfter, StockChange};
 use crate::gateway::{Gateway, ledger_error};
 use actix_web::{HttpRequest, HttpResponse};
-use serde_json::{Value, json};
 use time::OffsetDateTime;
 use twh_domain::command::Command;
 use twh_domain::decimal::Quantity;
@@ -17,8 +17,12 @@ use twh_edge::error::ApiError;
 use twh_edge::headers::check_idempotency_key;
 use twh_edge::limits::cost_of_batch;
 use twh_edge::request::RequestId;
+use twh_edge::results::{BatchResult, Results};
 use twh_sinks::postgres::rehearsal::{Change, Rehearsed, rehearse};
 use uuid::Uuid;
+
+/// Most levels that a rehearsal tells of: some 4 MiB.
+const CHANGES_MAX: usize = 10_000;
 
 /// Rehearses a batch; `key` is the whole's, where the batch is atomic and the client gave one.
 pub(crate) async fn handle(
@@ -44,8 +48,8 @@ pub(crate) async fn handle(
         true => operations(&rehearsed, request_id)?,
         false => merge(results, &rehearsed, request_id),
     };
-    let changes: Vec<_> = rehearsed.changes.iter().map(change).collect();
-    Ok(HttpResponse::Ok().json(json!({ "dry_run": true, "results": results, "stock_changes": changes })))
+    let changes = rehearsed.changes.iter().take(CHANGES_MAX).map(change).collect();
+    Ok(HttpResponse::Ok().json(BatchResults::rehearsed(results, changes, rehearsed.changes.len())))
 }
 
 /// A key that was given is honoured: the answer may be that of an earlier command.
@@ -83,44 +87,39 @@ fn each(caller: &Identity, request_id: &str, entries: Vec<BatchEntry>) -> (Vec<C
     (commands, results)
 }
 
-fn merge(results: Vec<Result<(), ApiError>>, rehearsed: &Rehearsed, request_id: &str) -> Vec<Value> {
+fn merge(results: Vec<Result<(), ApiError>>, rehearsed: &Rehearsed, request_id: &str) -> Results {
     let mut outcomes = rehearsed.outcomes.iter();
     let entry = |result: Result<(), ApiError>| match result {
-        Ok(()) => outcomes.next().map(|outcome| without_place(outcome_entry(outcome, request_id))).unwrap_or_default(),
-        Err(error) => error_entry(&error, request_id),
+        Ok(()) => match outcomes.next() {
+            Some(outcome) => outcome_entry(outcome, request_id).without_place(),
+            None => BatchResult::error(&ApiError::internal("a command was not rehearsed"), request_id),
+        },
+        Err(error) => BatchResult::error(&error, request_id),
     };
     results.into_iter().map(entry).collect()
 }
 
 /// What an atomic batch would be answered: an entry for each operation, or the refusal of the whole.
-fn operations(rehearsed: &Rehearsed, request_id: &str) -> Result<Vec<Value>, ApiError> {
+fn operations(rehearsed: &Rehearsed, request_id: &str) -> Result<Results, ApiError> {
     let outcome = rehearsed.outcomes.first().ok_or_else(|| ApiError::internal("nothing was rehearsed"))?;
     Ok(match outcome.verdict.as_ref() {
-        Verdict::Rejected(refusal) => vec![error_entry(&ApiError::from(refusal), request_id)],
+        Verdict::Rejected(refusal) => {
+            std::iter::once(BatchResult::error(&ApiError::from(refusal), request_id)).collect()
+        }
         Verdict::Accepted { resources, .. } => {
-            resources.iter().map(|resource| without_place(crate::answer::entry(resource))).collect()
+            resources.iter().map(|resource| entry(resource).without_place()).collect()
         }
     })
 }
 
-/// What was not done has no place in the log and none under a path.
-fn without_place(mut entry: Value) -> Value {
-    if let Some(entry) = entry.as_object_mut() {
-        for name in ["command_id", "position", "location"] {
-            entry.remove(name);
-        }
-    }
-    entry
-}
-
-fn change((key, change): (&LevelKey, &Change)) -> Value {
-    let pair = |before: Option<Quantity>, after: Option<Quantity>| json!({ "before": before, "after": after });
+fn change((key, change): (&LevelKey, &Change)) -> StockChange {
+    let pair = |before: Option<Quantity>, after: Option<Quantity>| BeforeAndAfter { before, after };
     let Change { before, after } = change;
-    json!({
-        "item_id": key.item,
-        "location_id": key.location,
-        "qty_on_hand": pair(Some(before.on_hand), Some(after.on_hand)),
-        "qty_reserved": pair(Some(before.reserved), Some(after.reserved)),
-        "available": pair(before.available(), after.available()),
-    })
+    StockChange {
+        item_id: key.item,
+        location_id: key.location,
+        qty_on_hand: pair(Some(before.on_hand), Some(after.on_hand)),
+        qty_reserved: pair(Some(before.reserved), Some(after.reserved)),
+        available: pair(before.available(), after.available()),
+    }
 }

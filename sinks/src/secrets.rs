@@ -157,6 +157,13 @@ impl Secrets {
         self.keys.iter().map(|key| mac(&key.pepper, &[purpose, &[0], text.as_bytes()])).collect()
     }
 
+    /// Whether a hash is one that a text may be kept as; compared in constant time.
+    #[must_use]
+    pub fn is_hash(&self, purpose: &str, text: &str, hash: &[u8]) -> bool {
+        let parts: [&[u8]; 3] = [purpose.as_bytes(), &[0], text.as_bytes()];
+        self.keys.iter().any(|key| hmac(&key.pepper, &parts).is_some_and(|mac| mac.verify_slice(hash).is_ok()))
+    }
+
     /// The keyed hash that a text is kept as.
     pub fn hash(&self, purpose: &str, text: &str) -> Result<[u8; 32], SecretError> {
         self.hashes(purpose, text).into_iter().next().ok_or(SecretError::None)
@@ -191,13 +198,17 @@ fn decrypt(cipher: &Aes256Gcm, purpose: &str, sealed: &[u8]) -> Result<Vec<u8>, 
     cipher.decrypt(&Nonce::from(nonce), payload).map_err(|_| SecretError::Altered)
 }
 
-fn mac(key: &[u8; KEY_BYTES], parts: &[&[u8]]) -> [u8; 32] {
+fn hmac(key: &[u8; KEY_BYTES], parts: &[&[u8]]) -> Option<Hmac<Sha256>> {
     // A key of any length is taken (RFC 2104).
-    let Ok(mut mac) = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key) else { return [0; 32] };
+    let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key).ok()?;
     for part in parts {
         mac.update(part);
     }
-    mac.finalize().into_bytes().into()
+    Some(mac)
+}
+
+fn mac(key: &[u8; KEY_BYTES], parts: &[&[u8]]) -> [u8; 32] {
+    hmac(key, parts).map_or([0; 32], |mac| mac.finalize().into_bytes().into())
 }
 
 #[cfg(test)]

@@ -136,9 +136,9 @@ pub(crate) async fn list(
     let mut connection = webhooks.of(caller.tenant_id).await?;
     exists(&mut connection, caller.tenant_id, id).await?;
     let state = asked.state.map(Fate::from);
-    let found = store::list(&mut connection, caller.tenant_id, id, state, before, limit + 1).await;
+    let found = store::list(&mut connection, caller.tenant_id, id, state, before, limit).await;
     let found = found.map_err(ApiError::database)?;
-    Ok(Answer::of(&Page::of(found, limit, |one| cursor::encode(&one.id), shown)))
+    Ok(Answer::of(&Page::of(&found, |one| cursor::encode(&one.id), shown)))
 }
 
 async fn find(

@@ -27,8 +27,6 @@ const WAIT_SECONDS_MAX: i64 = 25;
 /// Pauses between looks for new events: doubling from the first to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
-/// Where order ends.
-const NEWEST: i64 = i64::MAX;
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -78,19 +76,19 @@ pub(crate) async fn list(
     let mut pause = PAUSE_FIRST;
     loop {
         let mut connection = webhooks.of(caller.tenant_id).await?;
-        let found = store::in_order(&mut connection, caller.tenant_id, after, NEWEST, limit).await;
+        let found = store::list(&mut connection, caller.tenant_id, after, limit).await;
         let found = found.map_err(ApiError::database)?;
         drop(connection);
-        let full = i64::try_from(found.len()).is_ok_and(|count| count == limit);
-        after = found.last().and_then(|event| event.sequence).unwrap_or(after);
+        after = found.rows.last().and_then(|event| event.sequence).unwrap_or(after);
         let wanted =
             |event: &&store::Event| asked.event_type.as_deref().is_none_or(|one| names(one, &event.event_type));
         let data: Vec<_> = found
+            .rows
             .iter()
             .filter(wanted)
             .filter_map(|event| RawValue::from_string(event.body.as_ref().to_owned()).ok())
             .collect();
-        if !data.is_empty() || full || Instant::now() >= deadline {
+        if !data.is_empty() || found.has_more || Instant::now() >= deadline {
             return Ok(Answer::of(&Events { data, next_after: after }));
         }
         actix_web::rt::time::sleep(pause).await;

@@ -268,8 +268,8 @@ pub(crate) async fn list(
     let (before, limit) = query.read()?.place()?;
     let mut connection = webhooks.of(caller.tenant_id).await?;
     exists(&mut connection, caller.tenant_id, id).await?;
-    let found = store::list(&mut connection, caller.tenant_id, id, before, limit + 1).await;
-    Ok(Answer::of(&Page::of(found.map_err(ApiError::database)?, limit, |one| cursor::encode(&one.id), shown)))
+    let found = store::list(&mut connection, caller.tenant_id, id, before, limit).await;
+    Ok(Answer::of(&Page::of(&found.map_err(ApiError::database)?, |one| cursor::encode(&one.id), shown)))
 }
 
 async fn find(

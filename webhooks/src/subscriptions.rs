@@ -345,8 +345,8 @@ pub(crate) async fn list(
 ) -> Result<Answer<Page<Webhook>>, ApiError> {
     let (after, limit) = query.read()?.place()?;
     let mut connection = webhooks.of(caller.tenant_id).await?;
-    let found = store::list(&mut connection, caller.tenant_id, after, limit + 1).await.map_err(ApiError::database)?;
-    Ok(Answer::of(&Page::of(found, limit, |one| cursor::encode(&one.id), shown)))
+    let found = store::list(&mut connection, caller.tenant_id, after, limit).await.map_err(ApiError::database)?;
+    Ok(Answer::of(&Page::of(&found, |one| cursor::encode(&one.id), shown)))
 }
 
 pub(crate) async fn one(

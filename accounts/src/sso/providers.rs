@@ -147,9 +147,9 @@ pub(crate) async fn list(
     query: Query<PageQuery>,
 ) -> Result<Answer<Page<IdentityProvider>>, ApiError> {
     let (after, limit) = query.read()?.place()?;
-    let found = sign_on::providers(&accounts.pool, caller.tenant_id, after, limit + 1).await;
+    let found = sign_on::providers(&accounts.pool, caller.tenant_id, after, limit).await;
     let shown = |provider: &Provider| shown(provider, &accounts.sign_on);
-    Ok(Answer::of(&Page::of(found.map_err(ApiError::database)?, limit, |provider| cursor::encode(&provider.id), shown)))
+    Ok(Answer::of(&Page::of(&found.map_err(ApiError::database)?, |provider| cursor::encode(&provider.id), shown)))
 }
 
 pub(crate) async fn one(

@@ -1,5 +1,7 @@
 //! The accounts of changes, read: the ledger's, and that of everything else.
 
+use super::page::{self, Page};
+use super::tenant::TenantConnection;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
@@ -187,7 +189,7 @@ pub async fn records_within(
 /// change are those of the record of its version before. Where much is to be looked through, a page can be short, or empty, and still
 /// not be the last.
 pub async fn list_audit(
-    connection: &mut PgConnection,
+    connection: &mut TenantConnection,
     tenant: TenantId,
     filter: &AuditFilter,
     before: (i64, i64),
@@ -199,22 +201,22 @@ pub async fn list_audit(
     let floor = if filter.entity_id.is_some() { first } else { first.max(last.saturating_sub(LOOKED_THROUGH_MAX)) };
     let (control_first, control_last) = records_within(connection, tenant, Chain::Control, within).await?;
     let numbers = [floor, last, control_first, control_last.min(before.1.saturating_sub(1))];
-    let mut rows = newest(connection, tenant, filter, numbers, limit + 1).await?;
+    let Page { mut rows, mut has_more } = newest(connection, tenant, filter, numbers, limit).await?;
     let oldest = |rows: &[AuditRow], chain| rows.iter().rev().find(|row| row.chain == chain).map(|row| row.sequence);
     let all_looked_through = floor == first;
     if !all_looked_through {
+        let read = rows.len();
         // What is older than where the looking ended may come after something that was not looked at yet.
         let ended: OffsetDateTime =
             sqlx::query_scalar("select recorded_at from audit_log where tenant_id = $1 and sequence = $2")
                 .bind(tenant.0)
                 .bind(floor)
-                .fetch_one(connection)
+                .fetch_one(&mut **connection)
                 .await?;
         rows.retain(|row| row.chain == Chain::Ledger || row.recorded_at >= ended.into());
+        // What was taken out is the oldest, so that nothing stands between it and what comes after the page.
+        has_more &= rows.len() == read;
     }
-    let full = usize::try_from(limit).unwrap_or(usize::MAX);
-    let has_more = rows.len() > full;
-    rows.truncate(full);
     // A full page may hold records of one account only: of the other nothing is done with then.
     let ledger = if has_more { oldest(&rows, Chain::Ledger).unwrap_or(before.0) } else { floor + 1 };
     let next = (ledger, oldest(&rows, Chain::Control).unwrap_or(before.1));
@@ -224,12 +226,12 @@ pub async fn list_audit(
 /// The newest records that are asked for, of both accounts, among those after and up to these numbers of each. Conditions are written
 /// only where something is asked: what a statement does not say cannot lead its plan away from the index.
 async fn newest(
-    connection: &mut PgConnection,
+    connection: &mut TenantConnection,
     tenant: TenantId,
     filter: &AuditFilter,
     [after, through, control_after, control_through]: [i64; 4],
     limit: i64,
-) -> Result<Vec<AuditRow>, sqlx::Error> {
+) -> Result<Page<AuditRow>, sqlx::Error> {
     let texts = [
         ("action", &filter.action),
         ("entity_kind", &filter.entity_kind),
@@ -245,15 +247,16 @@ async fn newest(
         conditions.push_str(&format!(" and entity_id = ${}", 7 + asked.len()));
         order = "entity_version";
     }
+    // Values become text at the very end: what is sorted are the places where they are kept, and they are read while the page is.
     let sql = format!(
-        "select f.of_ledger, f.sequence, f.action, f.entity_kind, f.entity_id, f.new, f.actor_kind, f.actor_id, f.ip, f.user_agent,
-             f.request_id, f.command_id, f.recorded_at, f.hash, coalesce(f.old, o.document::text) as old
+        "select f.of_ledger, f.sequence, f.action, f.entity_kind, f.entity_id, f.new::text as new, f.actor_kind, f.actor_id, f.ip,
+             f.user_agent, f.request_id, f.command_id, f.recorded_at, f.hash, coalesce(f.old, o.document)::text as old
          from (select * from (
-             (select true as of_ledger, sequence, action, entity_kind, entity_id, null::text as old, document::text as new,
+             (select true as of_ledger, sequence, action, entity_kind, entity_id, null::json as old, document as new,
                   actor_kind, actor_id, ip, user_agent, request_id, command_id, recorded_at, hash, entity_version
               from audit_log where tenant_id = $1 and sequence > $2 and sequence <= $3{conditions} order by {order} desc limit $6)
              union all
-             (select false, sequence, action, entity_kind, entity_id, old::text, new::text, actor_kind, actor_id, ip, user_agent,
+             (select false, sequence, action, entity_kind, entity_id, old, new, actor_kind, actor_id, ip, user_agent,
                   request_id, null::uuid, recorded_at, hash, 0
               from control_audit where tenant_id = $1 and sequence > $4 and sequence <= $5{conditions} order by sequence desc limit $6)
              ) both_chains order by recorded_at desc, of_ledger, sequence desc limit $6) f
@@ -267,19 +270,18 @@ async fn newest(
         .bind(through)
         .bind(control_after)
         .bind(control_through)
-        .bind(limit);
+        .bind(limit.saturating_add(1));
     for (_, text) in asked {
         query = query.bind(text);
     }
     if let Some(entity) = filter.entity_id {
         query = query.bind(entity);
     }
-    query.fetch_all(connection).await?.iter().map(row).collect()
+    page::read(connection.pooled(), query, limit, row).await
 }
 
-/// Records in a part of an export, and bytes of documents after which it ends sooner.
+/// Records in a part of an export: fewer where they are large.
 const EXPORTED_AT_ONCE: i64 = 500;
-const EXPORTED_BYTES: i64 = 1_000_000;
 
 /// A record with all that its hash is over.
 #[derive(Debug, Clone)]
@@ -294,38 +296,27 @@ pub struct ExportedRow {
 
 /// The next part of an account in its own order, after a number: some hundred records, or fewer large ones.
 pub async fn export(
-    connection: &mut PgConnection,
+    connection: &mut TenantConnection,
     tenant: TenantId,
     chain: Chain,
     after: i64,
     through: i64,
-) -> Result<Vec<ExportedRow>, sqlx::Error> {
-    let (columns, bytes) = match chain {
-        Chain::Ledger => (
-            "true as of_ledger, null::text as old, document::text as new, command_id, operation_index, entity_version",
-            "octet_length(document::text)",
-        ),
-        Chain::Control => (
+) -> Result<Page<ExportedRow>, sqlx::Error> {
+    let columns = match chain {
+        Chain::Ledger => {
+            "true as of_ledger, null::text as old, document::text as new, command_id, operation_index, entity_version"
+        }
+        Chain::Control => {
             "false as of_ledger, old::text as old, new::text as new, null::uuid as command_id, null::int as operation_index,
-             null::bigint as entity_version",
-            "coalesce(octet_length(old::text), 0) + coalesce(octet_length(new::text), 0)",
-        ),
+             null::bigint as entity_version"
+        }
     };
     let sql = format!(
         "select sequence, action, entity_kind, entity_id, actor_kind, actor_id, ip, user_agent, request_id, recorded_at, hash, {columns}
-         from (select *, sum({bytes}) over (order by sequence) - ({bytes}) as bytes_before
-               from (select * from {} where tenant_id = $1 and sequence > $2 and sequence <= $3 order by sequence limit $4) r) r
-         where bytes_before < $5 order by sequence",
+         from {} where tenant_id = $1 and sequence > $2 and sequence <= $3 order by sequence limit $4",
         chain.table()
     );
-    let rows = sqlx::query(&sql)
-        .bind(tenant.0)
-        .bind(after)
-        .bind(through)
-        .bind(EXPORTED_AT_ONCE)
-        .bind(EXPORTED_BYTES)
-        .fetch_all(connection)
-        .await?;
+    let query = sqlx::query(&sql).bind(tenant.0).bind(after).bind(through).bind(EXPORTED_AT_ONCE + 1);
     let exported = |of: &PgRow| {
         Ok(ExportedRow {
             record: row(of)?,
@@ -333,7 +324,7 @@ pub async fn export(
             entity_version: of.try_get("entity_version")?,
         })
     };
-    rows.iter().map(exported).collect()
+    page::read(connection.pooled(), query, EXPORTED_AT_ONCE, exported).await
 }
 
 /// The hash of an account's record with a number, or what comes before its first; `None` where there is no such record.

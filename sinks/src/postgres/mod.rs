@@ -8,6 +8,7 @@ pub mod digest;
 pub mod ledger;
 mod migrations;
 pub mod outbox;
+pub mod page;
 pub mod positions;
 pub mod queries;
 pub mod rehearsal;

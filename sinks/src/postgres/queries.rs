@@ -1,5 +1,7 @@
 //! Read queries: every one carries its tenant, walks an index, and gives rows a page at a time.
 
+use super::page::{self, Page};
+use super::tenant::TenantConnection;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, PgConnection, Row};
 use time::OffsetDateTime;
@@ -8,6 +10,7 @@ use twh_domain::entity::EntityKind;
 use twh_domain::id::{CommandId, TenantId};
 use twh_domain::outcome::Position;
 use twh_domain::timestamp::Timestamp;
+use twh_domain::total::Total;
 use uuid::Uuid;
 
 /// True when the database is away or worn out, so that the same query may work a little later; false for a defect.
@@ -27,6 +30,12 @@ pub fn is_away(error: &sqlx::Error) -> bool {
         }),
         _ => false,
     }
+}
+
+/// Whether a query was cancelled because it took longer than it may (PostgreSQL's code 57014).
+#[must_use]
+pub fn took_too_long(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("57014"))
 }
 
 /// A stored document, as it is answered.
@@ -76,14 +85,14 @@ pub struct DocumentFilter {
 
 /// A page of documents by id: ids are made in the order of time.
 pub async fn list_documents(
-    connection: &mut PgConnection,
+    connection: &mut TenantConnection,
     kind: EntityKind,
     tenant: TenantId,
     filter: &DocumentFilter,
     after: Option<Uuid>,
     newest_first: bool,
     limit: i64,
-) -> Result<Vec<Document>, sqlx::Error> {
+) -> Result<Page<Document>, sqlx::Error> {
     let (beyond, order) = if newest_first { ("<", "desc") } else { (">", "asc") };
     // Filters on names and barcodes stand only where items do, so that other tables need no such columns.
     let items_only = match kind {
@@ -102,7 +111,7 @@ pub async fn list_documents(
          order by id {order} limit $8",
         kind.collection()
     );
-    let rows = sqlx::query(&sql)
+    let query = sqlx::query(&sql)
         .bind(tenant.0)
         .bind(after)
         .bind(filter.code.as_deref())
@@ -110,10 +119,8 @@ pub async fn list_documents(
         .bind(filter.barcode.as_deref())
         .bind(filter.name_prefix.as_deref())
         .bind(filter.item_type.as_deref())
-        .bind(limit)
-        .fetch_all(connection)
-        .await?;
-    rows.iter().map(document).collect()
+        .bind(limit.saturating_add(1));
+    page::read(connection.pooled(), query, limit, document).await
 }
 
 /// A level, with the codes that people know it by.
@@ -127,10 +134,10 @@ pub struct LevelRow {
     pub location_id: Uuid,
     /// Where.
     pub location_code: String,
-    /// Physically there.
-    pub on_hand: Quantity,
+    /// Physically there. As of when things happened, it is a sum.
+    pub on_hand: Total,
     /// Promised.
-    pub reserved: Quantity,
+    pub reserved: Total,
     /// The last count, where it is known.
     pub last_counted_at: Option<Timestamp>,
     /// How many movements made it.
@@ -163,10 +170,18 @@ pub enum Moment {
     Occurred(Timestamp),
 }
 
-fn micros(row: &PgRow, column: &str) -> Result<Quantity, sqlx::Error> {
+pub(crate) fn micros(row: &PgRow, column: &str) -> Result<Quantity, sqlx::Error> {
     let micros: i64 = row.try_get(column)?;
     Quantity::from_micros(micros)
         .ok_or_else(|| sqlx::Error::Decode(format!("{column} is out of range: {micros}").into()))
+}
+
+/// A sum, which comes as text: it may have more digits than PostgreSQL's integers.
+pub(crate) fn total(row: &PgRow, column: &str) -> Result<Total, sqlx::Error> {
+    let text: String = row.try_get(column)?;
+    let micros =
+        text.parse().map_err(|_| sqlx::Error::Decode(format!("{column} is no whole number: {text}").into()))?;
+    Ok(Total::from_micros(micros))
 }
 
 fn time(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Error> {
@@ -179,8 +194,8 @@ fn level(row: &PgRow) -> Result<LevelRow, sqlx::Error> {
         sku: row.try_get("sku")?,
         location_id: row.try_get("location_id")?,
         location_code: row.try_get("location_code")?,
-        on_hand: micros(row, "on_hand_micro")?,
-        reserved: micros(row, "reserved_micro")?,
+        on_hand: total(row, "on_hand_micro")?,
+        reserved: total(row, "reserved_micro")?,
         last_counted_at: row.try_get::<Option<OffsetDateTime>, _>("last_counted_at")?.map(Timestamp::from),
         version: row.try_get("version")?,
         updated_at: time(row, "updated_at")?,
@@ -198,7 +213,7 @@ pub async fn list_levels(
     moment: Moment,
     after: Option<(Uuid, Uuid)>,
     limit: i64,
-) -> Result<Vec<LevelRow>, sqlx::Error> {
+) -> Result<Page<LevelRow>, sqlx::Error> {
     let then = match moment {
         Moment::Now => {
             "(select l.on_hand_micro, l.reserved_micro, l.last_counted_at, l.version, l.updated_at where $9::bigint is null and $10::timestamptz is null)"
@@ -214,7 +229,7 @@ pub async fn list_levels(
               order by m.sequence desc limit 1)"
         }
         Moment::Occurred(_) => {
-            "(select sum(m.on_hand_change_micro)::bigint as on_hand_micro, sum(m.reserved_change_micro)::bigint as reserved_micro,
+            "(select sum(m.on_hand_change_micro) as on_hand_micro, sum(m.reserved_change_micro) as reserved_micro,
                   max(m.occurred_at) filter (where m.kind = 'COUNT') as last_counted_at, count(*) as version, max(m.occurred_at) as updated_at
               from stock_movements m where m.tenant_id = $1 and m.item_id = l.item_id and m.location_id = l.location_id
                   and m.occurred_at <= $10 and $9::bigint is null
@@ -222,8 +237,8 @@ pub async fn list_levels(
         }
     };
     let sql = format!(
-        "select l.item_id, i.code as sku, l.location_id, p.code as location_code, t.on_hand_micro, t.reserved_micro,
-                t.last_counted_at, t.version, t.updated_at
+        "select l.item_id, i.code as sku, l.location_id, p.code as location_code, t.on_hand_micro::text as on_hand_micro,
+                t.reserved_micro::text as reserved_micro, t.last_counted_at, t.version, t.updated_at
          from stock_levels l
          join items i on i.tenant_id = $1 and i.id = l.item_id
          join locations p on p.tenant_id = $1 and p.id = l.location_id
@@ -238,7 +253,7 @@ pub async fn list_levels(
         Moment::Sequence(sequence) => (Some(sequence), None),
         Moment::Occurred(at) => (None, Some(at.datetime())),
     };
-    let rows = sqlx::query(&sql)
+    let query = sqlx::query(&sql)
         .bind(tenant.0)
         .bind(filter.item_id)
         .bind(filter.sku.as_deref())
@@ -246,12 +261,10 @@ pub async fn list_levels(
         .bind(filter.location_code.as_deref())
         .bind(after.map(|after| after.0))
         .bind(after.map(|after| after.1))
-        .bind(limit)
+        .bind(limit.saturating_add(1))
         .bind(sequence)
-        .bind(occurred)
-        .fetch_all(connection)
-        .await?;
-    rows.iter().map(level).collect()
+        .bind(occurred);
+    page::take(query.fetch(connection), limit, level).await
 }
 
 /// How many movements a tenant's ledger had when the last of them was recorded at or before a time.
@@ -289,13 +302,24 @@ fn last_sequence(holds: &str) -> String {
     )
 }
 
+/// Most locations that an item's stock tells of one by one. Its sums are over all.
+const ITEM_LOCATIONS_MAX: i64 = 1_000;
+
 /// Where an item is.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct ItemStock {
-    /// At each location.
-    pub levels: Vec<LevelRow>,
+    /// Physically there, over all locations.
+    pub on_hand: Total,
+    /// Promised, over all locations.
+    pub reserved: Total,
+    /// How many movements made all of its levels.
+    pub version: i64,
+    /// At each location; not at all of them where there are very many.
+    pub levels: Page<LevelRow>,
+    /// On its way to all locations.
+    pub on_its_way: Total,
     /// On its way, by the location that it goes to.
-    pub in_transit: Vec<(Uuid, Quantity)>,
+    pub in_transit: Page<(Uuid, Total)>,
 }
 
 /// Where an item is, all as of one moment: goods that arrive meanwhile are neither counted twice nor left out. `None`
@@ -315,29 +339,52 @@ pub async fn item_stock(
         return Ok(None);
     }
     let filter = LevelFilter { item_id: Some(item), ..LevelFilter::default() };
-    let levels = list_levels(&mut tx, tenant, &filter, Moment::Now, None, i64::MAX).await?;
-    let in_transit = in_transit(&mut tx, tenant, item).await?;
+    let levels = list_levels(&mut tx, tenant, &filter, Moment::Now, None, ITEM_LOCATIONS_MAX).await?;
+    let sums = sqlx::query(
+        "select coalesce(sum(on_hand_micro), 0)::text as on_hand_micro, coalesce(sum(reserved_micro), 0)::text as reserved_micro,
+                coalesce(sum(version), 0)::bigint as version
+         from stock_levels where tenant_id = $1 and item_id = $2",
+    )
+    .bind(tenant.0)
+    .bind(item)
+    .fetch_one(&mut *tx)
+    .await?;
+    let (on_its_way, in_transit) = in_transit(&mut tx, tenant, item).await?;
     tx.commit().await?;
-    Ok(Some(ItemStock { levels, in_transit }))
+    Ok(Some(ItemStock {
+        on_hand: total(&sums, "on_hand_micro")?,
+        reserved: total(&sums, "reserved_micro")?,
+        version: sums.try_get("version")?,
+        levels,
+        on_its_way,
+        in_transit,
+    }))
 }
 
+/// What of an item is on its way: in all, and by the location that it goes to.
 async fn in_transit(
     connection: &mut PgConnection,
     tenant: TenantId,
     item: Uuid,
-) -> Result<Vec<(Uuid, Quantity)>, sqlx::Error> {
-    let rows = sqlx::query(
-        "select (t.document ->> 'to_location_id')::uuid as location_id,
-                (sum((line ->> 'quantity_in_transit')::numeric) * 1000000)::bigint as quantity_micro
-         from transfers t, json_array_elements(t.document -> 'lines') line
-         where t.tenant_id = $1 and t.status in ('in_transit', 'partially_received') and line ->> 'item_id' = $2::text
-         group by 1 order by 1",
+) -> Result<(Total, Page<(Uuid, Total)>), sqlx::Error> {
+    let query = sqlx::query(
+        "select location_id, trunc(quantity * 1000000)::text as quantity_micro,
+                trunc(sum(quantity) over () * 1000000)::text as all_micro
+         from (select (t.document ->> 'to_location_id')::uuid as location_id,
+                      sum((line ->> 'quantity_in_transit')::numeric) as quantity
+               from transfers t, json_array_elements(t.document -> 'lines') line
+               where t.tenant_id = $1 and t.status in ('in_transit', 'partially_received') and line ->> 'item_id' = $2::text
+               group by 1) coming
+         order by location_id limit $3",
     )
     .bind(tenant.0)
     .bind(item.to_string())
-    .fetch_all(connection)
-    .await?;
-    rows.iter().map(|row| Ok((row.try_get("location_id")?, micros(row, "quantity_micro")?))).collect()
+    .bind(ITEM_LOCATIONS_MAX + 1);
+    let row =
+        |row: &PgRow| Ok((total(row, "all_micro")?, (row.try_get("location_id")?, total(row, "quantity_micro")?)));
+    let Page { rows, has_more } = page::take(query.fetch(connection), ITEM_LOCATIONS_MAX, row).await?;
+    let all = rows.first().map_or(Total::ZERO, |(all, _)| *all);
+    Ok((all, Page { rows: rows.into_iter().map(|(_, coming)| coming).collect(), has_more }))
 }
 
 /// A movement, as it is answered.
@@ -367,8 +414,6 @@ pub struct MovementRow {
 /// Which movements are asked for.
 #[derive(Debug, Clone, Default)]
 pub struct MovementFilter {
-    /// Exactly this one.
-    pub sequence: Option<i64>,
     /// Of this item.
     pub item_id: Option<Uuid>,
     /// At this location.
@@ -379,35 +424,45 @@ pub struct MovementFilter {
     pub reference_id: Option<Uuid>,
 }
 
+const MOVEMENT: &str = "sequence, item_id, location_id, kind, level_version, on_hand_change_micro, reserved_change_micro,
+    on_hand_after_micro, reserved_after_micro, reference_kind, reference_id, reference_line, reason, command_id, partition,
+    log_offset, occurred_at, recorded_at, hash";
+
 /// A page of movements, newest first.
 pub async fn list_movements(
-    connection: &mut PgConnection,
+    connection: &mut TenantConnection,
     tenant: TenantId,
     filter: &MovementFilter,
     before: Option<i64>,
     limit: i64,
-) -> Result<Vec<MovementRow>, sqlx::Error> {
-    let rows = sqlx::query(
-        "select sequence, item_id, location_id, kind, level_version, on_hand_change_micro, reserved_change_micro, on_hand_after_micro,
-                reserved_after_micro, reference_kind, reference_id, reference_line, reason, command_id, partition, log_offset,
-                occurred_at, recorded_at, hash
-         from stock_movements
-         where tenant_id = $1 and ($2::bigint is null or sequence = $2) and ($3::uuid is null or item_id = $3)
-           and ($4::uuid is null or location_id = $4) and ($5::text is null or kind = $5) and ($6::uuid is null or reference_id = $6)
-           and ($7::bigint is null or sequence < $7)
-         order by sequence desc limit $8",
-    )
-    .bind(tenant.0)
-    .bind(filter.sequence)
-    .bind(filter.item_id)
-    .bind(filter.location_id)
-    .bind(filter.kind.as_deref())
-    .bind(filter.reference_id)
-    .bind(before)
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
-    rows.iter().map(movement).collect()
+) -> Result<Page<MovementRow>, sqlx::Error> {
+    let sql = format!(
+        "select {MOVEMENT} from stock_movements
+         where tenant_id = $1 and ($2::uuid is null or item_id = $2) and ($3::uuid is null or location_id = $3)
+           and ($4::text is null or kind = $4) and ($5::uuid is null or reference_id = $5)
+           and ($6::bigint is null or sequence < $6)
+         order by sequence desc limit $7"
+    );
+    let query = sqlx::query(&sql)
+        .bind(tenant.0)
+        .bind(filter.item_id)
+        .bind(filter.location_id)
+        .bind(filter.kind.as_deref())
+        .bind(filter.reference_id)
+        .bind(before)
+        .bind(limit.saturating_add(1));
+    page::read(connection.pooled(), query, limit, movement).await
+}
+
+/// One movement, by its number in the ledger.
+pub async fn find_movement(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    sequence: i64,
+) -> Result<Option<MovementRow>, sqlx::Error> {
+    let sql = format!("select {MOVEMENT} from stock_movements where tenant_id = $1 and sequence = $2");
+    let row = sqlx::query(&sql).bind(tenant.0).bind(sequence).fetch_optional(connection).await?;
+    row.as_ref().map(movement).transpose()
 }
 
 fn movement(row: &PgRow) -> Result<MovementRow, sqlx::Error> {
@@ -433,6 +488,36 @@ fn movement(row: &PgRow) -> Result<MovementRow, sqlx::Error> {
     })
 }
 
+/// A document as an operation left it, without its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reference {
+    /// Which kind it is of.
+    pub kind: EntityKind,
+    /// Its id.
+    pub id: Uuid,
+    /// The version that the operation made.
+    pub version: i64,
+}
+
+/// What a command is answered with.
+#[derive(Debug, Clone)]
+pub enum Answered {
+    /// The documents.
+    Whole(Vec<(EntityKind, Document)>),
+    /// Where they are: together they are more than an answer may hold.
+    References(Vec<Reference>),
+}
+
+impl Answered {
+    /// The kinds of the documents.
+    pub fn kinds(&self) -> Box<dyn Iterator<Item = EntityKind> + '_> {
+        match self {
+            Self::Whole(documents) => Box::new(documents.iter().map(|(kind, _)| *kind)),
+            Self::References(references) => Box::new(references.iter().map(|reference| reference.kind)),
+        }
+    }
+}
+
 /// What became of a command, as it is kept.
 #[derive(Debug, Clone)]
 pub struct OutcomeRow {
@@ -441,7 +526,7 @@ pub struct OutcomeRow {
     /// The refusal: code, message, details; `None` when it was accepted.
     pub refusal: Option<(String, String, String)>,
     /// The documents that answered it, in the order of its operations.
-    pub documents: Vec<(EntityKind, Document)>,
+    pub documents: Answered,
     /// Where the command that was decided stands in the log.
     pub position: (i32, i64),
     /// When the ledger took it.
@@ -450,7 +535,7 @@ pub struct OutcomeRow {
 
 /// What became of a command; `None` when that is not known (yet).
 pub async fn find_outcome(
-    connection: &mut PgConnection,
+    connection: &mut TenantConnection,
     tenant: TenantId,
     command: CommandId,
 ) -> Result<Option<OutcomeRow>, sqlx::Error> {
@@ -461,34 +546,18 @@ pub async fn find_outcome(
     )
     .bind(tenant.0)
     .bind(command.0)
-    .fetch_optional(&mut *connection)
+    .fetch_optional(&mut **connection)
     .await?;
     let Some(row) = row else { return Ok(None) };
     let refusal = match row.try_get::<Option<String>, _>("code")? {
         Some(code) => Some((code, row.try_get("message")?, row.try_get("details")?)),
         None => None,
     };
-    let documents = sqlx::query(
-        "select entity_kind, entity_id as id, entity_version as version, document::text as document from audit_log
-         where tenant_id = $1 and sequence between $2 and $3 and operation_index is not null order by operation_index",
-    )
-    .bind(tenant.0)
-    .bind(row.try_get::<Option<i64>, _>("first_audit")?)
-    .bind(row.try_get::<Option<i64>, _>("last_audit")?)
-    .fetch_all(connection)
-    .await?;
+    let within = (row.try_get("first_audit")?, row.try_get("last_audit")?);
     Ok(Some(OutcomeRow {
         replay_of: row.try_get::<Option<Uuid>, _>("replay_of")?.map(CommandId),
         refusal,
-        documents: documents
-            .iter()
-            .map(|row| {
-                let name: String = row.try_get("entity_kind")?;
-                let kind = EntityKind::from_name(&name)
-                    .ok_or_else(|| sqlx::Error::Decode(format!("there is no kind {name:?}").into()))?;
-                Ok((kind, document(row)?))
-            })
-            .collect::<Result<_, sqlx::Error>>()?,
+        documents: answered(connection, tenant, within).await?,
         position: (row.try_get("partition")?, row.try_get("log_offset")?),
         recorded_at: time(&row, "recorded_at")?,
     }))
@@ -510,6 +579,36 @@ pub async fn document_lengths(
     let length =
         |row: &PgRow| row.try_get::<i32, _>("length").map(|length| usize::try_from(length).unwrap_or_default());
     rows.iter().map(|row| Ok((row.try_get("id")?, length(row)?))).collect()
+}
+
+fn entity_kind(row: &PgRow) -> Result<EntityKind, sqlx::Error> {
+    let name: String = row.try_get("entity_kind")?;
+    EntityKind::from_name(&name).ok_or_else(|| sqlx::Error::Decode(format!("there is no kind {name:?}").into()))
+}
+
+/// The documents that a command's audit records hold: from the first of these numbers to the second.
+async fn answered(
+    connection: &mut TenantConnection,
+    tenant: TenantId,
+    (first, last): (Option<i64>, Option<i64>),
+) -> Result<Answered, sqlx::Error> {
+    let select = |column: &str| {
+        format!(
+            "select entity_kind, entity_id as id, entity_version as version{column} from audit_log
+             where tenant_id = $1 and sequence between $2 and $3 and operation_index is not null order by operation_index"
+        )
+    };
+    let (whole, references) = (select(", document::text as document"), select(""));
+    let query = sqlx::query(&references).bind(tenant.0).bind(first).bind(last);
+    let reference = |row: &PgRow| {
+        Ok(Reference { kind: entity_kind(row)?, id: row.try_get("id")?, version: row.try_get("version")? })
+    };
+    let rows = query.fetch_all(&mut **connection).await?;
+    let references = rows.iter().map(reference).collect::<Result<Vec<_>, sqlx::Error>>()?;
+    let query = sqlx::query(&whole).bind(tenant.0).bind(first).bind(last);
+    let documents = page::read(connection.pooled(), query, i64::MAX, |row| Ok((entity_kind(row)?, document(row)?)));
+    let documents = documents.await?;
+    Ok(if documents.has_more { Answered::References(references) } else { Answered::Whole(documents.rows) })
 }
 
 /// How far the ledger has come on a partition.

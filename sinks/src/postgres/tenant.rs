@@ -7,6 +7,7 @@ use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _, PgPool, Postgres};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Duration;
 use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
 
@@ -26,15 +27,21 @@ pub struct TenantPool {
 }
 
 impl TenantPool {
-    /// A pool of at most `connections_max`. Connects when first used.
-    pub fn connect(url: &str, connections_max: u32, application: &str) -> Result<Self, sqlx::Error> {
+    /// A pool of at most `connections_max`, on which a statement may take so long. Connects when first used.
+    pub fn connect(
+        url: &str,
+        connections_max: u32,
+        application: &str,
+        statement_timeout: Duration,
+    ) -> Result<Self, sqlx::Error> {
+        let deadline = [("statement_timeout", statement_timeout.as_millis().to_string())];
         let pool = PgPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             // Saying whose it is asks for a sign of life too.
             .test_before_acquire(false)
             .after_connect(|connection, _| Box::pin(async move { connection.execute(TAKE_ROLE).await.map(|_| ()) }))
-            .connect_lazy_with(options(url, application)?.options(READER));
+            .connect_lazy_with(options(url, application)?.options(READER).options(deadline));
         Ok(Self { pool, partitions: Arc::new(Cache::new(REMEMBERED_MAX)) })
     }
 
@@ -98,6 +105,11 @@ impl TenantConnection {
     #[must_use]
     pub const fn reflects(&self) -> Option<Position> {
         self.reflects
+    }
+
+    /// The connection, for what may have to close it.
+    pub(crate) const fn pooled(&mut self) -> &mut PoolConnection<Postgres> {
+        &mut self.connection
     }
 }
 

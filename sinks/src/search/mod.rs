@@ -8,11 +8,13 @@ pub mod elastic;
 pub mod postgres;
 pub mod text;
 
+use crate::postgres::page::PAGE_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use twh_domain::decimal::Quantity;
 use twh_domain::outcome::Position;
+use twh_domain::total::Total;
 use uuid::Uuid;
 
 /// Longest text of a query, in characters: longer than any name.
@@ -21,6 +23,8 @@ pub const TEXT_LENGTH_MAX: usize = 300;
 pub const WORDS_MAX: usize = 16;
 /// Most matches that are counted, sorted and told apart by facets.
 pub const MATCHES_MAX: i64 = 10_000;
+/// Most locations that a hit tells of one by one: those whose codes come first.
+pub const LEVELS_MAX: i64 = 100;
 /// Most values of a facet that are told.
 pub const BUCKETS_MAX: i64 = 50;
 
@@ -125,6 +129,17 @@ pub struct Hit {
     /// It, byte for byte.
     pub document: Box<RawValue>,
     /// Where it is.
+    pub stock: HitStock,
+}
+
+/// How much there is of an item, and where.
+#[derive(Debug, Default)]
+pub struct HitStock {
+    /// What can be promised, over all locations.
+    pub available: Total,
+    /// How many locations have held it.
+    pub locations: i64,
+    /// At each of them, or at the first [`LEVELS_MAX`].
     pub levels: Vec<HitLevel>,
 }
 
@@ -153,8 +168,10 @@ pub struct Bucket {
 /// What was found.
 #[derive(Debug)]
 pub struct Found {
-    /// A page of it; one more than asked for where there is another page.
+    /// A page of it: as many as were asked for, or as many as an answer may hold.
     pub hits: Vec<Hit>,
+    /// Whether there is another page.
+    pub has_more: bool,
     /// How many matches there are, counted up to [`MATCHES_MAX`].
     pub total: i64,
     /// False where there are more than were counted.
@@ -163,4 +180,18 @@ pub struct Found {
     pub facets: BTreeMap<Facet, Vec<Bucket>>,
     /// The last command that it reflects; `None` before the tenant's first.
     pub reflects: Option<Position>,
+}
+
+/// The page of some hits, of which there is one more than asked for where there is another page; and whether there is one.
+fn page(mut hits: Vec<Hit>, limit: i64) -> (Vec<Hit>, bool) {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut bytes = 0_usize;
+    let fits = |hit: &&Hit| {
+        bytes = bytes.saturating_add(hit.document.get().len());
+        bytes <= PAGE_BYTES_MAX
+    };
+    let count = hits.iter().take(limit).take_while(fits).count().max(1);
+    let has_more = hits.len() > count;
+    hits.truncate(count);
+    (hits, has_more)
 }

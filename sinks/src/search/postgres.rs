@@ -2,32 +2,28 @@
 //! 0020 and on); what is here filters, counts and sorts them under the tenant's row-level security, in one statement.
 
 use super::text::is_compact;
-use super::{BUCKETS_MAX, Bucket, Facet, Found, Hit, HitLevel, MATCHES_MAX, Match, SearchQuery, Sort};
-use crate::postgres::queries::reflects;
+use super::{
+    BUCKETS_MAX, Bucket, Facet, Found, Hit, HitLevel, HitStock, LEVELS_MAX, MATCHES_MAX, Match, SearchQuery, Sort, page,
+};
+use crate::postgres::page::PAGE_BYTES_MAX;
+use crate::postgres::queries::{micros, reflects, total};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use std::collections::{BTreeMap, HashMap};
-use twh_domain::decimal::Quantity;
 use twh_domain::id::TenantId;
 use uuid::Uuid;
 
 /// How long a search may take: filters without words look through all items.
 const DEADLINE: &str = "set local statement_timeout = '3s'";
-/// PostgreSQL's code of a statement that was cancelled.
-const CANCELLED: &str = "57014";
-
-/// Whether a search has failed because it took too long.
-#[must_use]
-pub fn took_too_long(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(CANCELLED))
-}
 
 /// The statement's answer, as JSON.
 #[derive(Deserialize)]
 struct Rows {
     candidates: i64,
     total: i64,
+    /// How many hits the page has, also those that are beyond what an answer may hold.
+    in_page: usize,
     hits: Vec<HitRow>,
     facets: BTreeMap<Facet, Vec<Bucket>>,
 }
@@ -39,15 +35,6 @@ struct HitRow {
     score: f64,
     place: String,
     document: Box<RawValue>,
-    levels: Vec<LevelJson>,
-}
-
-#[derive(Deserialize)]
-struct LevelJson {
-    location_id: Uuid,
-    location_code: String,
-    on_hand_micro: i64,
-    reserved_micro: i64,
 }
 
 /// The column that an order goes by, its type, and whether the greatest comes first.
@@ -57,7 +44,7 @@ const fn order(sort: Sort) -> (&'static str, &'static str, bool) {
         Sort::Name => ("f.name_key", "text", false),
         Sort::Sku => ("f.code", "text", false),
         Sort::Updated => ("f.updated_at", "timestamptz", true),
-        Sort::Available => ("f.available", "bigint", true),
+        Sort::Available => ("f.available", "numeric", true),
     }
 }
 
@@ -100,12 +87,12 @@ fn statement(query: &SearchQuery) -> String {
         || query.sort == Sort::Available
         || wants(Facet::InStock);
     let stock = if of_stock {
-        "(select coalesce(sum(l.on_hand_micro - l.reserved_micro), 0)::bigint as available,
+        "(select coalesce(sum(l.on_hand_micro - l.reserved_micro), 0) as available,
                  coalesce(bool_or(l.on_hand_micro > l.reserved_micro), false) as is_available, count(*) > 0 as is_known
           from stock_levels l
           where l.tenant_id = $1 and l.item_id = i.id and ($3::uuid is null or l.location_id = $3))"
     } else {
-        "(select null::bigint as available, null::boolean as is_available, true as is_known)"
+        "(select null::numeric as available, null::boolean as is_available, true as is_known)"
     };
     let (column, of_type, greatest_first) = order(query.sort);
     let (beyond, direction) = if greatest_first { ("<", "desc") } else { (">", "asc") };
@@ -126,18 +113,17 @@ fn statement(query: &SearchQuery) -> String {
          page as (
              select f.id, f.tier, f.score, {column} as place from filtered f
              where $9::text is null or {column} {beyond} $9::{of_type} or ({column} = $9::{of_type} and f.id > $10)
-             order by place {direction}, f.id limit $11)
+             order by place {direction}, f.id limit $11),
+         sized as (
+             select p.*, i.document, sum(octet_length(i.document::text)) over (order by p.place {direction}, p.id)
+                        - octet_length(i.document::text) as bytes_before
+             from page p join items i on i.tenant_id = $1 and i.id = p.id)
          select json_build_object(
-             'candidates', {candidates}, 'total', (select count(*) from filtered),
+             'candidates', {candidates}, 'total', (select count(*) from filtered), 'in_page', (select count(*) from page),
              'facets', json_build_object({facets}),
              'hits', (select coalesce(json_agg(json_build_object('id', h.id, 'tier', h.tier, 'score', h.score,
-                     'place', h.place::text, 'document', h.document, 'levels', h.levels) order by h.place {direction}, h.id), '[]')
-                 from (select p.*, i.document, (
-                           select coalesce(json_agg(json_build_object('location_id', l.location_id, 'location_code', o.code,
-                               'on_hand_micro', l.on_hand_micro, 'reserved_micro', l.reserved_micro) order by o.code), '[]')
-                           from stock_levels l join locations o on o.tenant_id = $1 and o.id = l.location_id
-                           where l.tenant_id = $1 and l.item_id = p.id) as levels
-                       from page p join items i on i.tenant_id = $1 and i.id = p.id) h))::text as found"
+                     'place', h.place::text, 'document', h.document) order by h.place {direction}, h.id), '[]')
+                 from sized h where h.bytes_before < {PAGE_BYTES_MAX}))::text as found"
     )
 }
 
@@ -180,34 +166,52 @@ pub async fn unknown_words(
     .await
 }
 
-/// Tells of hits where there is how much of them, and gives the locations of a facet their codes.
-pub async fn add_stock(connection: &mut PgConnection, tenant: TenantId, found: &mut Found) -> Result<(), sqlx::Error> {
-    let ids: Vec<_> = found.hits.iter().map(|hit| hit.item_id).collect();
-    if !ids.is_empty() {
-        let rows = sqlx::query(
-            "select l.item_id, l.location_id, o.code, l.on_hand_micro, l.reserved_micro
-             from unnest($2::uuid[]) as asked (item_id)
-             join stock_levels l on l.tenant_id = $1 and l.item_id = asked.item_id
-             join locations o on o.tenant_id = $1 and o.id = l.location_id
-             order by o.code",
-        )
-        .bind(tenant.0)
-        .bind(ids)
-        .fetch_all(&mut *connection)
-        .await?;
-        let mut levels: HashMap<Uuid, Vec<HitLevel>> = HashMap::new();
-        for row in rows {
-            levels.entry(row.try_get("item_id")?).or_default().push(level_of(LevelJson {
-                location_id: row.try_get("location_id")?,
-                location_code: row.try_get("code")?,
-                on_hand_micro: row.try_get("on_hand_micro")?,
-                reserved_micro: row.try_get("reserved_micro")?,
-            })?);
-        }
-        for hit in &mut found.hits {
-            hit.levels = levels.remove(&hit.item_id).unwrap_or_default();
-        }
+/// Tells of hits how much there is of them, and where.
+pub async fn add_stock(connection: &mut PgConnection, tenant: TenantId, hits: &mut [Hit]) -> Result<(), sqlx::Error> {
+    if hits.is_empty() {
+        return Ok(());
     }
+    let ids: Vec<_> = hits.iter().map(|hit| hit.item_id).collect();
+    let rows = sqlx::query(
+        "select asked.item_id, s.available_micro, s.locations, l.location_id, l.code, l.on_hand_micro, l.reserved_micro
+         from unnest($2::uuid[]) as asked (item_id)
+         cross join lateral (
+             select coalesce(sum(on_hand_micro - reserved_micro), 0)::text as available_micro, count(*) as locations
+             from stock_levels where tenant_id = $1 and item_id = asked.item_id) s
+         cross join lateral (
+             select l.location_id, o.code, l.on_hand_micro, l.reserved_micro
+             from stock_levels l join locations o on o.tenant_id = $1 and o.id = l.location_id
+             where l.tenant_id = $1 and l.item_id = asked.item_id order by o.code limit $3) l",
+    )
+    .bind(tenant.0)
+    .bind(ids)
+    .bind(LEVELS_MAX)
+    .fetch_all(connection)
+    .await?;
+    let mut stock: HashMap<Uuid, HitStock> = HashMap::new();
+    for row in &rows {
+        let of_item = stock.entry(row.try_get("item_id")?).or_default();
+        of_item.available = total(row, "available_micro")?;
+        of_item.locations = row.try_get("locations")?;
+        of_item.levels.push(HitLevel {
+            location_id: row.try_get("location_id")?,
+            location_code: row.try_get("code")?,
+            on_hand: micros(row, "on_hand_micro")?,
+            reserved: micros(row, "reserved_micro")?,
+        });
+    }
+    for hit in hits {
+        hit.stock = stock.remove(&hit.item_id).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Gives the locations of a facet their codes.
+pub async fn name_locations(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    found: &mut Found,
+) -> Result<(), sqlx::Error> {
     let Some(buckets) = found.facets.get_mut(&Facet::Location).filter(|buckets| !buckets.is_empty()) else {
         return Ok(());
     };
@@ -256,37 +260,28 @@ pub async fn search(
         .bind(i32::try_from(MATCHES_MAX).unwrap_or(i32::MAX))
         .fetch_one(&mut *tx)
         .await?;
-    tx.commit().await?;
     let rows: Rows = serde_json::from_str(&text).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let read = rows.hits.len();
+    let (mut hits, cut) = page(rows.hits.into_iter().map(hit).collect(), query.limit);
+    add_stock(&mut tx, tenant, &mut hits).await?;
+    tx.commit().await?;
     Ok(Found {
+        hits,
+        has_more: cut || rows.in_page > read,
         total: rows.total.min(MATCHES_MAX),
         total_is_exact: rows.total.max(rows.candidates) <= MATCHES_MAX,
         facets: rows.facets,
-        hits: rows.hits.into_iter().map(hit).collect::<Result<_, sqlx::Error>>()?,
         reflects,
     })
 }
 
-fn hit(row: HitRow) -> Result<Hit, sqlx::Error> {
-    let levels = row.levels.into_iter().map(level_of).collect::<Result<_, sqlx::Error>>()?;
+fn hit(row: HitRow) -> Hit {
     let matched = match row.tier {
         4.. => Match::Code,
         3 => Match::CodePrefix,
         1..=2 => Match::Words,
         _ => Match::Everything,
     };
-    Ok(Hit { item_id: row.id, matched, score: row.score, place: row.place, document: row.document, levels })
-}
-
-fn level_of(level: LevelJson) -> Result<HitLevel, sqlx::Error> {
-    let quantity = |micros: i64| {
-        Quantity::from_micros(micros)
-            .ok_or_else(|| sqlx::Error::Decode(format!("a level is out of range: {micros}").into()))
-    };
-    Ok(HitLevel {
-        location_id: level.location_id,
-        location_code: level.location_code,
-        on_hand: quantity(level.on_hand_micro)?,
-        reserved: quantity(level.reserved_micro)?,
-    })
+    let (score, place, document) = (row.score, row.place, row.document);
+    Hit { item_id: row.id, matched, score, place, document, stock: HitStock::default() }
 }

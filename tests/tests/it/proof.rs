@@ -6,6 +6,7 @@ use sqlx::PgPool;
 use std::process::Output;
 use twh_domain::command::Actor;
 use twh_domain::timestamp::Timestamp;
+use twh_edge::cursor;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
 use twh_tests::{Tenant, World, python, root};
 
@@ -437,6 +438,9 @@ async fn a_proof_is_accepted_by_the_docs_program_alone_and_an_altered_one_is_not
     let other = world.tenant().await.unwrap();
     assert!(!accepts(&proof, &other.id).await.0, "it is no proof of another tenant's ledger");
 
+    // A client cannot say itself how far a check of its ledger has come.
+    let counts = json!({ "movements": 1_i64 << 59, "levels": 0, "audit_records": 0, "documents": 0, "reserved_levels": 0, "control_records": 0 });
+    let forged = cursor::encode(&json!({ "tenant_id": tenant.id, "phase": "done", "counts": counts, "findings": [] }));
     // Errors are clear.
     for (path, status, code) in [
         ("/v1/movements/0/proof".to_owned(), 404, "NOT_FOUND"),
@@ -447,6 +451,7 @@ async fn a_proof_is_accepted_by_the_docs_program_alone_and_an_altered_one_is_not
         ("/v1/movements/9/proof?size=-1".to_owned(), 400, "INVALID_QUERY"),
         ("/v1/ledger/checkpoint?size=x".to_owned(), 400, "INVALID_QUERY"),
         ("/v1/ledger/verification?cursor=7b7d".to_owned(), 400, "INVALID_QUERY"),
+        (format!("/v1/ledger/verification?cursor={forged}"), 400, "INVALID_QUERY"),
     ] {
         let answer = tenant.get(&path).await.unwrap();
         assert_eq!((answer.status.as_u16(), answer.code()), (status, code), "{path}");

@@ -4,6 +4,7 @@ use reqwest::{Method, header::HeaderMap};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection, Row as _};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use twh_edge::access::{ENDPOINTS, EndpointInfo, Need};
 use twh_sinks::postgres::tenant::TenantPool;
 use twh_tests::{Answer, Shared, Tenant, World};
@@ -178,7 +179,7 @@ async fn the_database_shows_a_tenant_its_own_rows_and_lets_it_write_none() {
     assert!(tables.len() > 20, "{}", tables.len());
     let mut held = PgConnection::connect(&world.database_url).await.unwrap();
     sqlx::query("set role twh_tenant").execute(&mut held).await.unwrap();
-    let pool = TenantPool::connect(&world.database_url, 1, "test").unwrap();
+    let pool = TenantPool::connect(&world.database_url, 1, "test", Duration::from_secs(10)).unwrap();
     let (mut readable, mut filled) = (0, 0);
     for table in &tables {
         let name: String = table.get(0);
@@ -226,7 +227,10 @@ async fn the_database_shows_a_tenant_its_own_rows_and_lets_it_write_none() {
 async fn a_connection_that_died_is_replaced_before_anybody_notices() {
     let world = World::start().await.unwrap();
     let tenant = world.tenant().await.unwrap();
-    let (owner, pool) = (world.pool().await.unwrap(), TenantPool::connect(&world.database_url, 3, "dying").unwrap());
+    let (owner, pool) = (
+        world.pool().await.unwrap(),
+        TenantPool::connect(&world.database_url, 3, "dying", Duration::from_secs(10)).unwrap(),
+    );
     let id = twh_domain::id::TenantId(Uuid::parse_str(&tenant.id).unwrap());
     let held = [pool.of(id).await.unwrap(), pool.of(id).await.unwrap(), pool.of(id).await.unwrap()];
     drop(held);

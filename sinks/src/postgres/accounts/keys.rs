@@ -1,5 +1,6 @@
 //! API keys, kept as keyed hashes.
 
+use crate::postgres::page::{self, Page};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 use std::collections::BTreeMap;
@@ -129,13 +130,13 @@ pub async fn find(pool: &PgPool, tenant: TenantId, id: Uuid) -> Result<Option<Ke
 }
 
 /// A page of a tenant's keys, newest first.
-pub async fn list(pool: &PgPool, tenant: TenantId, after: Option<Uuid>, limit: i64) -> Result<Vec<Key>, sqlx::Error> {
+pub async fn list(pool: &PgPool, tenant: TenantId, after: Option<Uuid>, limit: i64) -> Result<Page<Key>, sqlx::Error> {
     let sql = format!(
         "select {COLUMNS} from api_keys k where tenant_id = $1 and ($2::uuid is null or key_id < $2)
          order by key_id desc limit $3"
     );
-    let rows = sqlx::query(&sql).bind(tenant.0).bind(after).bind(limit).fetch_all(pool).await?;
-    rows.iter().map(key).collect()
+    let query = sqlx::query(&sql).bind(tenant.0).bind(after).bind(limit.saturating_add(1));
+    page::read(&mut pool.acquire().await?, query, limit, key).await
 }
 
 /// Ends a key now.

@@ -1,5 +1,6 @@
 //! People, the tenants they belong to, and who is invited.
 
+use crate::postgres::page::{self, Page};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 use time::OffsetDateTime;
@@ -188,27 +189,24 @@ pub async fn members(
     tenant: TenantId,
     after: Option<Uuid>,
     limit: i64,
-) -> Result<Vec<Member>, sqlx::Error> {
-    let rows = sqlx::query(
+) -> Result<Page<Member>, sqlx::Error> {
+    let query = sqlx::query(
         "select u.user_id, u.email, u.name, m.role, m.created_at from memberships m join users u using (user_id)
          where m.tenant_id = $1 and ($2::uuid is null or u.user_id > $2) order by u.user_id limit $3",
     )
     .bind(tenant.0)
     .bind(after)
-    .bind(limit)
-    .fetch_all(pool)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Member {
-                user_id: row.try_get("user_id")?,
-                email: row.try_get("email")?,
-                name: row.try_get("name")?,
-                role: row.try_get("role")?,
-                since: time(row, "created_at")?,
-            })
+    .bind(limit.saturating_add(1));
+    let member = |row: &PgRow| {
+        Ok(Member {
+            user_id: row.try_get("user_id")?,
+            email: row.try_get("email")?,
+            name: row.try_get("name")?,
+            role: row.try_get("role")?,
+            since: time(row, "created_at")?,
         })
-        .collect()
+    };
+    page::read(&mut pool.acquire().await?, query, limit, member).await
 }
 
 /// A member's role, and how many admins the tenant has beside it that can sign in: one whose identity provider is disabled
@@ -309,13 +307,13 @@ pub async fn invitations(
     tenant: TenantId,
     after: Option<Uuid>,
     limit: i64,
-) -> Result<Vec<Invitation>, sqlx::Error> {
+) -> Result<Page<Invitation>, sqlx::Error> {
     let sql = format!(
         "select {INVITATION} from invitations where tenant_id = $1 and ($2::uuid is null or invitation_id < $2)
          order by invitation_id desc limit $3"
     );
-    let rows = sqlx::query(&sql).bind(tenant.0).bind(after).bind(limit).fetch_all(pool).await?;
-    rows.iter().map(invitation).collect()
+    let query = sqlx::query(&sql).bind(tenant.0).bind(after).bind(limit.saturating_add(1));
+    page::read(&mut pool.acquire().await?, query, limit, invitation).await
 }
 
 /// The invitation with one of these hashes.

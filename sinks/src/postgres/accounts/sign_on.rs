@@ -1,5 +1,6 @@
 //! Identity providers of tenants, the people that they vouch for, and sign-ons under way.
 
+use crate::postgres::page::{self, Page};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 use std::collections::BTreeMap;
@@ -140,14 +141,14 @@ pub async fn providers(
     tenant: TenantId,
     after: Option<Uuid>,
     limit: i64,
-) -> Result<Vec<Provider>, sqlx::Error> {
+) -> Result<Page<Provider>, sqlx::Error> {
     let sql = format!(
         "select {PROVIDER} from identity_providers
          where tenant_id = $1 and deleted_at is null and ($2::uuid is null or provider_id < $2)
          order by provider_id desc limit $3"
     );
-    let rows = sqlx::query(&sql).bind(tenant.0).bind(after).bind(limit).fetch_all(pool).await?;
-    rows.iter().map(provider).collect()
+    let query = sqlx::query(&sql).bind(tenant.0).bind(after).bind(limit.saturating_add(1));
+    page::read(&mut pool.acquire().await?, query, limit, provider).await
 }
 
 /// How many providers a tenant has.

@@ -2,12 +2,15 @@
 
 use super::write::{optional_quantity, optional_time, quantity};
 use crate::postgres::builds::Build;
+use crate::postgres::page::{self, Page};
+use crate::postgres::queries::total;
 use crate::postgres::sqlx::{self, PgConnection, Row as _, postgres::PgRow};
 use time::{Date, OffsetDateTime};
 use twh_domain::decimal::Quantity;
 use twh_domain::id::TenantId;
 use twh_domain::item::Item;
 use twh_domain::timestamp::Timestamp;
+use twh_domain::total::Total;
 use uuid::Uuid;
 
 /// What there is of an item, what comes and what goes.
@@ -24,24 +27,24 @@ pub struct ItemSupply {
     /// Since when there is no more than that.
     pub low_since: Option<Timestamp>,
     /// Physically there.
-    pub on_hand: Quantity,
+    pub on_hand: Total,
     /// Promised.
-    pub reserved: Quantity,
+    pub reserved: Total,
     /// Still to come of purchase orders.
-    pub incoming: Quantity,
+    pub incoming: Total,
     /// On its way between locations.
-    pub in_transit: Quantity,
+    pub in_transit: Total,
     /// Still to go of sales orders.
-    pub outgoing: Quantity,
+    pub outgoing: Total,
     /// What of that is not reserved.
-    pub backordered: Quantity,
+    pub backordered: Total,
 }
 
 impl ItemSupply {
     /// Of an item of which nothing was ever there, or ordered.
     #[must_use]
     pub fn none(item: &Item) -> Self {
-        let zero = Quantity::ZERO;
+        let zero = Total::ZERO;
         Self {
             item_id: item.id.0,
             sku: item.sku.clone(),
@@ -58,17 +61,17 @@ impl ItemSupply {
     }
 }
 
-/// Sums over lines; a sum out of range is refused by the database.
+/// Sums over lines.
 const SUMS: &str = "
     cross join lateral (
-        select coalesce(sum(quantity_micro) filter (where document_kind = 'purchase_order'), 0)::bigint as incoming_micro,
-               coalesce(sum(quantity_micro) filter (where document_kind = 'transfer'), 0)::bigint as in_transit_micro,
-               coalesce(sum(quantity_micro) filter (where document_kind = 'sales_order'), 0)::bigint as outgoing_micro,
-               coalesce(sum(backordered_micro), 0)::bigint as backordered_micro
+        select coalesce(sum(quantity_micro) filter (where document_kind = 'purchase_order'), 0)::text as incoming_micro,
+               coalesce(sum(quantity_micro) filter (where document_kind = 'transfer'), 0)::text as in_transit_micro,
+               coalesce(sum(quantity_micro) filter (where document_kind = 'sales_order'), 0)::text as outgoing_micro,
+               coalesce(sum(backordered_micro), 0)::text as backordered_micro
         from supply_open_lines where build = $1 and tenant_id = $2 and item_id = i.item_id) o";
 
-const COLUMNS: &str = "i.item_id, i.sku, i.name, i.reorder_point_micro, i.low_since, i.on_hand_micro, i.reserved_micro,
-    o.incoming_micro, o.in_transit_micro, o.outgoing_micro, o.backordered_micro";
+const COLUMNS: &str = "i.item_id, i.sku, i.name, i.reorder_point_micro, i.low_since, i.on_hand_micro::text as on_hand_micro,
+    i.reserved_micro::text as reserved_micro,     o.incoming_micro, o.in_transit_micro, o.outgoing_micro, o.backordered_micro";
 
 fn supply(row: &PgRow) -> Result<ItemSupply, sqlx::Error> {
     Ok(ItemSupply {
@@ -77,12 +80,12 @@ fn supply(row: &PgRow) -> Result<ItemSupply, sqlx::Error> {
         name: row.try_get("name")?,
         reorder_point: optional_quantity(row, "reorder_point_micro")?,
         low_since: optional_time(row, "low_since")?,
-        on_hand: quantity(row, "on_hand_micro")?,
-        reserved: quantity(row, "reserved_micro")?,
-        incoming: quantity(row, "incoming_micro")?,
-        in_transit: quantity(row, "in_transit_micro")?,
-        outgoing: quantity(row, "outgoing_micro")?,
-        backordered: quantity(row, "backordered_micro")?,
+        on_hand: total(row, "on_hand_micro")?,
+        reserved: total(row, "reserved_micro")?,
+        incoming: total(row, "incoming_micro")?,
+        in_transit: total(row, "in_transit_micro")?,
+        outgoing: total(row, "outgoing_micro")?,
+        backordered: total(row, "backordered_micro")?,
     })
 }
 
@@ -107,15 +110,14 @@ pub async fn low_items(
     build: &Build,
     after: Option<Uuid>,
     limit: i64,
-) -> Result<Vec<ItemSupply>, sqlx::Error> {
+) -> Result<Page<ItemSupply>, sqlx::Error> {
     let sql = format!(
         "select {COLUMNS} from supply_items i {SUMS}
          where i.build = $1 and i.tenant_id = $2 and i.low_since is not null and ($3::uuid is null or i.item_id > $3)
          order by i.item_id limit $4"
     );
-    let rows =
-        sqlx::query(&sql).bind(build.number).bind(tenant.0).bind(after).bind(limit).fetch_all(connection).await?;
-    rows.iter().map(supply).collect()
+    let query = sqlx::query(&sql).bind(build.number).bind(tenant.0).bind(after).bind(limit.saturating_add(1));
+    page::take(query.fetch(connection), limit, supply).await
 }
 
 /// What came and went at a location on a day.
@@ -124,11 +126,11 @@ pub struct DayRow {
     /// When, UTC.
     pub day: Date,
     /// What came.
-    pub came: Quantity,
+    pub came: Total,
     /// What went.
-    pub went: Quantity,
+    pub went: Total,
     /// What was there at the day's end.
-    pub on_hand: Quantity,
+    pub on_hand: Total,
 }
 
 /// An item's days at a location.
@@ -139,12 +141,12 @@ pub struct History {
     /// Where.
     pub location_code: String,
     /// What was there before the first day.
-    pub opening: Quantity,
+    pub opening: Total,
     /// Days on which something came or went.
     pub days: Vec<DayRow>,
 }
 
-/// An item's days at each location, from one day through another.
+/// An item's days at each location, from one day through another; `None` where they are more than an answer may hold.
 pub async fn history(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -152,11 +154,12 @@ pub async fn history(
     item: Uuid,
     location: Option<Uuid>,
     (first, last): (Date, Date),
-) -> Result<Vec<History>, sqlx::Error> {
-    let rows = sqlx::query(
-        "select d.location_id, p.code, d.day, d.in_micro, d.out_micro, d.on_hand_micro
+) -> Result<Option<Vec<History>>, sqlx::Error> {
+    let query = sqlx::query(
+        "select d.location_id, p.code, d.day, d.in_micro::text as in_micro, d.out_micro::text as out_micro,
+                d.on_hand_micro::text as on_hand_micro
          from (select location_id, day, in_micro, out_micro,
-                      (sum(in_micro - out_micro) over (partition by location_id order by day))::bigint as on_hand_micro,
+                      sum(in_micro - out_micro) over (partition by location_id order by day) as on_hand_micro,
                       lead(day) over (partition by location_id order by day) as next
                from supply_days
                where build = $1 and tenant_id = $2 and item_id = $3 and ($4::uuid is null or location_id = $4) and day <= $6) d
@@ -169,21 +172,24 @@ pub async fn history(
     .bind(item)
     .bind(location)
     .bind(first)
-    .bind(last)
-    .fetch_all(connection)
-    .await?;
-    let mut histories: Vec<History> = Vec::new();
-    for row in &rows {
-        let location_id = row.try_get("location_id")?;
+    .bind(last);
+    let read = |row: &PgRow| {
         let day = DayRow {
             day: row.try_get("day")?,
-            came: quantity(row, "in_micro")?,
-            went: quantity(row, "out_micro")?,
-            on_hand: quantity(row, "on_hand_micro")?,
+            came: total(row, "in_micro")?,
+            went: total(row, "out_micro")?,
+            on_hand: total(row, "on_hand_micro")?,
         };
+        Ok((row.try_get::<Uuid, _>("location_id")?, row.try_get::<String, _>("code")?, day))
+    };
+    let found = page::take(query.fetch(connection), i64::MAX, read).await?;
+    if found.has_more {
+        return Ok(None);
+    }
+    let mut histories: Vec<History> = Vec::new();
+    for (location_id, location_code, day) in found.rows {
         if histories.last().is_none_or(|history| history.location_id != location_id) {
-            let location_code = row.try_get("code")?;
-            histories.push(History { location_id, location_code, opening: Quantity::ZERO, days: Vec::new() });
+            histories.push(History { location_id, location_code, opening: Total::ZERO, days: Vec::new() });
         }
         let Some(history) = histories.last_mut() else { continue };
         // The last day before the first one that is asked for says what was there.
@@ -193,7 +199,7 @@ pub async fn history(
             history.days.push(day);
         }
     }
-    Ok(histories)
+    Ok(Some(histories))
 }
 
 /// A line of which something is still to come, to arrive or to go.
@@ -242,8 +248,8 @@ pub async fn open_lines(
     filter: &OpenLineFilter,
     after: Option<(Uuid, i32)>,
     limit: i64,
-) -> Result<Vec<OpenLineRow>, sqlx::Error> {
-    let rows = sqlx::query(
+) -> Result<Page<OpenLineRow>, sqlx::Error> {
+    let query = sqlx::query(
         "select o.document_kind, o.document_id, o.number, o.line, o.item_id, o.sku, o.location_id, p.code as location_code,
                 o.quantity_micro, o.backordered_micro, o.since
          from supply_open_lines o join locations p on p.tenant_id = $2 and p.id = o.location_id
@@ -259,26 +265,23 @@ pub async fn open_lines(
     .bind(filter.backordered)
     .bind(after.map(|after| after.0))
     .bind(after.map(|after| after.1))
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(OpenLineRow {
-                document_kind: row.try_get("document_kind")?,
-                document_id: row.try_get("document_id")?,
-                number: row.try_get("number")?,
-                line: row.try_get("line")?,
-                item_id: row.try_get("item_id")?,
-                sku: row.try_get("sku")?,
-                location_id: row.try_get("location_id")?,
-                location_code: row.try_get("location_code")?,
-                quantity: quantity(row, "quantity_micro")?,
-                backordered: quantity(row, "backordered_micro")?,
-                since: row.try_get::<OffsetDateTime, _>("since")?.into(),
-            })
+    .bind(limit.saturating_add(1));
+    let line = |row: &PgRow| {
+        Ok(OpenLineRow {
+            document_kind: row.try_get("document_kind")?,
+            document_id: row.try_get("document_id")?,
+            number: row.try_get("number")?,
+            line: row.try_get("line")?,
+            item_id: row.try_get("item_id")?,
+            sku: row.try_get("sku")?,
+            location_id: row.try_get("location_id")?,
+            location_code: row.try_get("location_code")?,
+            quantity: quantity(row, "quantity_micro")?,
+            backordered: quantity(row, "backordered_micro")?,
+            since: row.try_get::<OffsetDateTime, _>("since")?.into(),
         })
-        .collect()
+    };
+    page::take(query.fetch(connection), limit, line).await
 }
 
 /// How long a supplier took, in days, over lines that came whole.

@@ -210,26 +210,6 @@ impl Progress {
         self.phase == Phase::Done
     }
 
-    /// False for what no run of this code writes: a progress that a client made up.
-    #[must_use]
-    pub fn is_plausible(&self) -> bool {
-        const MAX: i64 = 1 << 60;
-        let small = |number: i64| (0..MAX).contains(&number);
-        let chain = |followed: &Followed| small(followed.through) && followed.frontier.len() <= 64;
-        let Counts { movements, levels, audit_records, documents, reserved_levels, control_records } = self.counts;
-        let phase = match &self.phase {
-            Phase::Movements(followed) | Phase::AuditRecords(followed) | Phase::ControlRecords(followed) => {
-                chain(followed)
-            }
-            Phase::Levels { folding: Some(folding), .. } => small(folding.level.version) && small(folding.sequence),
-            Phase::Levels { folding: None, .. }
-            | Phase::Documents { .. }
-            | Phase::Reservations { .. }
-            | Phase::Done => true,
-        };
-        phase && [movements, levels, audit_records, documents, reserved_levels, control_records].into_iter().all(small)
-    }
-
     /// Checks the next page. `known` is a head that the movements must contain.
     pub async fn step(&mut self, connection: &mut PgConnection, known: Option<&KnownHead>) -> Result<(), sqlx::Error> {
         let mut tx = connection.begin_with(crate::postgres::SNAPSHOT).await?;

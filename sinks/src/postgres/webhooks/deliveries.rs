@@ -2,8 +2,10 @@
 
 use super::events::{self, Event};
 use super::optional_time;
+use crate::postgres::page::{self, Page};
 use crate::postgres::positions::{Hold, PositionError};
 use crate::postgres::statement::{Columns, Rows, Sql, Statement};
+use crate::postgres::tenant::TenantConnection;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 use std::collections::HashMap;
@@ -342,13 +344,13 @@ fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
 
 /// A subscription's deliveries, newest first, before one of them.
 pub async fn list(
-    connection: &mut PgConnection,
+    connection: &mut TenantConnection,
     tenant: TenantId,
     subscription: Uuid,
     fate: Option<Fate>,
     before: Option<Uuid>,
     limit: i64,
-) -> Result<Vec<Delivery>, sqlx::Error> {
+) -> Result<Page<Delivery>, sqlx::Error> {
     // Each state that has an index of its own is named where the planner sees it.
     let state = match fate {
         None => "",
@@ -362,9 +364,8 @@ pub async fn list(
         "{SHOWN} where d.tenant_id = $1 and d.subscription_id = $2 {state} and ($3::uuid is null or d.id < $3)
          order by d.id desc limit $4"
     );
-    let rows =
-        sqlx::query(&select).bind(tenant.0).bind(subscription).bind(before).bind(limit).fetch_all(connection).await?;
-    rows.iter().map(delivery).collect()
+    let query = sqlx::query(&select).bind(tenant.0).bind(subscription).bind(before).bind(limit.saturating_add(1));
+    page::read(connection.pooled(), query, limit, delivery).await
 }
 
 /// One of a subscription's deliveries.

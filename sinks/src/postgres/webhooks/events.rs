@@ -1,6 +1,8 @@
 //! Events as they are sent, kept for retries, replays and those who listen.
 
+use crate::postgres::page::{self, Page};
 use crate::postgres::statement::{Columns, Rows, Sql, Statement};
+use crate::postgres::tenant::TenantConnection;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 use std::collections::HashSet;
@@ -142,12 +144,24 @@ pub async fn in_order(
     through: i64,
     limit: i64,
 ) -> Result<Vec<Event>, sqlx::Error> {
-    let select = format!(
-        "select {COLUMNS} from webhook_events e
-         where e.tenant_id = $1 and e.sequence > $2 and e.sequence <= $3 order by e.sequence limit $4"
-    );
+    let select = format!("select {COLUMNS} {IN_ORDER}");
     let rows = sqlx::query(&select).bind(tenant.0).bind(after).bind(through).bind(limit).fetch_all(connection).await?;
     rows.iter().map(event).collect()
+}
+
+const IN_ORDER: &str = "from webhook_events e
+    where e.tenant_id = $1 and e.sequence > $2 and e.sequence <= $3 order by e.sequence limit $4";
+
+/// A page of a tenant's events in their order, after a sequence.
+pub async fn list(
+    connection: &mut TenantConnection,
+    tenant: TenantId,
+    after: i64,
+    limit: i64,
+) -> Result<Page<Event>, sqlx::Error> {
+    let select = format!("select {COLUMNS} {IN_ORDER}");
+    let query = sqlx::query(&select).bind(tenant.0).bind(after).bind(i64::MAX).bind(limit.saturating_add(1));
+    page::read(connection.pooled(), query, limit, event).await
 }
 
 /// What an event is about.

@@ -3,6 +3,8 @@
 use super::deliveries::NewDelivery;
 use super::events::{self, Event};
 use super::optional_time;
+use crate::postgres::page::{self, Page};
+use crate::postgres::tenant::TenantConnection;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 use std::sync::Arc;
@@ -123,19 +125,18 @@ pub async fn find(
 
 /// A subscription's, newest first, before one of them.
 pub async fn list(
-    connection: &mut PgConnection,
+    connection: &mut TenantConnection,
     tenant: TenantId,
     subscription: Uuid,
     before: Option<Uuid>,
     limit: i64,
-) -> Result<Vec<Replay>, sqlx::Error> {
+) -> Result<Page<Replay>, sqlx::Error> {
     let select = format!(
         "select {COLUMNS} from webhook_replays where tenant_id = $1 and subscription_id = $2
              and ($3::uuid is null or id < $3) order by id desc limit $4"
     );
-    let rows =
-        sqlx::query(&select).bind(tenant.0).bind(subscription).bind(before).bind(limit).fetch_all(connection).await?;
-    rows.iter().map(replay).collect()
+    let query = sqlx::query(&select).bind(tenant.0).bind(subscription).bind(before).bind(limit.saturating_add(1));
+    page::read(connection.pooled(), query, limit, replay).await
 }
 
 /// The running ones of some tenants, oldest first.

@@ -1,6 +1,8 @@
 //! Subscriptions: to whom what is sent, and how.
 
 use super::optional_time;
+use crate::postgres::page::{self, Page};
+use crate::postgres::tenant::TenantConnection;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 use twh_domain::id::TenantId;
@@ -221,17 +223,17 @@ pub async fn find_for_change(
 
 /// A tenant's, oldest first, after one of them.
 pub async fn list(
-    connection: &mut PgConnection,
+    connection: &mut TenantConnection,
     tenant: TenantId,
     after: Option<Uuid>,
     limit: i64,
-) -> Result<Vec<Subscription>, sqlx::Error> {
+) -> Result<Page<Subscription>, sqlx::Error> {
     let select = format!(
         "select {SHOWN} from webhook_subscriptions
          where tenant_id = $1 and state <> 'deleted' and ($2::uuid is null or id > $2) order by id limit $3"
     );
-    let rows = sqlx::query(&select).bind(tenant.0).bind(after).bind(limit).fetch_all(connection).await?;
-    rows.iter().map(subscription).collect()
+    let query = sqlx::query(&select).bind(tenant.0).bind(after).bind(limit.saturating_add(1));
+    page::read(connection.pooled(), query, limit, subscription).await
 }
 
 /// All of some tenants', with what is sealed: for who sends.

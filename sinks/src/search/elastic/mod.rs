@@ -10,7 +10,7 @@ mod query;
 
 pub use document::{IndexedItem, id};
 
-use super::{Bucket, Found, Hit, Match, SearchQuery, Sort};
+use super::{Bucket, Found, Hit, HitStock, Match, SearchQuery, Sort, page};
 use crate::search::text::{mistakes_max, words};
 use elasticsearch::auth::Credentials;
 use elasticsearch::http::StatusCode;
@@ -472,7 +472,9 @@ fn found(answer: Answer, query: &SearchQuery) -> Option<Found> {
         .iter()
         .map(|facet| Some((*facet, buckets(answer.aggregations.get(facet.name())?)?)))
         .collect::<Option<_>>()?;
-    Some(Found { hits: hits?, total: total.value, total_is_exact: total.relation == "eq", facets, reflects: None })
+    let (hits, has_more) = page(hits?, query.limit);
+    let total_is_exact = total.relation == "eq";
+    Some(Found { hits, has_more, total: total.value, total_is_exact, facets, reflects: None })
 }
 
 fn buckets(answer: &Value) -> Option<Vec<Bucket>> {
@@ -503,5 +505,12 @@ fn hit(one: HitAnswer, query: &SearchQuery) -> Option<Hit> {
         (_, Value::Null) => String::new(),
         (_, other) => other.to_string(),
     };
-    Some(Hit { item_id: one.source.item, matched, score, place, document: one.source.document?, levels: Vec::new() })
+    Some(Hit {
+        item_id: one.source.item,
+        matched,
+        score,
+        place,
+        document: one.source.document?,
+        stock: HitStock::default(),
+    })
 }
