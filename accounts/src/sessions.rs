@@ -168,8 +168,12 @@ pub(crate) async fn refresh(
     let asked = body.read()?;
     let hashes = token::hashes(&accounts.secrets, Purpose::Refresh, &asked.refresh_token);
     let at = now();
+    let stranger = accounts.authenticator.strangers().look_up(Client::of(&request).ip)?;
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     let refreshed = sessions::refresh(&mut tx, &hashes, at).await.map_err(ApiError::database)?;
+    if !matches!(refreshed, Refreshed::Unknown) {
+        stranger.excuse();
+    }
     let invalid = |message: &str| ApiError::new(ErrorCode::InvalidToken, message);
     match refreshed {
         Refreshed::Good(session) => {
@@ -331,7 +335,8 @@ pub(crate) async fn reset_password(
     let invalid =
         || ApiError::new(ErrorCode::InvalidToken, "the token is not known, was used, or has expired; ask for another");
     // A password takes its time: who waits for it holds neither a lock nor a connection that others need.
-    let user = people::find_reset(&accounts.pool, &hashes, now()).await.map_err(ApiError::database)?;
+    let find = people::find_reset(&accounts.pool, &hashes, now());
+    let user = accounts.authenticator.strangers().found(Client::of(&request).ip, find).await?;
     let user = user.ok_or_else(invalid)?;
     let hash = accounts.passwords.hash(asked.password).await?;
     let memberships = people::memberships(&accounts.pool, user).await.map_err(ApiError::database)?;

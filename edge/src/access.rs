@@ -375,10 +375,10 @@ endpoints! {
     open {
         SignUp POST "/v1/auth/signup" "Makes a tenant, its sandbox and its first admin." refuses EmailTaken TooManyAttempts Overloaded;
         LogIn POST "/v1/auth/login" "Signs a person in." refuses InvalidCredentials TooManyAttempts Forbidden Overloaded;
-        RefreshSession POST "/v1/auth/refresh" "Gives new tokens for a refresh token, which works once." refuses InvalidToken;
+        RefreshSession POST "/v1/auth/refresh" "Gives new tokens for a refresh token, which works once." refuses InvalidToken TooManyAttempts;
         AcceptInvitation POST "/v1/auth/invitations/accept" "Joins the tenant that an invitation is from." refuses InvalidToken InvalidCredentials EmailTaken Duplicate TooManyAttempts Overloaded;
         ForgetPassword POST "/v1/auth/password-forgotten" "Mails a token for a new password to who has the address, if anybody has." refuses TooManyAttempts MailNotSent;
-        ResetPassword POST "/v1/auth/password-reset" "Sets a new password with a token that was mailed, or that the operator made." refuses InvalidToken Overloaded;
+        ResetPassword POST "/v1/auth/password-reset" "Sets a new password with a token that was mailed, or that the operator made." refuses InvalidToken TooManyAttempts Overloaded;
         StartSignOn GET "/v1/auth/sso/{id}/start" "Sends the browser to an identity provider." refuses IdentityProviderUnavailable TooManyAttempts;
         FinishSignOn GET "/v1/auth/sso/callback" "Signs on whom the identity provider sends back." refuses SignOnNotOpen SignOnFailed SignOnDenied IdentityProviderUnavailable;
         FinishSamlSignOn POST "/v1/auth/sso/saml/acs" "Signs on whom an identity provider sends back by SAML, where the server is built with it." refuses InvalidQuery NotFound SignOnNotOpen SignOnFailed SignOnDenied;

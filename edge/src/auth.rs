@@ -6,22 +6,22 @@ use crate::access::{EndpointInfo, Guarded, Need, Role, Scope, Scopes};
 use crate::api_key::ApiKey;
 use crate::error::{ApiError, ErrorCode};
 use crate::guard::client_address;
+use crate::known::Known;
 use crate::limits::{Plan, Subject, limit};
 use crate::openapi::{Describe, Operation};
 use crate::request::{CallerTenant, RequestId};
+use crate::strangers::Strangers;
 use crate::tokens::Tokens;
 use actix_web::http::header::{AUTHORIZATION, USER_AGENT};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, dev, web};
 use futures::future::LocalBoxFuture;
 use ipnet::IpNet;
-use quick_cache::sync::Cache;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use twh_domain::command::Actor;
 use twh_domain::id::TenantId;
@@ -33,10 +33,6 @@ use twh_sinks::postgres::accounts::sessions::{self, SessionOwner};
 use twh_sinks::secrets::Secrets;
 use uuid::Uuid;
 
-/// How long an answer about a key or a session is believed: what is revoked elsewhere works for so long.
-const REMEMBER: Duration = Duration::from_secs(5);
-/// Keys, and sessions, remembered at once.
-const REMEMBERED_MAX: usize = 100_000;
 /// Longest credential that is looked at.
 const CREDENTIAL_LENGTH_MAX: usize = 4_096;
 /// Longest `User-Agent` that is kept.
@@ -45,8 +41,6 @@ const TENANT_HEADER: &str = "x-tenant-id";
 /// What API keys are hashed for.
 pub const API_KEY_PURPOSE: &str = "api_key";
 
-type Known<K, V> = Cache<K, (Instant, Option<Arc<V>>)>;
-
 /// Finds out who calls.
 pub struct Authenticator {
     pool: PgPool,
@@ -54,6 +48,7 @@ pub struct Authenticator {
     tokens: Arc<Tokens>,
     keys: Known<[u8; 32], KeyOwner>,
     sessions: Known<(Uuid, TenantId), SessionOwner>,
+    strangers: Strangers,
     used: Mutex<BTreeMap<Uuid, Timestamp>>,
 }
 
@@ -61,14 +56,20 @@ impl Authenticator {
     /// Looks keys and sessions up in a database.
     #[must_use]
     pub fn new(pool: PgPool, secrets: Secrets, tokens: Arc<Tokens>) -> Self {
-        let (keys, sessions) = (Cache::new(REMEMBERED_MAX), Cache::new(REMEMBERED_MAX));
-        Self { pool, secrets, tokens, keys, sessions, used: Mutex::default() }
+        let (keys, sessions, strangers) = (Known::new(), Known::new(), Strangers::default());
+        Self { pool, secrets, tokens, keys, sessions, strangers, used: Mutex::default() }
     }
 
-    /// Forgets all answers: something was revoked in this process, and is to work no longer.
+    /// Believes no answer of before: something was revoked in this process, and is to work no longer.
     pub fn forget(&self) {
-        self.keys.clear();
-        self.sessions.clear();
+        self.keys.forget();
+        self.sessions.forget();
+    }
+
+    /// What counts look-ups of credentials that nobody has: for those that come in bodies, too.
+    #[must_use]
+    pub const fn strangers(&self) -> &Strangers {
+        &self.strangers
     }
 
     /// Writes down when keys were last used; for a task that does it now and then, on connections of its own: those of the
@@ -78,14 +79,21 @@ impl Authenticator {
         if used.is_empty() { Ok(()) } else { keys::used(pool, &used).await }
     }
 
-    async fn key(&self, key: &ApiKey) -> Result<Option<Arc<KeyOwner>>, ApiError> {
+    async fn key(&self, key: &ApiKey, ip: Option<IpAddr>) -> Result<Option<Arc<KeyOwner>>, ApiError> {
         let hashes = self.secrets.hashes(API_KEY_PURPOSE, key.reveal());
         let newest = *hashes.first().ok_or_else(|| ApiError::internal("there is no master key"))?;
-        remembered(&self.keys, newest, async || keys::find_by_hash(&self.pool, &hashes).await).await
+        let find = async || keys::find_by_hash(&self.pool, &hashes).await;
+        self.keys.owner(newest, &self.strangers, ip, find).await
     }
 
-    async fn session(&self, session: Uuid, tenant: TenantId) -> Result<Option<Arc<SessionOwner>>, ApiError> {
-        remembered(&self.sessions, (session, tenant), async || sessions::owner(&self.pool, session, tenant).await).await
+    async fn session(
+        &self,
+        session: Uuid,
+        tenant: TenantId,
+        ip: Option<IpAddr>,
+    ) -> Result<Option<Arc<SessionOwner>>, ApiError> {
+        let find = async || sessions::owner(&self.pool, session, tenant).await;
+        self.sessions.owner((session, tenant), &self.strangers, ip, find).await
     }
 
     async fn identify(&self, request: &HttpRequest) -> Result<Identity, ApiError> {
@@ -102,7 +110,8 @@ impl Authenticator {
         let key = ApiKey::parse(text).ok_or_else(|| {
             unauthenticated("that is no API key: a character is wrong or missing; copy it again, whole")
         })?;
-        let owner = self.key(&key).await?.ok_or_else(|| unauthenticated("the API key is not known"))?;
+        let client = Client::of(request);
+        let owner = self.key(&key, client.ip).await?.ok_or_else(|| unauthenticated("the API key is not known"))?;
         let now = now();
         if owner.key.revoked_at.is_some() {
             return Err(unauthenticated("the API key was revoked"));
@@ -110,7 +119,6 @@ impl Authenticator {
         if let Some(end) = owner.key.expires_at.filter(|end| *end <= now) {
             return Err(unauthenticated(format!("the API key expired at {end}")));
         }
-        let client = Client::of(request);
         if let Some(networks) = &owner.key.ip_allowed {
             let inside = |network: &String| network.parse::<IpNet>().is_ok_and(|n| client.is_in(&n));
             if !networks.iter().any(inside) {
@@ -141,7 +149,8 @@ impl Authenticator {
         })?;
         let own = TenantId(claims.tid);
         let tenant = tenant_header(request)?.unwrap_or(own);
-        let owner = self.session(claims.sid, tenant).await?.ok_or_else(|| {
+        let client = Client::of(request);
+        let owner = self.session(claims.sid, tenant, client.ip).await?.ok_or_else(|| {
             if tenant == own { unauthenticated("the session has ended; sign in again") } else { not_your_tenant() }
         })?;
         let role = role(&owner.role)?;
@@ -152,24 +161,9 @@ impl Authenticator {
             scopes: Scopes::of_role(role),
             plan: plan(&owner.plan)?,
             environment: owner.environment.clone(),
-            client: Client::of(request),
+            client,
         })
     }
-}
-
-async fn remembered<K: Eq + std::hash::Hash + Copy, V>(
-    known: &Known<K, V>,
-    key: K,
-    find: impl AsyncFnOnce() -> Result<Option<V>, sqlx::Error>,
-) -> Result<Option<Arc<V>>, ApiError> {
-    if let Some((at, found)) = known.get(&key)
-        && at.elapsed() < REMEMBER
-    {
-        return Ok(found);
-    }
-    let found = find().await.map_err(ApiError::database)?.map(Arc::new);
-    known.insert(key, (Instant::now(), found.clone()));
-    Ok(found)
 }
 
 fn unauthenticated(message: impl Into<String>) -> ApiError {

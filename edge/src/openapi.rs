@@ -69,6 +69,7 @@ const TO_CALLERS: &[ErrorCode] = &[
     ErrorCode::Unauthenticated,
     ErrorCode::Forbidden,
     ErrorCode::IpNotAllowed,
+    ErrorCode::TooManyAttempts,
     ErrorCode::RateLimited,
     ErrorCode::Overloaded,
 ];

@@ -156,9 +156,10 @@ struct Begun {
 /// Sends the browser to the provider.
 pub(crate) async fn start(request: HttpRequest, accounts: web::Data<Accounts>) -> Result<ToProvider, ApiError> {
     let id = path_id(&request, "identity provider")?;
-    let found = sign_on::usable_provider(&accounts.pool, id).await.map_err(ApiError::database)?;
-    let provider = found.ok_or_else(|| ApiError::not_found("identity provider"))?;
     let client = Client::of(&request);
+    let find = sign_on::usable_provider(&accounts.pool, id);
+    let found = accounts.authenticator.strangers().found(client.ip, find).await?;
+    let provider = found.ok_or_else(|| ApiError::not_found("identity provider"))?;
     let begun = match provider.kind.as_str() {
         OIDC => oidc::begin(&accounts, &provider, &client).await?,
         #[cfg(feature = "saml")]

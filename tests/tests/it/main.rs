@@ -26,6 +26,7 @@ mod search;
 mod search_engine;
 mod speed;
 mod sso;
+mod strangers;
 mod supply;
 mod tenancy;
 mod webhooks;
