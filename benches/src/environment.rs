@@ -136,13 +136,12 @@ impl Environment {
     }
 
     async fn start_program(&self, program: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Result<Process> {
-        let address = {
-            let free = std::net::TcpListener::bind("127.0.0.1:0")?;
-            free.local_addr()?.to_string()
-        };
+        let (address, ops_address) = free_addresses()?;
         let mut variables = variables(settings);
         variables.insert("TWH_HTTP_ADDR".to_owned(), address.clone());
-        let mut process = Process { child: self.command(program, arguments, &variables).spawn()?, address };
+        variables.insert("TWH_OPS_ADDR".to_owned(), ops_address.clone());
+        let mut process =
+            Process { child: self.command(program, arguments, &variables).spawn()?, address, ops_address };
         let begun = Instant::now();
         while !process.is_ready().await {
             if let Some(status) = process.child.try_wait()? {
@@ -175,6 +174,13 @@ impl Environment {
     }
 }
 
+/// Two addresses that were free a moment ago.
+fn free_addresses() -> Result<(String, String)> {
+    let free = || std::net::TcpListener::bind("127.0.0.1:0");
+    let (one, other) = (free()?, free()?);
+    Ok((one.local_addr()?.to_string(), other.local_addr()?.to_string()))
+}
+
 fn variables(settings: &[(&str, &str)]) -> BTreeMap<String, String> {
     settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
@@ -183,6 +189,7 @@ fn variables(settings: &[(&str, &str)]) -> BTreeMap<String, String> {
 pub(crate) struct Process {
     child: Child,
     pub(crate) address: String,
+    pub(crate) ops_address: String,
 }
 
 impl Process {

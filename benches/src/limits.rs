@@ -54,7 +54,7 @@ impl Side {
 async fn shared(server: &Process) -> Result<()> {
     let begun = Instant::now();
     loop {
-        let (_, metrics) = get(&server.address, "/metrics", None).await?;
+        let (_, metrics) = get(&server.ops_address, "/metrics", None).await?;
         if String::from_utf8_lossy(&metrics).lines().any(|line| line == "twh_rate_limit_store_up 1") {
             return Ok(());
         }

@@ -337,7 +337,7 @@ async fn searches(
 
 /// Items that a server has written to the index.
 async fn written(server: &Process) -> Result<u64> {
-    let (_, metrics) = get(&server.address, "/metrics", None).await?;
+    let (_, metrics) = get(&server.ops_address, "/metrics", None).await?;
     let metrics = String::from_utf8_lossy(&metrics);
     let count = metrics.lines().find_map(|line| line.strip_prefix("twh_search_items_total{result=\"written\"} "));
     Ok(count.unwrap_or("0").parse()?)

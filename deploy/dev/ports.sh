@@ -87,7 +87,7 @@ any_running() {
 ports_are_free() {
   local name
   for name in "${!PORT[@]}"; do
-    [[ $name != "$SERVER" ]] || continue
+    [[ $name != "$SERVER"* ]] || continue
     ! answers 127.0.0.1 "$(port_of "$name")" || return 1
   done
 }

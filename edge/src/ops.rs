@@ -56,15 +56,16 @@ impl Lags {
     }
 }
 
-/// Serves `/health`, `/ready`, `/metrics` and, where someone looks, `/lag`.
-pub fn configure(checks: &Checks, lags: &Lags, config: &mut web::ServiceConfig) {
-    config.app_data(web::Data::new(checks.clone())).app_data(web::Data::new(lags.clone()));
-    Routes::new()
-        .route(Method::GET, "/health", health)
-        .route(Method::GET, "/ready", ready)
-        .route(Method::GET, "/metrics", metrics)
-        .route(Method::GET, "/lag", lag)
-        .configure(config);
+/// Serves `/health` and `/ready`, which are for everybody.
+pub fn probes(checks: &Checks, config: &mut web::ServiceConfig) {
+    config.app_data(web::Data::new(checks.clone()));
+    Routes::new().route(Method::GET, "/health", health).route(Method::GET, "/ready", ready).configure(config);
+}
+
+/// Serves `/metrics` and, where someone looks, `/lag`: for those who run it only.
+pub fn configure(lags: &Lags, config: &mut web::ServiceConfig) {
+    config.app_data(web::Data::new(lags.clone()));
+    Routes::new().route(Method::GET, "/metrics", metrics).route(Method::GET, "/lag", lag).configure(config);
 }
 
 async fn health() -> HttpResponse {

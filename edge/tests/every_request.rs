@@ -131,7 +131,8 @@ async fn ask(request: TestRequest) -> Answered {
             .app_data(BodyLimit(LIMIT_BYTES))
             .app_data(web::Data::new(Authenticator::new(pool, secrets, tokens)))
             .wrap(middleware::from_fn(around))
-            .configure(|config| ops::configure(&checks, &ops::Lags::default(), config))
+            .configure(|config| ops::probes(&checks, config))
+            .configure(|config| ops::configure(&ops::Lags::default(), config))
             .configure(|config| Reference::new(&Document::of(&Routes::new(), "0")).configure(config))
             .configure(|config| routes.configure(config))
             .default_service(web::to(not_found)),

@@ -101,7 +101,9 @@ impl Drop for Parts {
 
 /// A command in the root of the project that means the set that tests stop, whatever the environment names.
 fn own(mut command: Command) -> Command {
-    for name in ADDRESSES.map(|(name, _)| name).iter().chain(&[SECRETS, "TWH_HTTP_ADDR", "TWH_DEV_PORT_SHIFT"]) {
+    for name in
+        ADDRESSES.map(|(name, _)| name).iter().chain(&[SECRETS, "TWH_HTTP_ADDR", "TWH_OPS_ADDR", "TWH_DEV_PORT_SHIFT"])
+    {
         command.env_remove(name);
     }
     command.env("TWH_DEV_INSTANCE", OWN).current_dir(root());

@@ -15,6 +15,8 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 pub struct Server {
     /// Its address.
     pub url: String,
+    /// The address of what is for those who run it.
+    pub ops_url: String,
     variables: BTreeMap<String, String>,
     log: PathBuf,
     process: Option<Child>,
@@ -26,9 +28,11 @@ pub struct Server {
 impl Server {
     pub(crate) fn new(variables: BTreeMap<String, String>, log: PathBuf) -> Result<Self> {
         let address = variables.get("TWH_HTTP_ADDR").context("the server has no address")?;
+        let ops_address = variables.get("TWH_OPS_ADDR").context("the server has no address for those who run it")?;
         let client = http_client(START_PATIENCE / 6)?;
         Ok(Self {
             url: format!("http://{address}"),
+            ops_url: format!("http://{ops_address}"),
             variables,
             log,
             process: None,

@@ -29,6 +29,8 @@ pub const SETTINGS: &[(&str, &str)] = &[
 pub struct Shared {
     /// Its address.
     pub url: String,
+    /// The address of what is for those who run it.
+    pub ops_url: String,
     variables: BTreeMap<String, String>,
     log: PathBuf,
     /// Where its log stood when the test began.
@@ -47,10 +49,13 @@ impl Shared {
                 (world.variables().clone(), world.log_path(), Some(world))
             }
         };
-        let address: Option<&String> = BTreeMap::get(&variables, "TWH_HTTP_ADDR");
-        let url = format!("http://{}", address.context("the shared server has no address")?);
+        let address = |name| {
+            let address: Option<&String> = BTreeMap::get(&variables, name);
+            anyhow::Ok(format!("http://{}", address.with_context(|| format!("the shared server has no {name}"))?))
+        };
+        let (url, ops_url) = (address("TWH_HTTP_ADDR")?, address("TWH_OPS_ADDR")?);
         let log_began = std::fs::metadata(&log)?.len();
-        let shared = Self { url, variables, log, log_began, _own: own };
+        let shared = Self { url, ops_url, variables, log, log_began, _own: own };
         // A test that is ended by force leaves this; a run before may have left one.
         let part = shared.part_of_log()?;
         let _ = std::fs::remove_file(&part);

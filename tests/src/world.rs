@@ -29,6 +29,8 @@ const REBUILD_LOOKS: Duration = Duration::from_millis(2);
 pub struct World {
     /// The first server's address.
     pub url: String,
+    /// The address of what is for those who run it.
+    pub ops_url: String,
     /// Leads its topics.
     pub prefix: String,
     /// Its database.
@@ -70,6 +72,7 @@ impl World {
         let mut variables = parts.variables();
         variables.extend([
             ("TWH_HTTP_ADDR".to_owned(), free_address()?),
+            ("TWH_OPS_ADDR".to_owned(), free_address()?),
             ("TWH_DATABASE_URL".to_owned(), database_url.clone()),
             ("TWH_TOPIC_PREFIX".to_owned(), format!("{name}.")),
             ("TWH_TOPIC_PARTITIONS".to_owned(), "3".to_owned()),
@@ -82,6 +85,7 @@ impl World {
         let first = Server::new(variables.clone(), log_path(&name)?)?;
         Ok(Self {
             url: first.url.clone(),
+            ops_url: first.ops_url.clone(),
             prefix: format!("{name}."),
             database_url,
             variables,
@@ -168,6 +172,7 @@ impl World {
         let number = self.servers.len();
         let mut variables = self.variables.clone();
         variables.insert("TWH_HTTP_ADDR".to_owned(), free_address()?);
+        variables.insert("TWH_OPS_ADDR".to_owned(), free_address()?);
         variables.extend(owned(settings));
         self.servers.push(Server::new(variables, log_path(&format!("{}{number}", self.prefix))?)?);
         Ok(number)

@@ -65,6 +65,10 @@ fn shown(default: &str) -> String {
     if default.is_empty() { "–".to_owned() } else { format!("`{default}`") }
 }
 
+fn address(value: &str, example: &str) -> Result<SocketAddr, String> {
+    value.parse().map_err(|_| format!("must be an address such as {example}"))
+}
+
 fn text(value: &str) -> Result<String, String> {
     if value.trim().is_empty() { Err("must not be empty".to_owned()) } else { Ok(value.to_owned()) }
 }
@@ -132,8 +136,10 @@ fn switch(value: &str) -> Result<bool, String> {
 }
 
 settings! {
-    /// Where HTTP is served: the API, or only `/health`, `/ready` and `/metrics` where no HTTP role runs.
-    http_addr: SocketAddr = "TWH_HTTP_ADDR", "127.0.0.1:8080", |v| v.parse().map_err(|_| "must be an address such as 127.0.0.1:8080".to_owned());
+    /// Where the API is served, and `/health` and `/ready`.
+    http_addr: SocketAddr = "TWH_HTTP_ADDR", "127.0.0.1:8080", |v| address(v, "127.0.0.1:8080");
+    /// Where `/metrics` and `/lag` are served, and `/health` and `/ready` again, without a key: for those who run it only.
+    ops_addr: SocketAddr = "TWH_OPS_ADDR", "127.0.0.1:8081", |v| address(v, "127.0.0.1:8081");
     /// Kafka's bootstrap servers.
     kafka_brokers: String = "TWH_KAFKA_BROKERS", "127.0.0.1:19092", text;
     /// The schema registry's Confluent API.
@@ -158,6 +164,8 @@ settings! {
     produce_timeout: Duration = "TWH_PRODUCE_TIMEOUT_MS", "5000", |v| millis(v, 100, 600_000);
     /// How long a read waits, in milliseconds, for the position that it asks for, before it is answered with 503.
     read_wait: Duration = "TWH_READ_WAIT_MS", "5000", |v| millis(v, 0, 600_000);
+    /// How long a query of a read may take, in milliseconds, before it is ended and answered with 503.
+    statement_timeout: Duration = "TWH_STATEMENT_TIMEOUT_MS", "10000", |v| millis(v, 100, 600_000);
     /// Commands that may be under way at once in a process; more are answered with 503.
     commands_in_flight: usize = "TWH_COMMANDS_IN_FLIGHT", "20000", |v| within(v, 1, 1_000_000);
     /// Requests of all kinds that a process is made for at once: as they come near, the lesser plans are shed ([limits.md](limits.md)).

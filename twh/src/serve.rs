@@ -70,6 +70,13 @@ pub(crate) fn pool(config: &Config) -> anyhow::Result<PgPool> {
         .context("TWH_DATABASE_URL is not usable")
 }
 
+/// A pool of connections that read for a tenant.
+fn readers(config: &Config) -> anyhow::Result<TenantPool> {
+    let Config { database_url, database_connections, statement_timeout, .. } = config;
+    TenantPool::connect(database_url, *database_connections, "twh-reads", *statement_timeout)
+        .context("TWH_DATABASE_URL is not usable")
+}
+
 /// Makes the topics and registers their schemas.
 pub(crate) async fn prepare_topics(config: &Config) -> anyhow::Result<Schemas> {
     let client = client_config(&config.kafka_brokers, "twh-admin");
@@ -94,8 +101,7 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
     let names: Vec<_> = roles.iter().map(|role| role.name()).collect();
     let parts = Parts {
         pool: pool(&config)?,
-        readers: TenantPool::connect(&config.database_url, config.database_connections, "twh-reads")
-            .context("TWH_DATABASE_URL is not usable")?,
+        readers: readers(&config)?,
         schemas: Arc::new(prepare(&config).await?),
         client_id: format!("twh-{}", uuid::Uuid::new_v4().simple()),
         config,
@@ -121,13 +127,21 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
     if roles.contains(&Role::Webhooks) {
         webhooks::start(&parts, &mut tasks, &stop).await?;
     }
-    let server = serve_http(&parts, gateway, roles, &mut tasks, &stop).await?;
-    let handle = server.handle();
-    let mut server = tokio::spawn(server);
-    tracing::info!(roles = names.join(","), address = %parts.config.http_addr, "started");
+    let (checks, lags) = (checks(&parts)?, Lags::default());
+    let ops = serve_ops(&parts.config, &checks, &lags)?;
+    let server = serve_http(&parts, gateway, roles, (checks, lags), &mut tasks, &stop).await?;
+    let (handle, ops_handle) = (server.handle(), ops.handle());
+    let (mut server, mut ops) = (tokio::spawn(server), tokio::spawn(ops));
+    tracing::info!(
+        roles = names.join(","),
+        address = %parts.config.http_addr,
+        ops_address = %parts.config.ops_addr,
+        "started"
+    );
     let ended = tokio::select! {
         signal = signal() => signal,
         ended = &mut server => ended.context("the HTTP server ended").and_then(|ended| ended.context("the HTTP server failed")),
+        ended = &mut ops => ended.context("the server of metrics ended").and_then(|ended| ended.context("the server of metrics failed")),
         Some(ended) = tasks.join_next() => ended.context("a role ended").and_then(|ended| ended),
     };
     tracing::info!("stopping: no new requests; finishing what is under way");
@@ -135,6 +149,8 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
         handle.stop(true).await;
         stop.cancel();
         while tasks.join_next().await.is_some() {}
+        // To the end it says how the stop goes on.
+        ops_handle.stop(false).await;
     };
     if tokio::time::timeout(parts.config.shutdown_timeout, stopping).await.is_err() {
         tracing::warn!(
@@ -283,14 +299,13 @@ async fn serve_http(
     parts: &Parts,
     gateway: Option<web::Data<Gateway>>,
     roles: &[Role],
+    (checks, lags): (Checks, Lags),
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<actix_web::dev::Server> {
     let config = &parts.config;
-    let checks = checks(parts)?;
-    let lags = Lags::default();
     if roles.contains(&Role::Api) {
-        let watch = LagWatch::new(config, parts.pool.clone(), lags.clone())?;
+        let watch = LagWatch::new(config, parts.pool.clone(), lags)?;
         tasks.spawn(watch.run(stop.clone()).map(Ok));
     }
     let (api, accounts) = (roles.contains(&Role::Api), roles.contains(&Role::Accounts));
@@ -299,10 +314,8 @@ async fn serve_http(
         let pool = postgres::connect(&config.database_url, 1, "twh-uses")?;
         tasks.spawn(note_uses(authenticator.clone(), pool, stop.clone()).map(Ok));
     }
-    let signer = config.ledger_key_file.as_deref().map(|file| signer(file, &config.ledger_key_name)).transpose()?;
+    let reads = if api { Some(reads(parts).await?) } else { None };
     let hooks = if accounts { Some(hooks(parts)?) } else { None };
-    let engine = projections::elastic(config)?.map(Engine::new);
-    let reads = web::Data::new(twh_api::Reads { pool: parts.readers.clone(), wait: config.read_wait, signer, engine });
     let body_limit = BodyLimit(config.body_bytes_max);
     let limits = limits(config, gateway.clone())?;
     let reference = Reference::new(&openapi::document());
@@ -321,7 +334,11 @@ async fn serve_http(
         if accounts {
             routes = routes.merge(twh_accounts::routes()).merge(twh_webhooks::routes());
         }
-        let app = App::new().app_data(reads.clone()).app_data(body_limit);
+        let app = App::new().app_data(body_limit);
+        let app = match &reads {
+            Some(reads) => app.app_data(reads.clone()),
+            None => app,
+        };
         let app = match &callers {
             Some((authenticator, accounts)) => app.app_data(authenticator.clone()).app_data(accounts.clone()),
             None => app,
@@ -342,7 +359,7 @@ async fn serve_http(
             .app_data(only_tls)
             .wrap(middleware::from_fn(around))
             .wrap(middleware::Condition::new(!origins.is_empty(), cors(&origins)))
-            .configure(|config| ops::configure(&checks, &lags, config))
+            .configure(|config| ops::probes(&checks, config))
             .configure(|config| reference.configure(config))
             .configure(|config| routes.configure(config))
             .default_service(web::to(not_found))
@@ -360,6 +377,37 @@ async fn serve_http(
     };
     let server = server.with_context(|| format!("TWH_HTTP_ADDR {} cannot be served", config.http_addr))?;
     Ok(server.run())
+}
+
+/// Serves what is for those who run it, at an address of its own.
+fn serve_ops(config: &Config, checks: &Checks, lags: &Lags) -> anyhow::Result<actix_web::dev::Server> {
+    let (checks, lags) = (checks.clone(), lags.clone());
+    let factory = move || {
+        App::new()
+            .wrap(middleware::from_fn(around))
+            .configure(|config| ops::probes(&checks, config))
+            .configure(|config| ops::configure(&lags, config))
+            .default_service(web::to(not_found))
+    };
+    let server = HttpServer::new(factory).workers(1).client_request_timeout(HEAD_ARRIVES_WITHIN).disable_signals();
+    let server = server.bind(config.ops_addr);
+    Ok(server.with_context(|| format!("TWH_OPS_ADDR {} cannot be served", config.ops_addr))?.run())
+}
+
+/// What the read side works with.
+async fn reads(parts: &Parts) -> anyhow::Result<web::Data<twh_api::Reads>> {
+    let config = &parts.config;
+    let asked = Producer::new(&config.kafka_brokers, &format!("{}-partitions", parts.client_id), KAFKA_TIMEOUT)?;
+    let topic = COMMANDS.full_name(&config.topic_prefix);
+    let partitions = tokio::task::spawn_blocking(move || asked.partitions(&topic, KAFKA_TIMEOUT)).await??;
+    Ok(web::Data::new(twh_api::Reads {
+        pool: parts.readers.clone(),
+        wait: config.read_wait,
+        signer: config.ledger_key_file.as_deref().map(|file| signer(file, &config.ledger_key_name)).transpose()?,
+        engine: projections::elastic(config)?.map(Engine::new),
+        secrets: secrets(config)?,
+        partitions: i32::try_from(partitions)?,
+    }))
 }
 
 /// What HTTPS is served with, where there is a certificate.

@@ -3,6 +3,7 @@
 readonly SERVER=twh
 ORDER[twh]=90
 PORT[twh]=8080
+PORT[twh-ops]=8081
 VARIABLE[twh]=TWH_HTTP_ADDR
 ADDRESS[twh]=127.0.0.1:@PORT@
 DEFAULT_PORT[twh]=80

@@ -254,7 +254,8 @@ async fn the_largest_command_and_its_outcome_hold_up_nobody() {
     const ITEMS: usize = 1_000;
     let world = World::start_with(&[("TWH_RATE_LIMITS", "off"), ("TWH_TOPIC_PARTITIONS", "1")]).await.unwrap();
     let address = twh_tests::free_address().unwrap();
-    let mut ingest = world.command(&["ingest"]).unwrap().env("TWH_HTTP_ADDR", &address).spawn().unwrap();
+    let mut ingest = world.command(&["ingest"]).unwrap();
+    let mut ingest = ingest.env("TWH_HTTP_ADDR", &address).env("TWH_OPS_ADDR", "127.0.0.1:0").spawn().unwrap();
     let url = format!("http://{address}");
     until_ready(&url).await;
     let (large, other) = (world.tenant().await.unwrap().at(&url), world.tenant().await.unwrap());

@@ -196,7 +196,8 @@ async fn a_second_ledger_on_the_same_partitions_doubles_nothing() {
     // A group of its own gives it the same partitions: the two fence each other off, again and again.
     let log = std::fs::File::create(world.log_path().with_extension("rogue")).unwrap();
     let mut rogue = world.command(&["process", "ledger"]).unwrap();
-    rogue.env("TWH_GROUP_PREFIX", "rogue.").env("TWH_HTTP_ADDR", "127.0.0.1:0").stderr(log);
+    rogue.env("TWH_GROUP_PREFIX", "rogue.").env("TWH_HTTP_ADDR", "127.0.0.1:0");
+    rogue.env("TWH_OPS_ADDR", "127.0.0.1:0").stderr(log);
     let mut rogue = rogue.spawn().unwrap();
     let met = || {
         [world.log_path(), world.log_path().with_extension("rogue")]

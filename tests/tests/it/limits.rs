@@ -50,7 +50,7 @@ async fn every_answer_says_what_is_left_and_a_refusal_when_it_is_worth_coming_ba
     redis.start().await.unwrap();
     let limits = [("TWH_REDIS_URL", redis.url.as_str()), ("TWH_PLAN_LIMITS", "enterprise=1/30,1/4")];
     let world = World::start_with(&limits).await.unwrap();
-    until_shared(&world.url, true).await;
+    until_shared(&world.ops_url, true).await;
     let tenant = world.tenant().await.unwrap();
     let first = read(&tenant).await;
     assert_eq!(first.status, 200);
@@ -154,9 +154,10 @@ async fn a_redis_that_dies_under_load_is_no_error_and_frees_nobody_from_the_limi
     let second = world.add_server(&[]).unwrap();
     world.server(second).unwrap().start().await.unwrap();
     let urls = [world.url.clone(), world.server(second).unwrap().url.clone()];
+    let ops_urls = [world.ops_url.clone(), world.server(second).unwrap().ops_url.clone()];
     let tenant = world.tenant().await.unwrap();
     let tenants = urls.clone().map(|url| tenant.at(&url));
-    for url in &urls {
+    for url in &ops_urls {
         until_shared(url, true).await;
     }
     let begun = Instant::now();
@@ -172,7 +173,7 @@ async fn a_redis_that_dies_under_load_is_no_error_and_frees_nobody_from_the_limi
     let killed = Instant::now();
     let before = load.admitted();
     redis.kill().await.unwrap();
-    for url in &urls {
+    for url in &ops_urls {
         until_shared(url, false).await;
     }
     let noticed = killed.elapsed().as_secs_f64();
@@ -181,13 +182,13 @@ async fn a_redis_that_dies_under_load_is_no_error_and_frees_nobody_from_the_limi
     // What was left of the shared bucket, and what came back until both had noticed; then a quarter each.
     let most = BURST + RATE * noticed + alone(killed);
     assert!((RATE..=most).contains(&admitted), "{admitted} without Redis, not {RATE} to {most}");
-    for url in &urls {
+    for url in &ops_urls {
         let series = "twh_rate_limit_decisions_total{outcome=\"limited_locally\",plan=\"enterprise\"} ";
         assert!(metric(url, series).await > 0.0, "{url}");
     }
 
     redis.start().await.unwrap();
-    for url in &urls {
+    for url in &ops_urls {
         until_shared(url, true).await;
     }
     let refused = load.end().await;
@@ -219,17 +220,17 @@ async fn a_server_starts_without_redis_finds_it_and_does_not_wait_for_one_that_f
     let answer = read(&tenant).await;
     assert_eq!((answer.status.as_u16(), answer.header("x-ratelimit-limit")), (200, "1000"));
     redis.start().await.unwrap();
-    until_shared(&world.url, true).await;
+    until_shared(&world.ops_url, true).await;
     until_limit(&tenant, "4000").await;
     // The connection stays open, and nothing comes: only a deadline tells.
     proxy.go_silent();
     for _ in 0..100 {
         assert_eq!(read(&tenant).await.status, 200);
     }
-    until_shared(&world.url, false).await;
+    until_shared(&world.ops_url, false).await;
     assert_eq!(read(&tenant).await.header("x-ratelimit-limit"), "1000");
     proxy.heal();
-    until_shared(&world.url, true).await;
+    until_shared(&world.ops_url, true).await;
     until_limit(&tenant, "4000").await;
 }
 

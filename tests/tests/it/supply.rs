@@ -181,7 +181,14 @@ async fn what_there_is_comes_and_goes_follows_every_document() {
         let reflects = tenant.get(path).await.unwrap().header("x-twh-reflects").to_owned();
         assert!(offset(&reflects) >= offset(&position(&closed)), "{path}: {reflects:?}");
     }
-    no_lag(&tenant).await;
+    no_lag(&tenant.at(&world.ops_url)).await;
+    // What is for those who run it is not told at the API's address.
+    for path in ["/lag", "/metrics"] {
+        assert_eq!(tenant.get(path).await.unwrap().status, 404, "{path}");
+    }
+    for url in [&world.url, &world.ops_url] {
+        assert_eq!(tenant.at(url).get("/health").await.unwrap().status, 200);
+    }
     for (path, code) in [
         ("/v1/stock/open?type=count", "INVALID_QUERY"),
         (&format!("/v1/items/{cup}/stock/history?from=yesterday"), "INVALID_QUERY"),
