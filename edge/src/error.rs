@@ -79,7 +79,7 @@ codes! {
     ItemNotStocked 422 "ITEM_NOT_STOCKED" "The item is a service and holds no stock." "Leave the line out."
     QuantityOutOfRange 422 "QUANTITY_OUT_OF_RANGE" "A quantity or level would have more than 12 digits before the point." "Check the quantity and the item's unit."
     DocumentTooLarge 422 "DOCUMENT_TOO_LARGE" "A document would be longer than one may be." "Split it: the details say how long it may be. Shorten its metadata or its texts, or give it fewer lines."
-    OutputTooLarge 422 "OUTPUT_TOO_LARGE" "The documents that the command writes would be too long together." "Send fewer operations in one atomic batch."
+    OutputTooLarge 422 "OUTPUT_TOO_LARGE" "The documents that the command writes would be too long together." "Send fewer operations in one atomic batch, or fewer commands in one request."
     IdempotencyKeyMismatch 422 "IDEMPOTENCY_KEY_MISMATCH" "The Idempotency-Key was used for another request." "Send a new key for a new request."
     PreconditionRequired 428 "PRECONDITION_REQUIRED" "The request must say which version it is meant for." "Send If-Match with the resource's ETag."
     TooManyAttempts 429 "TOO_MANY_ATTEMPTS" "Too many attempts failed on the account or from this address, too many unknown keys or tokens came from it, or too many mails were asked for." "Wait for the seconds in Retry-After."
