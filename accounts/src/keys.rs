@@ -347,11 +347,7 @@ pub(crate) async fn rotate(
 /// revoking it would stop what is not the caller's. Gives its role.
 fn may_touch(caller: &Identity, bounds: &Bounds, key: &Key) -> Result<Role, ApiError> {
     let role = Role::from_name(&key.role).ok_or_else(|| ApiError::internal("a stored role is not known"))?;
-    let can: Scopes = key.scopes.as_ref().map_or_else(
-        || Scopes::of_role(role),
-        |names| names.iter().filter_map(|name| Scope::from_name(name)).collect(),
-    );
-    let lacking = can.without(caller.scopes);
+    let lacking = Scopes::of_key(role, key.scopes.as_deref()).without(caller.scopes);
     if !lacking.is_empty() {
         let message = format!("the key can do more than you, who lack {}", names(lacking.names().into_iter()));
         return Err(ApiError::new(ErrorCode::Forbidden, message));

@@ -109,6 +109,13 @@ impl Scopes {
         Scope::ALL.iter().copied().filter(|scope| scope.roles().contains(&role)).collect()
     }
 
+    /// All that a key has: its role's, or those of them to which it is narrowed.
+    #[must_use]
+    pub fn of_key(role: Role, narrowed: Option<&[String]>) -> Self {
+        let all = Self::of_role(role);
+        narrowed.map_or(all, |names| all.and(names.iter().filter_map(|name| Scope::from_name(name)).collect()))
+    }
+
     const fn bit(scope: Scope) -> u32 {
         1 << (scope as u32)
     }
@@ -455,6 +462,17 @@ mod tests {
                 assert!(!endpoint.need.is_met_by(reader), "{} {}", endpoint.method, endpoint.path);
             }
         }
+    }
+
+    #[test]
+    fn a_key_has_no_more_than_its_role_whatever_it_is_narrowed_to() {
+        let of = |role, names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            Scopes::of_key(role, Some(&names))
+        };
+        assert_eq!(Scopes::of_key(Role::Dev, None), Scopes::of_role(Role::Dev));
+        assert_eq!(of(Role::Dev, &["read:keys", "write:members", "no:scope"]).names(), ["read:keys"]);
+        assert!(of(Role::Dev, &[]).is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A handler says in its type which endpoint it is ([`Caller`]), and is reached only by who may call it.
 
-use crate::access::{EndpointInfo, Guarded, Need, Role, Scope, Scopes};
+use crate::access::{EndpointInfo, Guarded, Need, Role, Scopes};
 use crate::api_key::ApiKey;
 use crate::error::{ApiError, ErrorCode};
 use crate::guard::client_address;
@@ -130,13 +130,11 @@ impl Authenticator {
         }
         self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(owner.key.id, now);
         let role = role(&owner.key.role)?;
-        let narrowed = owner.key.scopes.as_ref().map(|names| names.iter().filter_map(|name| Scope::from_name(name)));
-        let all = Scopes::of_role(role);
         Ok(Identity {
             tenant_id: owner.key.tenant,
             credential: Credential::ApiKey { key_id: owner.key.id },
             role,
-            scopes: narrowed.map_or(all, |scopes| all.and(scopes.collect())),
+            scopes: Scopes::of_key(role, owner.key.scopes.as_deref()),
             plan: plan(&owner.plan)?,
             environment: owner.environment.clone(),
             client,
