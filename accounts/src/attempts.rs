@@ -3,7 +3,8 @@
 //!
 //! What counts is the pair of account and address, so that nobody locks another out of an account by guessing at it from
 //! elsewhere; and the address alone, far later and in a measure that wanes, against one who tries many accounts. Mails that
-//! somebody has sent count in the same way: by who gets them, and by who asks.
+//! somebody has sent count in the same way. All mails to one account count too, against one who asks from many addresses:
+//! resets and invitations apart, and of invitations only their mails, since strangers must not keep anybody from being invited.
 //!
 //! An attempt stands as failed from its beginning: many that are begun at once are no way around the count.
 #![expect(clippy::float_arithmetic, reason = "counts wane; they are no quantities of stock")]
@@ -24,6 +25,10 @@ const FREE_ON_ACCOUNT: f64 = 5.0;
 const FREE_FROM_ADDRESS: f64 = 50.0;
 /// After so long one failure from an address counts no more.
 const ADDRESS_WANES: Duration = Duration::from_secs(60);
+/// Mails of one kind to one account that cost nothing, whoever asks.
+const FREE_TO_ACCOUNT: f64 = 10.0;
+/// After so long one of these counts no more.
+const ACCOUNT_WANES: Duration = Duration::from_secs(6 * 60);
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(15 * 60);
 /// After so long without an attempt, all is forgotten.
@@ -46,9 +51,18 @@ fn on_account(failures: Failures) -> (f64, Duration) {
 
 /// Failures from an address: how many count now, and how long to wait until few enough do.
 fn from_address(failures: Failures) -> (f64, Duration) {
-    let left = (failures.count - failures.since.as_secs_f64() / ADDRESS_WANES.as_secs_f64()).max(0.0);
-    let beyond = (left + 1.0 - FREE_FROM_ADDRESS).max(0.0);
-    (left, ADDRESS_WANES.mul_f64(beyond.min(FREE_FROM_ADDRESS)))
+    waning(failures, FREE_FROM_ADDRESS, ADDRESS_WANES)
+}
+
+/// Mails to an account: the same.
+fn to_account(failures: Failures) -> (f64, Duration) {
+    waning(failures, FREE_TO_ACCOUNT, ACCOUNT_WANES)
+}
+
+fn waning(failures: Failures, free: f64, wanes: Duration) -> (f64, Duration) {
+    let left = (failures.count - failures.since.as_secs_f64() / wanes.as_secs_f64()).max(0.0);
+    let beyond = (left + 1.0 - free).max(0.0);
+    (left, wanes.mul_f64(beyond.min(free)))
 }
 
 /// The network that an address counts by. Of IPv6 it is the /64: within it a host draws addresses as it likes (RFC 8981), and a
@@ -65,10 +79,35 @@ pub(crate) fn network(ip: IpAddr) -> String {
 pub(crate) enum Attempted {
     /// To show a password, from an address.
     Password,
-    /// To have a mail sent: whoever asks, from wherever.
+    /// To have a mail sent to who lost the password, from an address.
     Mail,
     /// To have a person invited by mail. The tenant counts in place of the address: its people may be anywhere.
     Invitation(TenantId),
+    /// To have an invitation mailed, whoever invites.
+    InvitationMail,
+}
+
+/// How many failures count, and how long to wait.
+type Measure = fn(Failures) -> (f64, Duration);
+
+impl Attempted {
+    /// What an attempt counts against, from the network `from`.
+    fn counted(self, email: &str, from: &str) -> Vec<(String, Measure)> {
+        let by_address = || (format!("address\n{from}"), from_address as Measure);
+        match self {
+            Self::Password => vec![(format!("password\n{from}\n{email}"), on_account), by_address()],
+            Self::Mail => vec![
+                (format!("mail\n{from}\n{email}"), on_account),
+                by_address(),
+                (format!("mails\n{email}"), to_account),
+            ],
+            Self::Invitation(tenant) => vec![
+                (format!("invitation\n{tenant}\n{email}"), on_account),
+                (format!("tenant\n{tenant}"), from_address),
+            ],
+            Self::InvitationMail => vec![(format!("invitations\n{email}"), to_account)],
+        }
+    }
 }
 
 /// Counts attempts.
@@ -81,8 +120,7 @@ pub(crate) struct Attempts {
 #[must_use]
 pub(crate) struct Attempt<'a> {
     pool: &'a PgPool,
-    account: Key,
-    address: Key,
+    keys: Vec<Key>,
 }
 
 impl Attempts {
@@ -98,40 +136,39 @@ impl Attempts {
         ip: Option<IpAddr>,
     ) -> Result<Attempt<'_>, ApiError> {
         let from = ip.map(network).unwrap_or_default();
-        let email = email_key(email);
-        let on = match what {
-            Attempted::Password => format!("password\n{from}\n{email}"),
-            Attempted::Mail | Attempted::Invitation(_) => format!("mail\n{email}"),
-        };
-        let by = match what {
-            Attempted::Password | Attempted::Mail => format!("address\n{from}"),
-            Attempted::Invitation(tenant) => format!("tenant\n{tenant}"),
-        };
-        let account = self.secrets.hash(PURPOSE, &on).map_err(secret)?;
-        let address = self.secrets.hash(PURPOSE, &by).map_err(secret)?;
+        let counted = what.counted(&email_key(email), &from);
+        let keys = counted.iter().map(|(key, _)| self.secrets.hash(PURPOSE, key)).collect::<Result<Vec<_>, _>>();
+        let keys = keys.map_err(secret)?;
         let mut tx = self.pool.begin().await.map_err(ApiError::database)?;
-        let standing = attempts::lock(&mut tx, &[account, address]).await.map_err(ApiError::database)?;
-        let [on_it, from_it] = standing.as_slice() else {
-            return Err(ApiError::internal("two keys have not two counts"));
-        };
-        let ((on_count, on_wait), (from_count, from_wait)) = (on_account(*on_it), from_address(*from_it));
-        let wait = on_wait.max(from_wait);
+        let standing = attempts::lock(&mut tx, &keys).await.map_err(ApiError::database)?;
+        let measured: Vec<_> = counted.iter().zip(standing).map(|((_, measure), failures)| measure(failures)).collect();
+        let wait = measured.iter().map(|(_, wait)| *wait).max().unwrap_or_default();
         if !wait.is_zero() {
             let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
             let message = format!("too many attempts; try again in {seconds} s");
             return Err(ApiError::new(ErrorCode::TooManyAttempts, message).retry_after(seconds));
         }
-        let counts = [(account, on_count + 1.0), (address, from_count + 1.0)];
+        let counts: Vec<_> = keys.iter().zip(&measured).map(|(key, (count, _))| (*key, count + 1.0)).collect();
         attempts::set(&mut tx, &counts, FORGET).await.map_err(ApiError::database)?;
         tx.commit().await.map_err(ApiError::database)?;
-        Ok(Attempt { pool: &self.pool, account, address })
+        Ok(Attempt { pool: &self.pool, keys })
+    }
+
+    /// Whether one more invitation may be mailed to an account.
+    pub(crate) async fn may_mail_invitation(&self, email: &str) -> Result<bool, ApiError> {
+        match self.begin(Attempted::InvitationMail, email, None).await {
+            Ok(_counted) => Ok(true),
+            Err(error) if error.code() == ErrorCode::TooManyAttempts => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 
 impl Attempt<'_> {
     /// It did not fail: what stood against the account from this address is forgotten, its owner is there.
     pub(crate) async fn succeeded(self) {
-        if let Err(error) = attempts::take_back(self.pool, &self.address, &self.account).await {
+        let [account, address, ..] = self.keys.as_slice() else { return };
+        if let Err(error) = attempts::take_back(self.pool, address, account).await {
             tracing::warn!(%error, "an attempt that succeeded stays counted as failed");
         }
     }
@@ -162,6 +199,24 @@ mod tests {
         assert_eq!(of("2001:db8:1:2:ffff::1"), of("2001:db8:1:2::9"));
         assert_ne!(of("2001:db8:1:3::9"), of("2001:db8:1:2::9"));
         assert_eq!((of("::ffff:203.0.113.7"), of("203.0.113.8")), ("203.0.113.7".to_owned(), "203.0.113.8".to_owned()));
+    }
+
+    #[test]
+    fn what_strangers_have_sent_keeps_no_tenant_from_inviting() {
+        let keys = |what: Attempted, from: &str| -> Vec<String> {
+            what.counted("a@b.example", from).into_iter().map(|(key, _)| key).collect()
+        };
+        let invited = keys(Attempted::Invitation(TenantId(uuid::Uuid::nil())), "");
+        for other in [
+            keys(Attempted::Mail, "203.0.113.7"),
+            keys(Attempted::Password, ""),
+            keys(Attempted::InvitationMail, ""),
+            keys(Attempted::Invitation(TenantId(uuid::Uuid::max())), ""),
+        ] {
+            assert!(other.iter().all(|key| !invited.contains(key)), "{other:?}");
+        }
+        assert_eq!(to_account(failures(9.0, 0)).1, Duration::ZERO);
+        assert_eq!(to_account(failures(10.0, 0)).1, ACCOUNT_WANES);
     }
 
     #[test]

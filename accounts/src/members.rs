@@ -274,6 +274,9 @@ pub(crate) struct NewlyInvited {
     shown: ShownInvitation,
     /// For the one who is invited.
     token: String,
+    /// Whether a mail with the token goes to the address. Where none does, hand the token over: this server sends no mails, or the
+    /// address was sent too many invitations.
+    mailed: bool,
 }
 
 fn invitation_shown(invitation: &Invitation) -> ShownInvitation {
@@ -330,9 +333,14 @@ pub(crate) async fn invite(
         return Err(ApiError::new(ErrorCode::Forbidden, "people invite people: sign in"));
     };
     may_grant(&caller, &asked.role)?;
-    // Every invitation counts: nobody's box is flooded, and no tenant sends mails to the whole world.
-    let what = Attempted::Invitation(caller.tenant_id);
-    let _counted = accounts.attempts.begin(what, &asked.email, caller.client.ip).await?;
+    let may_mail = accounts.post.sends();
+    if may_mail {
+        // Every invitation counts: nobody's box is flooded, and no tenant sends mails to the whole world.
+        let what = Attempted::Invitation(caller.tenant_id);
+        let _counted = accounts.attempts.begin(what, &asked.email, caller.client.ip).await?;
+    }
+    // What others have sent there keeps the mail back, not the invitation.
+    let may_mail = may_mail && accounts.attempts.may_mail_invitation(&asked.email).await?;
     let deed = caller.deed(&request);
     let (token, hash) = token::new(&accounts.secrets, Purpose::Invitation).map_err(secret)?;
     let invitation = Invitation {
@@ -356,8 +364,8 @@ pub(crate) async fn invite(
         Change { action: "invitation.create", entity_kind: "invitation", entity: invitation.id, old: None, new };
     record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     tx.commit().await.map_err(ApiError::database)?;
-    accounts.post.invite(&invitation.email, &tenant.name, &token);
-    Ok(Answer::of(&NewlyInvited { shown, token }))
+    let mailed = may_mail && accounts.post.invite(&invitation.email, &tenant.name, &token);
+    Ok(Answer::of(&NewlyInvited { shown, token, mailed }))
 }
 
 pub(crate) async fn revoke_invitation(

@@ -68,25 +68,36 @@ impl Post {
         Self(Some(sender))
     }
 
-    /// Invites somebody, where mails are sent.
-    pub(crate) fn invite(&self, to: &str, tenant: &str, token: &str) {
+    /// Whether mails are sent here.
+    pub(crate) const fn sends(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Invites somebody, where mails are sent; says whether a mail goes out.
+    pub(crate) fn invite(&self, to: &str, tenant: &str, token: &str) -> bool {
+        let Some(letters) = &self.0 else { return false };
         let letter = Letter::Invitation { to: to.to_owned(), tenant: tenant.to_owned(), token: token.to_owned() };
-        if let Some(Err(_)) = self.0.as_ref().map(|letters| letters.try_send(letter)) {
+        let left = letters.try_send(letter).is_ok();
+        if !left {
             MAILS.with_label_values(&["dropped"]).inc();
             tracing::warn!("too many mails wait: an invitation was not sent; its token is in the answer");
         }
+        left
     }
 
     /// Sends a token to who has an address. The answer is the same whether anybody has.
     pub(crate) fn password_reset(&self, to: &str) -> Result<(), ApiError> {
-        let letters = self.0.as_ref().ok_or_else(|| {
-            ApiError::new(ErrorCode::MailNotSent, "this server sends no mails; whoever runs it can make a token")
-        })?;
+        let letters = self.0.as_ref().ok_or_else(not_sent)?;
         letters.try_send(Letter::PasswordReset { to: to.to_owned() }).map_err(|_| {
             MAILS.with_label_values(&["dropped"]).inc();
             ApiError::new(ErrorCode::ServiceUnavailable, "too many mails wait").retry_after(60)
         })
     }
+}
+
+/// Why no token is mailed.
+pub(crate) fn not_sent() -> ApiError {
+    ApiError::new(ErrorCode::MailNotSent, "this server sends no mails; whoever runs it can make a token")
 }
 
 struct Office {

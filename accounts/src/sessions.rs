@@ -2,6 +2,7 @@
 
 use crate::attempts::Attempted;
 use crate::fields;
+use crate::post::not_sent;
 use crate::shapes::{self, Person, SessionTokens, TenantOfPerson};
 use crate::token::{self, Purpose};
 use crate::{Accounts, secret};
@@ -308,6 +309,10 @@ pub(crate) async fn forget_password(
     let mut problems = Problems::default();
     fields::email(&mut problems, "email", &asked.email);
     problems.none()?;
+    // What cannot be sent does not count.
+    if !accounts.post.sends() {
+        return Err(not_sent());
+    }
     // Every mail counts: nobody's box is flooded.
     let _counted = accounts.attempts.begin(Attempted::Mail, &asked.email, Client::of(&request).ip).await?;
     accounts.post.password_reset(&asked.email)?;
