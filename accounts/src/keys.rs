@@ -335,6 +335,9 @@ pub(crate) async fn rotate(
     keys::insert(&mut tx, &key, &hash).await.map_err(ApiError::database)?;
     let until = Timestamp::from_micros(deed.at.micros() + grace * 1_000_000);
     keys::rotate(&mut tx, id, until, key.id).await.map_err(ApiError::database)?;
+    let new = shapes::value(&shown(&key));
+    let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
+    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     let (was, new) = (shapes::value(&shown(&old)), Some(json!({ "successor": shown(&key), "good_until": until })));
     let change = Change { action: "api_key.rotate", entity_kind: "api_key", entity: id, old: was, new };
     record(&mut tx, &deed, change).await.map_err(ApiError::database)?;

@@ -484,6 +484,10 @@ pub(crate) async fn accept(
     );
     let change = Change { action: "member.join", entity_kind: "member", entity: user.id, old: None, new };
     record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+    let new = Some(json!({ "user_id": user.id }));
+    let change =
+        Change { action: "invitation.accept", entity_kind: "invitation", entity: invitation.id, old: None, new };
+    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
     let opened = sessions::open(&accounts, &mut tx, user.id, invitation.tenant, &client).await?;
     tx.commit().await.map_err(ApiError::database)?;
     Ok(Answer::of(&Joined {

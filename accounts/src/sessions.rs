@@ -273,8 +273,9 @@ async fn store_password(
 ) -> Result<(), sqlx::Error> {
     people::set_password(connection, user, hash, deed.at).await?;
     sessions::end_all(connection, user, but, "password_changed", deed.at).await?;
-    let change = Change { action: "user.password", entity_kind: "user", entity: user, old: None, new: None };
-    record(connection, deed, change).await
+    let memberships = people::memberships(&mut *connection, user).await?;
+    let deed_in = |tenant| Deed { tenant, ..deed.clone() };
+    record_of_person(connection, memberships, deed_in, user, "user.password").await
 }
 
 /// Records a change of a person in the account of each of its tenants: in one order by all, or two would wait for each other.
@@ -344,7 +345,6 @@ pub(crate) async fn reset_password(
     let user = accounts.authenticator.strangers().found(Client::of(&request).ip, find).await?;
     let user = user.ok_or_else(invalid)?;
     let hash = accounts.passwords.hash(asked.password).await?;
-    let memberships = people::memberships(&accounts.pool, user).await.map_err(ApiError::database)?;
     let at = now();
     let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
     // Of two who show it at once, the second finds it used.
@@ -354,6 +354,7 @@ pub(crate) async fn reset_password(
     let actor = Client::of(&request).actor("user", user.to_string());
     people::set_password(&mut tx, user, &hash, at).await.map_err(ApiError::database)?;
     sessions::end_all(&mut tx, user, None, "password_reset", at).await.map_err(ApiError::database)?;
+    let memberships = people::memberships(&mut *tx, user).await.map_err(ApiError::database)?;
     let deed = |tenant| Deed { tenant, actor: actor.clone(), request_id: RequestId::of(&request), at };
     let recorded = record_of_person(&mut tx, memberships, deed, user, "user.password_reset").await;
     recorded.map_err(ApiError::database)?;

@@ -65,7 +65,7 @@ pub(crate) struct AuditRecord {
     /// The values before.
     #[schemars(with = "Option<Map<String, Value>>")]
     old: Option<Box<RawValue>>,
-    /// The values after.
+    /// The values after; in `kept`, the whole row that the change left.
     #[schemars(with = "Option<Map<String, Value>>")]
     new: Option<Box<RawValue>>,
     actor: AuditActor,

@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 use twh_domain::hex;
 use twh_domain::movement::{MOVEMENT_CHAIN, genesis};
 use twh_domain::timestamp::Timestamp;
-use twh_edge::access::{GetCheckpoint, GetLedgerKeys, GetMovementProof, GetVerification};
+use twh_edge::access::{GetAuditCheckpoint, GetCheckpoint, GetLedgerKeys, GetMovementProof, GetVerification};
 use twh_edge::answer::Answer;
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::query::{self, Query};
+use twh_sinks::postgres::audit::control_head;
 use twh_sinks::postgres::queries::find_movement;
 use twh_sinks::postgres::tree::{self, TreeError, TreeHead, tree_head};
-use twh_sinks::postgres::verification::{Counts, Finding, Progress};
+use twh_sinks::postgres::verification::{Counts, Finding, KnownHeads, Progress};
 
 /// How long one request checks before it hands the rest to the next.
 const VERIFICATION_BUDGET: Duration = Duration::from_secs(1);
@@ -143,6 +144,28 @@ pub(crate) async fn checkpoint(
     Ok(Answer::of(&Checkpoint { head: Head::from(&head), checkpoint: reader.checkpoint(&head)? }))
 }
 
+/// The end of the account of everything that is not the ledger's, signed.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ControlCheckpoint {
+    /// How many control records there are.
+    records: i64,
+    /// The hash of the last of them, in hexadecimal.
+    chain_hash: String,
+    /// A C2SP signed note: whose account, how many records, chain hash, signature.
+    checkpoint: String,
+}
+
+pub(crate) async fn control_checkpoint(
+    reader: Reader<GetAuditCheckpoint>,
+) -> Result<Answer<ControlCheckpoint>, ApiError> {
+    let signer = reader.signer()?;
+    let head = control_head(&mut *reader.ledger().await?, reader.tenant_id).await;
+    let (records, hash) = head.map_err(ApiError::database)?;
+    let chain_hash = hex::encode(&hash);
+    let text = format!("{}/accounts/{}\n{records}\nchain {chain_hash}\n", signer.name(), reader.tenant_id);
+    Ok(Answer::of(&ControlCheckpoint { records, checkpoint: signer.note(&text), chain_hash }))
+}
+
 pub(crate) async fn keys(reader: Reader<GetLedgerKeys>) -> Result<Answer<LedgerKeys>, ApiError> {
     let keys = reader
         .signer
@@ -226,7 +249,7 @@ pub(crate) async fn verification(
     };
     let begun = Instant::now();
     while !progress.is_done() && begun.elapsed() < VERIFICATION_BUDGET {
-        progress.step(&mut *reader.ledger().await?, None).await.map_err(ApiError::database)?;
+        progress.step(&mut *reader.ledger().await?, &KnownHeads::default()).await.map_err(ApiError::database)?;
     }
     let status = match (progress.is_done(), progress.findings().is_empty()) {
         (_, false) => "unsound",

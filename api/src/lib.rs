@@ -27,9 +27,9 @@ mod text;
 mod versioned;
 
 use twh_edge::access::{
-    ExportAudit, GetCheckpoint, GetCommand, GetFreshness, GetItemStock, GetItemSupply, GetLeadTimes, GetLedgerKeys,
-    GetMovement, GetMovementProof, GetStockHistory, GetVerification, ListAudit, ListItemMovements, ListLowStock,
-    ListMovements, ListOpenLines, ListStock, SearchItems,
+    ExportAudit, GetAuditCheckpoint, GetCheckpoint, GetCommand, GetFreshness, GetItemStock, GetItemSupply,
+    GetLeadTimes, GetLedgerKeys, GetMovement, GetMovementProof, GetStockHistory, GetVerification, ListAudit,
+    ListItemMovements, ListLowStock, ListMovements, ListOpenLines, ListStock, SearchItems,
 };
 use twh_edge::routes::Routes;
 
@@ -60,4 +60,5 @@ pub fn routes() -> Routes {
         .on(GetCommand, commands::one)
         .on(ListAudit, audit::list)
         .on(ExportAudit, audit::export_chain)
+        .on(GetAuditCheckpoint, ledger::control_checkpoint)
 }

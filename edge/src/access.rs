@@ -341,6 +341,7 @@ endpoints! {
         GetVerification GET "/v1/ledger/verification" READ_LEDGER, "Checks a part of the ledger against itself.";
         ListAudit GET "/v1/audit" READ_AUDIT, "Who changed what, newest first.";
         ExportAudit GET "/v1/audit/export" READ_AUDIT, "An account of changes as lines of JSON, to keep and to check elsewhere.";
+        GetAuditCheckpoint GET "/v1/audit/checkpoint" READ_LEDGER, "The end of the account of keys, members and the like, signed." refuses CheckpointsNotSigned;
         ListApiKeys GET "/v1/api-keys" READ_KEYS, "API keys, without their secrets.";
         GetApiKey GET "/v1/api-keys/{id}" READ_KEYS, "An API key, without its secret.";
         CreateApiKey POST "/v1/api-keys" WRITE_KEYS, "Makes an API key; its secret is shown this once.";

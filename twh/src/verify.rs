@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use twh_domain::id::TenantId;
 use twh_sinks::postgres::connect_read_only;
-use twh_sinks::postgres::verification::{self, Counts, Finding, KnownHead, Progress};
+use twh_sinks::postgres::verification::{self, Counts, Finding, KnownHead, KnownHeads, Progress};
 use uuid::Uuid;
 
 /// Between two writes of the file to resume from.
@@ -32,6 +32,9 @@ pub(crate) struct VerifyArguments {
     /// all, is found by this alone.
     #[arg(long, requires = "tenant", value_parser = known_head)]
     known_head: Option<KnownHead>,
+    /// The same of the control records (keys, members and the like), as GET /v1/audit/checkpoint signs it.
+    #[arg(long, requires = "tenant", value_parser = known_head)]
+    known_control_head: Option<KnownHead>,
     /// Ends with one line of JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -61,8 +64,9 @@ pub(crate) async fn run(config: &Config, arguments: VerifyArguments) -> anyhow::
         Some(tenant) => vec![TenantId(tenant)],
         None => verification::tenants(&pool).await.context("the ledger cannot be read")?,
     };
+    let known = KnownHeads { movements: arguments.known_head, control_records: arguments.known_control_head };
     let mut run = arguments.resume.as_deref().map(load).transpose()?.unwrap_or_default();
-    let total = verification::size(&pool).await.context("the ledger cannot be read")?;
+    let total = verification::size(&pool, arguments.tenant.map(TenantId)).await.context("the ledger cannot be read")?;
     let mut bar = Bar::new(u64::try_from(total).unwrap_or_default(), "rows");
     let mut saved = Instant::now();
     for tenant in tenants {
@@ -75,10 +79,7 @@ pub(crate) async fn run(config: &Config, arguments: VerifyArguments) -> anyhow::
             continue;
         }
         while let Some(current) = run.current.as_mut().filter(|current| !current.is_done()) {
-            current
-                .step(&mut *pool.acquire().await?, arguments.known_head.as_ref())
-                .await
-                .context("the ledger cannot be read")?;
+            current.step(&mut *pool.acquire().await?, &known).await.context("the ledger cannot be read")?;
             bar.at(rows(&run.counts) + rows(current.counts()));
             if let Some(file) = arguments.resume.as_deref().filter(|_| saved.elapsed() >= SAVE_EVERY) {
                 save(file, &run)?;
@@ -104,7 +105,7 @@ pub(crate) async fn run(config: &Config, arguments: VerifyArguments) -> anyhow::
 }
 
 fn rows(counts: &Counts) -> u64 {
-    u64::try_from(counts.movements + counts.audit_records).unwrap_or_default()
+    u64::try_from(counts.movements + counts.audit_records + counts.control_records).unwrap_or_default()
 }
 
 fn load(file: &Path) -> anyhow::Result<Run> {
@@ -134,18 +135,30 @@ fn report(run: &Run, elapsed: Duration, as_json: bool) -> anyhow::Result<()> {
             "levels": run.counts.levels,
             "audit_records": run.counts.audit_records,
             "documents": run.counts.documents,
+            "outcomes": run.counts.outcomes,
             "reserved_levels": run.counts.reserved_levels,
             "control_records": run.counts.control_records,
+            "control_state": run.counts.control_state,
             "seconds": elapsed.as_secs_f64(),
             "findings": run.findings,
         });
         print(&format!("{line}\n"))?;
         return Ok(());
     }
-    let Counts { movements, levels, audit_records, documents, reserved_levels, control_records } = run.counts;
+    let Counts {
+        movements,
+        levels,
+        audit_records,
+        documents,
+        outcomes,
+        reserved_levels,
+        control_records,
+        control_state,
+    } = run.counts;
     let mut text = format!(
         "{} tenants in {:.1} s: {movements} movements, {levels} levels, {audit_records} audit records, {documents} documents, \
-         {reserved_levels} levels with something reserved, {control_records} control records\n",
+         {outcomes} audit records with an outcome, {reserved_levels} levels with something reserved, \
+         {control_records} control records, {control_state} keys, members and the like\n",
         run.tenants,
         elapsed.as_secs_f64()
     );

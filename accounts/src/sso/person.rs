@@ -89,8 +89,15 @@ pub(super) async fn sign_on(
     let role = match known {
         Some(Known { role: None, .. }) => return Err(denied("you were removed from this tenant")),
         Some(Known { role: Some(old), .. }) => {
-            sign_on::update_person(&mut tx, user, (&email, &name), deed.at).await.map_err(ApiError::database)?;
-            change_role(&mut tx, &deed, user, &old, role).await?
+            // Members are locked before the account of changes is, here as elsewhere.
+            let role = change_role(&mut tx, &deed, user, &old, role).await?;
+            let updated = sign_on::update_person(&mut tx, user, (&email, &name), deed.at).await;
+            if updated.map_err(ApiError::database)? {
+                let new = Some(json!({ "email": email, "name": name }));
+                let change = Change { action: "user.update", entity_kind: "user", entity: user, old: None, new };
+                record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+            }
+            role
         }
         None => {
             let of = (email.as_str(), name.as_str());

@@ -340,3 +340,12 @@ pub async fn hash_at(
     let sql = format!("select hash from {} where tenant_id = $1 and sequence = $2", chain.table());
     sqlx::query_scalar(&sql).bind(tenant.0).bind(sequence).fetch_optional(connection).await
 }
+
+/// How many control records a tenant has, and the hash of the last.
+pub async fn control_head(connection: &mut PgConnection, tenant: TenantId) -> Result<(i64, Vec<u8>), sqlx::Error> {
+    let head = sqlx::query_as("select sequence, hash from control_audit_heads where tenant_id = $1")
+        .bind(tenant.0)
+        .fetch_optional(connection)
+        .await?;
+    Ok(head.unwrap_or_else(|| (0, genesis(CONTROL_CHAIN, tenant).to_vec())))
+}

@@ -34,6 +34,7 @@ const FILES: &[File] = files![
     "0025_supply_sums",
     "0026_search_meanings_once",
     "0027_search_as_typed",
+    "0030_control_state",
 ];
 
 /// What [`sqlx::migrate::Migrator`] is made of.

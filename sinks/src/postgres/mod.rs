@@ -74,7 +74,8 @@ fn pool(connections_max: u32) -> PgPoolOptions {
 
 /// Brings the tables up to date; processes that start together take turns.
 pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
-    Migrator::new(migrations::Embedded).await?.run(pool).await
+    Migrator::new(migrations::Embedded).await?.run(pool).await?;
+    accounts::state::baseline(pool).await.map_err(MigrateError::Execute)
 }
 
 /// True when the database answers.

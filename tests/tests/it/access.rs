@@ -652,6 +652,7 @@ async fn people_come_by_invitation_and_a_role_that_is_taken_is_gone_at_once() {
     assert_eq!((twice.status.as_u16(), twice.code()), (409, "DUPLICATE"), "{}", twice.body);
     let session = anyone.with(text(&joined.body, "/tokens/access_token"));
     assert_eq!(ask(&session, "GET", "/v1/me", None).await.body["role"], "read_only");
+    world.is_sound().await.unwrap();
 }
 
 /// The token that the operator makes for who lost the password.
@@ -697,6 +698,7 @@ async fn who_waits_for_a_password_to_be_hashed_keeps_no_connection_from_others()
     let one = json!({ "token": reset_token(&world, "one@example.com").await, "password": "a password that is new" });
     let answers = futures::future::join_all((0..AT_ONCE).map(|_| reset(&one))).await;
     assert_eq!(answers.iter().filter(|answer| answer.status == 204).count(), 1);
+    world.is_sound().await.unwrap();
 }
 
 #[tokio::test]

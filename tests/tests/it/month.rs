@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 use tokio::process::Command;
-use twh_sinks::postgres::verification::Progress;
+use twh_sinks::postgres::verification::{KnownHeads, Progress};
 use twh_tests::{World, python, root};
 
 /// How many lines of the month are traded: all, or in the gate the first of them.
@@ -111,7 +111,7 @@ async fn a_verification_goes_on_where_it_was(world: &World, movements: i64) {
         if progress.is_done() {
             break progress;
         }
-        progress.step(&mut pool.acquire().await.unwrap(), None).await.unwrap();
+        progress.step(&mut pool.acquire().await.unwrap(), &KnownHeads::default()).await.unwrap();
         kept = serde_json::to_string(&progress).unwrap();
         assert!(kept.len() < 4_000, "how far it is fits into a few thousand bytes: {kept}");
         pages += 1;

@@ -42,7 +42,8 @@ async fn trade(world: &World) -> Tenant {
     tenant
 }
 
-async fn verify(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
+/// How `twh verify` ends, and what it says.
+pub(crate) async fn verify(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
     let output = world.command(&[&["verify", "--json"], arguments].concat()).unwrap().output().await.unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let log = String::from_utf8_lossy(&output.stderr);

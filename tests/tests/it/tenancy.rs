@@ -221,7 +221,27 @@ async fn the_database_shows_a_tenant_its_own_rows_and_lets_it_write_none() {
         filled += i64::from(all > 0);
     }
     assert!(readable >= 18 && filled >= 15, "{readable} tables can be read, {filled} of them have rows");
+    // Views run as their owner: each says itself whose rows it shows.
+    let views: Vec<String> = sqlx::query_scalar(VIEWS).fetch_all(&owner).await.unwrap();
+    assert!(views.iter().any(|view| view == "control_state"), "{views:?}");
+    for view in views {
+        assert_eq!(count(&mut held, &view).await, 0, "{view} without a tenant");
+        for tenant in &tenants {
+            let id = Uuid::parse_str(&tenant.id).unwrap();
+            let mut connection = pool.of(twh_domain::id::TenantId(id)).await.unwrap();
+            let seen: Vec<(Uuid, i64)> =
+                sqlx::query_as(&format!("select tenant_id, count(*) from {view} group by tenant_id"))
+                    .fetch_all(&mut *connection)
+                    .await
+                    .unwrap();
+            assert!(matches!(seen[..], [(only, _)] if only == id), "{view}: {seen:?}");
+        }
+    }
 }
+
+const VIEWS: &str = "select c.relname::text from pg_class c
+    where c.relnamespace = 'public'::regnamespace and c.relkind in ('v', 'm')
+        and has_any_column_privilege('twh_tenant', c.oid, 'select') order by 1";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_died_is_replaced_before_anybody_notices() {

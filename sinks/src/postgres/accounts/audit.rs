@@ -1,5 +1,6 @@
 //! The account of changes that are not the ledger's: one chain a tenant.
 
+use super::state;
 use serde_json::Value;
 use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
@@ -34,12 +35,12 @@ pub struct Change<'a> {
     pub entity: Uuid,
     /// The values before; absent for something new.
     pub old: Option<Value>,
-    /// The values after; absent for something that is gone.
+    /// The values after; absent for something that is gone. The row as it stands now is added to them.
     pub new: Option<Value>,
 }
 
-/// Adds a record, within the transaction of the change. Changes of a tenant wait for each other here.
-pub async fn record(connection: &mut PgConnection, deed: &Deed, change: Change<'_>) -> Result<(), sqlx::Error> {
+/// Adds a record, within the transaction of the change and after it. Changes of a tenant wait for each other here.
+pub async fn record(connection: &mut PgConnection, deed: &Deed, mut change: Change<'_>) -> Result<(), sqlx::Error> {
     let first = genesis(CONTROL_CHAIN, deed.tenant);
     sqlx::query(
         "insert into control_audit_heads (tenant_id, sequence, hash) values ($1, 0, $2) on conflict do nothing",
@@ -52,6 +53,8 @@ pub async fn record(connection: &mut PgConnection, deed: &Deed, change: Change<'
         .bind(deed.tenant.0)
         .fetch_one(&mut *connection)
         .await?;
+    // Read once the head is locked: the newest record of a row then holds what the row is, whoever changed it meanwhile.
+    state::with_kept(connection, deed.tenant, &mut change).await?;
     let sequence: i64 = head.try_get("sequence")?;
     let last: Option<OffsetDateTime> =
         sqlx::query_scalar("select recorded_at from control_audit where tenant_id = $1 and sequence = $2")

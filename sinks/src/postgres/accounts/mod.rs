@@ -7,4 +7,5 @@ pub mod people;
 pub mod sessions;
 pub mod sign_on;
 pub mod signing_keys;
+pub(super) mod state;
 pub mod tenants;

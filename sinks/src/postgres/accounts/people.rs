@@ -2,7 +2,7 @@
 
 use crate::postgres::page::{self, Page};
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{PgConnection, PgExecutor, PgPool, Row};
 use time::OffsetDateTime;
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
@@ -150,6 +150,8 @@ pub async fn join(
     role: &str,
     at: Timestamp,
 ) -> Result<bool, sqlx::Error> {
+    // Nor is the person changed meanwhile: each of its tenants gets a record of that, this one too.
+    sqlx::query("select from users where user_id = $1 for no key update").bind(user).execute(&mut *connection).await?;
     let done = sqlx::query(
         "insert into memberships (user_id, tenant_id, role, created_at) values ($1, $2, $3, $4) on conflict do nothing",
     )
@@ -163,13 +165,13 @@ pub async fn join(
 }
 
 /// The tenants that a person belongs to: live ones first, in the order in which it joined them.
-pub async fn memberships(pool: &PgPool, user: Uuid) -> Result<Vec<Membership>, sqlx::Error> {
+pub async fn memberships(executor: impl PgExecutor<'_>, user: Uuid) -> Result<Vec<Membership>, sqlx::Error> {
     let rows = sqlx::query(
         "select m.tenant_id, t.name, t.environment, m.role from memberships m join tenants t using (tenant_id)
          where m.user_id = $1 order by t.environment, m.created_at, m.tenant_id",
     )
     .bind(user)
-    .fetch_all(pool)
+    .fetch_all(executor)
     .await?;
     rows.iter()
         .map(|row| {

@@ -375,14 +375,14 @@ pub async fn insert_person(
     Ok(())
 }
 
-/// Notes that a person signed on, and what the provider calls it now.
+/// Notes that a person signed on, and what the provider calls it now; true where that is something else than before.
 pub async fn update_person(
     connection: &mut PgConnection,
     user: Uuid,
     (email, name): (&str, &str),
     at: Timestamp,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
+) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query(
         "with identity as (update identities set last_used_at = $5 where user_id = $1)
          update users set email = $2, email_key = $3, name = $4, updated_at = $5
          where user_id = $1 and password_hash is null and (email, name) is distinct from ($2, $4)",
@@ -394,7 +394,7 @@ pub async fn update_person(
     .bind(at.datetime())
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(done.rows_affected() == 1)
 }
 
 /// Takes an assertion; false where it was taken before.

@@ -1,16 +1,21 @@
 //! Checks a tenant's ledger against itself, row by row, and never writes.
 //!
-//! Five checks, in this order: the movements' sequence and hash chain; levels as the fold of movements; the audit records'
-//! sequence and hash chain; documents as the newest of their audit records; what is reserved as what open documents hold.
+//! Eight checks, in this order: the movements' sequence and hash chain; levels as the fold of movements; the audit records'
+//! sequence and hash chain; documents as the newest of their audit records; outcomes of the commands behind audit records; what is
+//! reserved as what open documents hold; the control records' sequence and hash chain; keys, members and the like as their newest
+//! control records.
 //! Each goes through its rows in pages, with memory for one page. How far it is fits into a few hundred bytes ([`Progress`]),
 //! so that a check goes on where another process left it. A page is read in one snapshot, so that a ledger can be checked
 //! while it is written to. A check ends with the first row that is not as it must be; the next check goes on.
 
+mod control;
+mod outcomes;
 mod rows;
 
 use super::PgPool;
 use super::tree::KEPT_EVERY;
-use rows::{Newest, Place, Stored, Unreadable};
+use outcomes::Answered;
+use rows::{Control, Newest, Place, Stored, Unreadable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection as _, PgConnection};
@@ -45,10 +50,14 @@ pub enum Check {
     AuditRecords,
     /// Documents are what their newest audit record says.
     Documents,
+    /// Commands that wrote audit records have their outcomes, for as long as their Idempotency-Keys are honoured.
+    Outcomes,
     /// What is reserved is what open documents hold.
     Reservations,
     /// Records of everything else follow one another without a gap, each hash from the one before.
     ControlRecords,
+    /// Keys, members and the like are what their newest control record says.
+    ControlState,
 }
 
 /// The first row of a check that is not as it must be.
@@ -75,11 +84,17 @@ pub struct Counts {
     pub audit_records: i64,
     /// Documents compared with their audit records.
     pub documents: i64,
+    /// Audit records whose command's outcome was looked for.
+    #[serde(default)]
+    pub outcomes: i64,
     /// Levels whose reservations were compared with open documents.
     pub reserved_levels: i64,
     /// Records of keys, people and the like whose place and hash were checked.
     #[serde(default)]
     pub control_records: i64,
+    /// Keys, members and the like that were compared with their control records.
+    #[serde(default)]
+    pub control_state: i64,
 }
 
 impl Counts {
@@ -89,8 +104,10 @@ impl Counts {
         self.levels += other.levels;
         self.audit_records += other.audit_records;
         self.documents += other.documents;
+        self.outcomes += other.outcomes;
         self.reserved_levels += other.reserved_levels;
         self.control_records += other.control_records;
+        self.control_state += other.control_state;
     }
 }
 
@@ -127,8 +144,10 @@ enum Phase {
     Levels { after: Place, folding: Option<Folding> },
     AuditRecords(Followed),
     Documents { after: Uuid },
+    Outcomes { before: i64 },
     Reservations { after: Place },
     ControlRecords(Followed),
+    ControlState { after: Option<Uuid> },
     Done,
 }
 
@@ -143,19 +162,46 @@ pub struct Progress {
     findings: Vec<Finding>,
 }
 
-/// A movement and its hash that somebody kept outside of the ledger.
+/// A row of a chain and its hash that somebody kept outside of the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownHead {
-    /// How many movements there were.
+    /// How many rows there were.
     pub sequence: i64,
     /// The hash of the last of them.
     pub hash: Hash,
 }
 
+/// What somebody kept outside of the database.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KnownHeads {
+    /// Of the movements.
+    pub movements: Option<KnownHead>,
+    /// Of the control records.
+    pub control_records: Option<KnownHead>,
+}
+
+impl KnownHead {
+    /// A row that is another than it was.
+    fn contradicts(&self, noun: &str, sequence: i64, hash: &Hash) -> Option<Page> {
+        (self.sequence == sequence && self.hash != *hash).then(|| {
+            let problem = "its hash is not the one that was kept: history up to here was rewritten";
+            unsound(format!("{noun} {sequence}"), problem)
+        })
+    }
+
+    /// Rows that are not there any more after `through`.
+    fn misses(&self, noun: &str, through: i64) -> Option<Page> {
+        (self.sequence > through).then(|| {
+            let problem = format!("is missing: there were {} {noun}s, there are {through}", self.sequence);
+            unsound(format!("{noun} {}", through + 1), &problem)
+        })
+    }
+}
+
 /// Where a tenant has a ledger.
 const LEDGER: [&str; 4] = ["stock_movements", "stock_levels", "audit_log", "ledger_heads"];
-/// Where it has an account of everything else.
-const CONTROL: [&str; 2] = ["control_audit", "control_audit_heads"];
+/// Where it has anything else that is checked.
+const CONTROL: [&str; 5] = ["control_audit", "control_audit_heads", "tenants", "api_keys", "memberships"];
 
 /// Every tenant of which there is something to check, in order.
 pub async fn tenants(pool: &PgPool) -> Result<Vec<TenantId>, sqlx::Error> {
@@ -167,11 +213,15 @@ pub(super) async fn tenants_of(connection: &mut PgConnection) -> Result<Vec<Tena
     rows::tenants(connection, &LEDGER).await
 }
 
-/// Movements and audit records that tenants have, by their heads: how long a verification will take.
-pub async fn size(pool: &PgPool) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("select coalesce(sum(movement_sequence + audit_sequence), 0)::bigint from ledger_heads")
-        .fetch_one(pool)
-        .await
+/// Movements, audit records and control records of all tenants or one, by their heads: how long a verification will take.
+pub async fn size(pool: &PgPool, tenant: Option<TenantId>) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "select (coalesce((select sum(movement_sequence + audit_sequence) from ledger_heads where $1 is null or tenant_id = $1), 0)
+             + coalesce((select sum(sequence) from control_audit_heads where $1 is null or tenant_id = $1), 0))::bigint",
+    )
+    .bind(tenant.map(|tenant| tenant.0))
+    .fetch_one(pool)
+    .await
 }
 
 impl Progress {
@@ -210,13 +260,13 @@ impl Progress {
         self.phase == Phase::Done
     }
 
-    /// Checks the next page. `known` is a head that the movements must contain.
-    pub async fn step(&mut self, connection: &mut PgConnection, known: Option<&KnownHead>) -> Result<(), sqlx::Error> {
+    /// Checks the next page. `known` are heads that the chains must contain.
+    pub async fn step(&mut self, connection: &mut PgConnection, known: &KnownHeads) -> Result<(), sqlx::Error> {
         let mut tx = connection.begin_with(crate::postgres::SNAPSHOT).await?;
         let phase = self.phase.clone();
         let (check, next, found) = match phase {
             Phase::Movements(mut followed) => {
-                let found = self.movements(&mut tx, &mut followed, known).await?;
+                let found = self.movements(&mut tx, &mut followed, known.movements.as_ref()).await?;
                 (Check::Movements, Phase::Movements(followed), found)
             }
             Phase::Levels { mut after, mut folding } => {
@@ -231,13 +281,22 @@ impl Progress {
                 let found = self.documents(&mut tx, &mut after).await?;
                 (Check::Documents, Phase::Documents { after }, found)
             }
+            Phase::Outcomes { mut before } => {
+                let found = self.outcomes(&mut tx, &mut before).await?;
+                (Check::Outcomes, Phase::Outcomes { before }, found)
+            }
             Phase::Reservations { mut after } => {
                 let found = self.reservations(&mut tx, &mut after).await?;
                 (Check::Reservations, Phase::Reservations { after }, found)
             }
             Phase::ControlRecords(mut followed) => {
-                let found = self.control_records(&mut tx, &mut followed).await?;
+                let known = known.control_records.as_ref();
+                let found = self.control_records(&mut tx, &mut followed, known).await?;
                 (Check::ControlRecords, Phase::ControlRecords(followed), found)
+            }
+            Phase::ControlState { mut after } => {
+                let found = self.control_state(&mut tx, &mut after).await?;
+                (Check::ControlState, Phase::ControlState { after }, found)
             }
             Phase::Done => return Ok(()),
         };
@@ -258,9 +317,11 @@ impl Progress {
             Check::Movements => Phase::Levels { after: FIRST_PLACE, folding: None },
             Check::Levels => Phase::AuditRecords(Followed::genesis(AUDIT_CHAIN, self.tenant_id)),
             Check::AuditRecords => Phase::Documents { after: Uuid::nil() },
-            Check::Documents => Phase::Reservations { after: FIRST_PLACE },
+            Check::Documents => Phase::Outcomes { before: i64::MAX },
+            Check::Outcomes => Phase::Reservations { after: FIRST_PLACE },
             Check::Reservations => Phase::ControlRecords(Followed::genesis(CONTROL_CHAIN, self.tenant_id)),
-            Check::ControlRecords => Phase::Done,
+            Check::ControlRecords => Phase::ControlState { after: None },
+            Check::ControlState => Phase::Done,
         }
     }
 
@@ -301,21 +362,16 @@ impl Progress {
                     "its hash is not that of its movements: proofs made with it are wrong",
                 ));
             }
-            if known.is_some_and(|known| known.sequence == movement.sequence && known.hash != movement.hash) {
-                return Ok(unsound(
-                    format!("movement {}", movement.sequence),
-                    "its hash is not the one that was kept: history up to here was rewritten",
-                ));
+            if let Some(page) = known.and_then(|known| known.contradicts("movement", movement.sequence, &movement.hash))
+            {
+                return Ok(page);
             }
         }
         if !end {
             return Ok(Page::Sound);
         }
-        if let Some(known) = known.filter(|known| known.sequence > followed.through) {
-            return Ok(unsound(
-                format!("movement {}", followed.through + 1),
-                &format!("is missing: there were {} movements, there are {}", known.sequence, followed.through),
-            ));
+        if let Some(page) = known.and_then(|known| known.misses("movement", followed.through)) {
+            return Ok(page);
         }
         self.head(tx, followed, "movement", |head| (head.movement_sequence, head.movement_hash)).await
     }
@@ -346,11 +402,40 @@ impl Progress {
         self.head(tx, followed, "audit record", |head| (head.audit_sequence, head.audit_hash)).await
     }
 
-    async fn control_records(&mut self, tx: &mut PgConnection, followed: &mut Followed) -> Result<Page, sqlx::Error> {
+    async fn outcomes(&mut self, tx: &mut PgConnection, before: &mut i64) -> Result<Page, sqlx::Error> {
+        let page = outcomes::answered(tx, self.tenant_id, *before, PAGE).await?;
+        let mut end = is_last(page.len());
+        for Answered { sequence, command, is_due, is_kept } in page {
+            if !is_due {
+                // Records before it are older still.
+                end = true;
+                break;
+            }
+            if !is_kept {
+                return Ok(unsound(
+                    format!("outcome of command {command}"),
+                    &format!(
+                        "is missing or does not lead to audit record {sequence}, which the command wrote: \
+                         its Idempotency-Key would be decided a second time"
+                    ),
+                ));
+            }
+            *before = sequence;
+            self.counts.outcomes += 1;
+        }
+        Ok(if end { Page::End } else { Page::Sound })
+    }
+
+    async fn control_records(
+        &mut self,
+        tx: &mut PgConnection,
+        followed: &mut Followed,
+        known: Option<&KnownHead>,
+    ) -> Result<Page, sqlx::Error> {
         let page = rows::control_records(tx, self.tenant_id, followed.through, PAGE).await?;
         let end = is_last(page.len());
         for record in page {
-            let (record, hash) = match record {
+            let Control { record, hash, before } = match record {
                 Ok(record) => record,
                 Err(unreadable) => return Ok(Page::Unsound(unreadable)),
             };
@@ -366,12 +451,47 @@ impl Progress {
                 return Ok(unsound);
             }
             self.counts.control_records += 1;
+            if let Some(page) = known.and_then(|known| known.contradicts(CONTROL_RECORD, record.sequence, &hash)) {
+                return Ok(page);
+            }
+            let untold = before.and_then(|before| control::untold_change(&record, &before));
+            if let Some(problem) = untold {
+                return Ok(unsound(format!("{CONTROL_RECORD} {}", record.sequence), &problem));
+            }
         }
         if !end {
             return Ok(Page::Sound);
         }
+        if let Some(page) = known.and_then(|known| known.misses(CONTROL_RECORD, followed.through)) {
+            return Ok(page);
+        }
+        if followed.through == 0
+            && let Some(problem) = control::without_records(tx, self.tenant_id).await?
+        {
+            return Ok(unsound(format!("tenant {}", self.tenant_id), &problem));
+        }
         let head = rows::control_head(tx, self.tenant_id).await?;
         Ok(ends(followed, CONTROL_RECORD, "control head", head))
+    }
+
+    async fn control_state(&mut self, tx: &mut PgConnection, after: &mut Option<Uuid>) -> Result<Page, sqlx::Error> {
+        let page = control::newest(tx, self.tenant_id, *after, PAGE).await?;
+        let end = is_last(page.len());
+        let through = page.last().map(|newest| newest.id);
+        let mut standing = control::standing(tx, self.tenant_id, *after, if end { None } else { through }).await?;
+        for newest in page {
+            let key = newest.key();
+            let row = standing.remove(&key);
+            if let Some(problem) = newest.contradicts(row.as_ref()) {
+                return Ok(unsound(control::named(&key), &problem));
+            }
+            self.counts.control_state += 1;
+        }
+        if let Some(key) = standing.keys().next() {
+            return Ok(unsound(control::named(key), "is in no control record"));
+        }
+        *after = through.or(*after);
+        Ok(if end { Page::End } else { Page::Sound })
     }
 
     /// The head says how long the chain is and how it ends: rows missing from its end are missed here.

@@ -1,5 +1,6 @@
 //! Pages of the ledger's rows as the rules know them. A row that cannot be read so is a finding, not an error.
 
+use super::super::accounts::state;
 use super::super::tree::KEPT_EVERY;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
@@ -232,7 +233,14 @@ pub(super) async fn audit_records(
     page(&rows, "audit record", audit)
 }
 
-fn control(row: &PgRow) -> Result<(ControlRecord, Hash), String> {
+/// A control record, its hash, and the row that the record before it of the same row holds.
+pub(super) struct Control {
+    pub(super) record: ControlRecord,
+    pub(super) hash: Hash,
+    pub(super) before: Option<String>,
+}
+
+fn control(row: &PgRow) -> Result<Control, String> {
     let get = |column: &str| row.try_get::<Uuid, _>(column).map_err(text_error);
     let text = |column: &str| row.try_get::<String, _>(column).map_err(text_error);
     let optional = |column: &str| row.try_get::<Option<String>, _>(column).map_err(text_error);
@@ -253,7 +261,7 @@ fn control(row: &PgRow) -> Result<(ControlRecord, Hash), String> {
         request_id: text("request_id")?,
         recorded_at: time(row, "recorded_at")?,
     };
-    Ok((record, hash(row, "hash")?))
+    Ok(Control { record, hash: hash(row, "hash")?, before: optional("before")? })
 }
 
 /// A page of a tenant's control records.
@@ -262,15 +270,23 @@ pub(super) async fn control_records(
     tenant: TenantId,
     after: i64,
     limit: i64,
-) -> Page<(ControlRecord, Hash)> {
+) -> Page<Control> {
     let rows = sqlx::query(
-        "select tenant_id, sequence, action, entity_kind, entity_id, old::text as old, new::text as new, actor_kind, actor_id,
-             ip, user_agent, request_id, recorded_at, hash
-         from control_audit where tenant_id = $1 and sequence > $2 order by sequence limit $3",
+        "select c.tenant_id, c.sequence, c.action, c.entity_kind, c.entity_id, c.old::text as old, c.new::text as new, c.actor_kind,
+             c.actor_id, c.ip, c.user_agent, c.request_id, c.recorded_at, c.hash, b.kept::text as before
+         from (select * from control_audit where tenant_id = $1 and sequence > $2 order by sequence limit $3) c
+         left join lateral (
+             select p.new -> 'kept' as kept from control_audit p
+             where p.tenant_id = c.tenant_id and p.entity_id = c.entity_id and p.sequence < c.sequence
+                 and (p.entity_kind = any($4) or p.action = any($5))
+             order by p.sequence desc limit 1) b on c.entity_kind = any($4) or c.action = any($5)
+         order by c.sequence",
     )
     .bind(tenant.0)
     .bind(after)
     .bind(limit)
+    .bind(state::KINDS)
+    .bind(state::OF_PERSONS)
     .fetch_all(connection)
     .await?;
     page(&rows, "control record", control)

@@ -39,6 +39,7 @@ async fn a_failing_subscriber_is_quarantined_and_comes_back_with_its_queue() {
     let audit = tenant.get(&format!("/v1/audit?entity_id={}", down.id())).await.unwrap();
     let actions: Vec<_> = audit.body["data"].as_array().unwrap().iter().map(|row| row["action"].clone()).collect();
     assert_eq!(actions, ["webhook.recovered", "webhook.quarantined", "webhook.register"]);
+    world.is_sound().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

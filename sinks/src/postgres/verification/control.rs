@@ -1,0 +1,251 @@
+//! What control records say of keys, members and the like, against what stands in the tables.
+
+use super::super::accounts::state::{KINDS, OF_PERSONS, REMOVALS};
+use serde_json::{Map, Value};
+use sqlx::{PgConnection, Row};
+use std::collections::BTreeMap;
+use twh_domain::event::ControlRecord;
+use twh_domain::id::TenantId;
+use uuid::Uuid;
+
+/// What a record says that a row is, as the columns' values.
+type Fields = Map<String, Value>;
+
+/// Which columns an action changes.
+enum Changes {
+    /// These.
+    Only(&'static [&'static str]),
+    /// Any; those that the record tells the old values of were what it tells.
+    AsTold,
+}
+
+/// What changes more than one action may is a change that nobody made through the API. Actions that are not here make a row.
+const ACTIONS: &[(&str, Changes)] = &[
+    ("tenant.plan", Changes::Only(&["plan"])),
+    ("webhook.listen", Changes::Only(&[])),
+    ("api_key.rotate", Changes::Only(&["expires_at", "rotated_to"])),
+    ("api_key.revoke", Changes::Only(&["revoked_at"])),
+    ("member.update", Changes::Only(&["role"])),
+    ("user.password", Changes::Only(&["password_hash"])),
+    ("user.password_reset", Changes::Only(&["password_hash"])),
+    ("user.update", Changes::Only(&["email", "email_key", "name"])),
+    ("invitation.accept", Changes::Only(&["accepted_at"])),
+    ("invitation.revoke", Changes::Only(&["revoked_at"])),
+    ("identity_provider.update", Changes::AsTold),
+    ("webhook.update", Changes::AsTold),
+    ("webhook.rotate", Changes::Only(&["secret_hint", "previous_until", "updated_at", "version"])),
+    ("webhook.quarantined", Changes::Only(STATE)),
+    ("webhook.recovered", Changes::Only(STATE)),
+    ("webhook.disabled", Changes::Only(STATE)),
+    ("webhook.test", Changes::Only(&[])),
+    ("webhook.replay", Changes::Only(&[])),
+    ("webhook.replay_delivery", Changes::Only(&[])),
+    ("webhook.cancel_replay", Changes::Only(&[])),
+];
+const STATE: &[&str] = &["state", "state_reason", "state_since", "updated_at", "version"];
+
+/// The row that a record holds; `None` where it holds none.
+fn kept(values: &str) -> Option<Fields> {
+    #[derive(serde::Deserialize)]
+    struct Kept {
+        kept: Option<Fields>,
+    }
+    serde_json::from_str::<Kept>(values).ok()?.kept
+}
+
+/// A column that was changed between two records without either telling of it. `before` is the row that the record before this one
+/// holds.
+pub(super) fn untold_change(record: &ControlRecord, before: &str) -> Option<String> {
+    untold(&record.action, before, record.old.as_deref(), record.new.as_deref())
+}
+
+fn untold(action: &str, before: &str, old: Option<&str>, new: Option<&str>) -> Option<String> {
+    let (_, changes) = ACTIONS.iter().find(|(known, _)| *known == action)?;
+    let before: Fields = serde_json::from_str(before).ok()?;
+    let column = match changes {
+        Changes::Only(columns) => {
+            let after = new.and_then(kept)?;
+            before
+                .iter()
+                .find(|(column, value)| {
+                    !columns.contains(&column.as_str()) && after.get(*column).is_some_and(|now| now != *value)
+                })?
+                .0
+                .clone()
+        }
+        Changes::AsTold => {
+            let told: Fields = serde_json::from_str(old?).ok()?;
+            told.iter()
+                .find(|(field, value)| !is_time(field) && before.get(*field).is_some_and(|was| was != *value))?
+                .0
+                .clone()
+        }
+    };
+    Some(format!("{column} had been changed before it, and no record tells of that"))
+}
+
+/// Records write times as the API does, which is not how a row's column is written.
+fn is_time(field: &str) -> bool {
+    ["_at", "_since", "_until"].iter().any(|end| field.ends_with(end))
+}
+
+/// What the account of changes says of a row.
+pub(super) struct Newest {
+    kind: String,
+    pub(super) id: Uuid,
+    says: Says,
+}
+
+enum Says {
+    /// It is so.
+    Kept(Fields),
+    /// It is gone.
+    Gone,
+    /// Nothing: the record was written by a version from before records held rows, while this one ran.
+    Nothing,
+}
+
+/// A row as it stands.
+pub(super) struct Standing {
+    gone: bool,
+    state: Fields,
+}
+
+/// A kind and an id of it.
+pub(super) type Key = (String, Uuid);
+
+/// A row in words.
+pub(super) fn named((kind, id): &Key) -> String {
+    let noun = match kind.as_str() {
+        "api_key" => "API key",
+        "identity_provider" => "identity provider",
+        "webhook_subscription" => "webhook subscription",
+        kind => kind,
+    };
+    format!("{noun} {id}")
+}
+
+impl Newest {
+    pub(super) fn key(&self) -> Key {
+        (self.kind.clone(), self.id)
+    }
+
+    /// In what a row is not what the account says.
+    pub(super) fn contradicts(&self, standing: Option<&Standing>) -> Option<String> {
+        match (&self.says, standing.filter(|row| !row.gone)) {
+            (Says::Nothing, _) | (Says::Gone, None) => None,
+            (Says::Gone, Some(_)) => {
+                Some("is there, although its newest control record says that it is gone".to_owned())
+            }
+            (Says::Kept(_), None) => Some("is missing, although its newest control record tells of it".to_owned()),
+            (Says::Kept(fields), Some(row)) => {
+                let column = fields.iter().find(|(column, value)| row.state.get(*column) != Some(*value))?.0;
+                Some(format!("its {column} is not what its newest control record says"))
+            }
+        }
+    }
+}
+
+/// What the account says of rows, a page by their ids.
+pub(super) async fn newest(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Newest>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select distinct on (entity_id) entity_id, action, new::text as new,
+             case when action = any($2) then 'member' else entity_kind end as kind
+         from control_audit
+         where tenant_id = $1 and (entity_kind = any($3) or action = any($2)) and ($4::uuid is null or entity_id > $4)
+         order by entity_id, sequence desc limit $5",
+    )
+    .bind(tenant.0)
+    .bind(OF_PERSONS)
+    .bind(KINDS)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let action: String = row.try_get("action")?;
+            let new: Option<String> = row.try_get("new")?;
+            let says = if REMOVALS.contains(&action.as_str()) {
+                Says::Gone
+            } else {
+                new.as_deref().and_then(kept).map_or(Says::Nothing, Says::Kept)
+            };
+            Ok(Newest { kind: row.try_get("kind")?, id: row.try_get("entity_id")?, says })
+        })
+        .collect()
+}
+
+/// The rows after one id, up to another where one is given.
+pub(super) async fn standing(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    after: Option<Uuid>,
+    through: Option<Uuid>,
+) -> Result<BTreeMap<Key, Standing>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select kind, id, gone, state::text as state from control_state
+         where tenant_id = $1 and ($2::uuid is null or id > $2) and ($3::uuid is null or id <= $3)",
+    )
+    .bind(tenant.0)
+    .bind(after)
+    .bind(through)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let state =
+                serde_json::from_str(row.try_get("state")?).map_err(|error| sqlx::Error::Decode(error.into()))?;
+            Ok(((row.try_get("kind")?, row.try_get("id")?), Standing { gone: row.try_get("gone")?, state }))
+        })
+        .collect()
+}
+
+/// What is wrong with a tenant that has no control record: each begins with `tenant.create`. A ledger that was rebuilt from the log of
+/// commands in a database of its own is no tenant's there, and nothing is wrong with it.
+pub(super) async fn without_records(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+) -> Result<Option<String>, sqlx::Error> {
+    let (is_there, is_missed): (bool, bool) = sqlx::query_as(
+        "select exists (select from control_state where tenant_id = $1),
+             exists (select from ledger_heads where tenant_id = $1) and exists (select from control_state where kind = 'tenant')",
+    )
+    .bind(tenant.0)
+    .fetch_one(connection)
+    .await?;
+    Ok(if is_there {
+        Some("has no control records, although its account begins with the one that made it".to_owned())
+    } else {
+        is_missed.then(|| "is missing, although it has a ledger".to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::untold;
+
+    #[test]
+    fn a_change_that_no_record_tells_of_is_seen_in_the_next_record() {
+        let before = r#"{"role":"dev","scopes":["read:keys"],"revoked_at":null}"#;
+        let revoked = |role: &str| {
+            format!(
+                r#"{{"kept":{{"role":"{role}","scopes":["read:keys"],"revoked_at":"2026-01-01T00:00:00+00:00","later":1}}}}"#
+            )
+        };
+        assert_eq!(untold("api_key.revoke", before, None, Some(&revoked("dev"))), None);
+        let found = untold("api_key.revoke", before, None, Some(&revoked("admin")));
+        assert!(found.is_some_and(|problem| problem.starts_with("role had been changed")));
+        assert_eq!(untold("api_key.create", before, None, Some(&revoked("admin"))), None);
+        let before = r#"{"url":"https://a.example","state_since":"2026-01-01T00:00:00+00:00"}"#;
+        let old =
+            |url: &str| format!(r#"{{"url":"{url}","state_since":"2026-01-01T00:00:00Z","client_certificate":false}}"#);
+        assert_eq!(untold("webhook.update", before, Some(&old("https://a.example")), None), None);
+        assert!(untold("webhook.update", before, Some(&old("https://b.example")), None).is_some());
+    }
+}
