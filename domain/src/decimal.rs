@@ -61,9 +61,10 @@ fn parse(text: &str) -> Result<i64, DecimalError> {
     Ok(if negative { -value } else { value })
 }
 
-fn format(value: i64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let magnitude = value.unsigned_abs();
-    let (whole, fraction) = (magnitude / ONE.unsigned_abs(), magnitude % ONE.unsigned_abs());
+/// Writes a number of millionths as a decimal.
+pub(crate) fn write_micros(value: i128, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (magnitude, one) = (value.unsigned_abs(), u128::from(ONE.unsigned_abs()));
+    let (whole, fraction) = (magnitude / one, magnitude % one);
     let sign = if value < 0 { "-" } else { "" };
     if fraction == 0 {
         return write!(f, "{sign}{whole}");
@@ -122,6 +123,10 @@ macro_rules! decimals {
         impl $name {
             /// Nothing.
             pub const ZERO: Self = Self(0);
+            /// The largest there is.
+            pub const MAX: Self = Self(MAX);
+            /// The least there is.
+            pub const MIN: Self = Self(-MAX);
 
             /// From a whole number of millionths; `None` beyond eighteen digits.
             #[must_use]
@@ -188,7 +193,7 @@ macro_rules! decimals {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                format(self.0, f)
+                write_micros(self.0.into(), f)
             }
         }
 

@@ -4,6 +4,7 @@
 //! The parts are those that `./dev env` names; the server is the built binary. Nothing is mocked.
 
 pub mod database;
+mod faults;
 pub mod mail;
 mod parts;
 mod places;

@@ -87,8 +87,24 @@ pub trait Model: Send + Sync + 'static {
     /// Refuses a build that is not there any more.
     fn check(&self, build: &Build) -> impl Future<Output = Result<(), ApplyError>> + Send;
 
-    /// Adds a batch, and moves the partition. What a crash leaves of it does no harm when the batch comes again.
-    fn write(&self, batch: &Batch<'_>) -> impl Future<Output = Result<(), ApplyError>> + Send;
+    /// Adds a batch, and moves the partition. It may be called again with the same batch, so nothing of it is told elsewhere
+    /// here, and what a crash leaves of it does no harm.
+    fn write(&self, batch: &Batch<'_>) -> impl Future<Output = Result<Written, ApplyError>> + Send;
+
+    /// Tells elsewhere what the batches that are written have left to be told. Called before the first batch of a partition and
+    /// after each that leaves something, again until it succeeds.
+    fn settle(&self, _: &Build, _partition: i32) -> impl Future<Output = Result<(), ApplyError>> + Send {
+        std::future::ready(Ok(()))
+    }
+}
+
+/// Whether a batch that is written has left something to be told elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// Nothing.
+    Settled,
+    /// [`Model::settle`] is to tell it.
+    Unsettled,
 }
 
 /// The group of a model.
@@ -181,8 +197,16 @@ impl<M: Model> Group for Projections<M> {
         let hold = positions::claim(pool, &build.positions(), partition, 0, kafka_cluster_id, owner).await;
         let hold = hold.map_err(position_error)?;
         let next_offset = hold.next_offset;
-        let worker =
-            Projector { projections: Self(Arc::clone(&self.0)), build, hold, taken: None, not_before: Instant::now() };
+        // Who had it before may have left something.
+        self.0.model.settle(&build, partition).await?;
+        let worker = Projector {
+            projections: Self(Arc::clone(&self.0)),
+            build,
+            hold,
+            taken: None,
+            last: Written::Settled,
+            not_before: Instant::now(),
+        };
         Ok(Claimed { worker, next_offset })
     }
 
@@ -213,22 +237,34 @@ pub struct Projector<M> {
     hold: Hold,
     /// What was taken on and is not written.
     taken: Option<(Vec<Decoded<DomainEvent>>, i64)>,
+    /// What became of the last that was written.
+    last: Written,
     /// When the next batch may be written.
     not_before: Instant,
 }
 
 impl<M: Model> Projector<M> {
     async fn write(&mut self) -> Result<(), ApplyError> {
-        let Some((events, next_offset)) = self.taken.take() else { return Ok(()) };
-        let written = self.project(&events, next_offset).await;
-        match &written {
-            Ok(()) => self.hold.next_offset = next_offset,
-            Err(_) => self.taken = Some((events, next_offset)),
+        if let Some((events, next_offset)) = self.taken.take() {
+            match self.project(&events, next_offset).await {
+                Ok(written) => {
+                    self.hold.next_offset = next_offset;
+                    self.last = written;
+                }
+                Err(error) => {
+                    self.taken = Some((events, next_offset));
+                    return Err(error);
+                }
+            }
         }
-        written
+        if self.last == Written::Unsettled {
+            self.projections.0.model.settle(&self.build, self.hold.partition).await?;
+            self.last = Written::Settled;
+        }
+        Ok(())
     }
 
-    async fn project(&self, events: &[Decoded<DomainEvent>], next_offset: i64) -> Result<(), ApplyError> {
+    async fn project(&self, events: &[Decoded<DomainEvent>], next_offset: i64) -> Result<Written, ApplyError> {
         let Parts { settings, model } = &*self.projections.0;
         let (is_serving, answers) = match &settings.target {
             Target::Serving { .. } => (true, true),

@@ -5,7 +5,7 @@
 //! changes, adds it, writes it under the last such event's number, and then moves the partition. A crash between the two writes
 //! the same once more; who has lost the partition without knowing it is refused by the numbers, and by the epoch.
 
-use super::{Batch, Model, is_document_of, position_error};
+use super::{Batch, Model, Written, is_document_of, position_error};
 use crate::runtime::ApplyError;
 use prometheus::{IntCounterVec, register_int_counter_vec};
 use std::collections::{BTreeSet, HashMap};
@@ -92,7 +92,7 @@ impl Model for SearchIndex {
         Err(elastic_error(ElasticError::NoIndex(build.name.clone())))
     }
 
-    async fn write(&self, batch: &Batch<'_>) -> Result<(), ApplyError> {
+    async fn write(&self, batch: &Batch<'_>) -> Result<Written, ApplyError> {
         let (elastic, index) = (&self.elastic, &batch.build.name);
         let changes = || {
             let events = batch.events.iter().map(|decoded| &decoded.item);
@@ -112,6 +112,7 @@ impl Model for SearchIndex {
         WRITTEN.with_label_values(&["written"]).inc_by(u64::try_from(written.written).unwrap_or_default());
         WRITTEN.with_label_values(&["outdated"]).inc_by(u64::try_from(written.outdated).unwrap_or_default());
         let advanced = builds::advance(&self.pool, batch.build, batch.hold, batch.next_offset, batch.progress).await;
-        advanced.map_err(position_error)
+        advanced.map_err(position_error)?;
+        Ok(Written::Settled)
     }
 }

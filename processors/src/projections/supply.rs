@@ -1,17 +1,19 @@
 //! What there is of each item, what comes and what goes; and which items come down to their reorder point.
 //!
 //! A batch is one transaction with the move of its partition, so it is added once. Events may stand on the topic twice: the
-//! repeat is known by its number. Before that transaction the ledger is asked to tell of each item that the batch brings down
-//! to its reorder point, under a name that is the same however often it is asked: by whoever reads the batch again after a
-//! crash, and by whoever makes the model anew.
+//! repeat is known by its number. The same transaction notes each item that the batch brings down to its reorder point; once it
+//! is committed the ledger is asked to tell of them, and they are forgotten. A crash between the two asks again, under the same
+//! key, as does who rebuilds the model.
 
 mod fold;
 #[cfg(test)]
+mod sums_tests;
+#[cfg(test)]
 mod tests;
 
-use super::{Batch, Model, all_touched, position_error};
+use super::{Batch, Model, Written, all_touched, position_error};
 use crate::runtime::ApplyError;
-use fold::{Crossing, Fold};
+use fold::Fold;
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -21,7 +23,7 @@ use twh_schemas::Schemas;
 use twh_sinks::kafka::{Outgoing, Producer};
 use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::builds::{Build, Projection};
-use twh_sinks::postgres::supply;
+use twh_sinks::postgres::supply::{self, Crossing};
 use uuid::Uuid;
 
 /// What was longer ago is not told: the ledger forgets under which names it was asked (after 30 days).
@@ -42,14 +44,14 @@ pub struct Supply {
 impl Supply {
     /// Asks the ledger to tell of what came down to its reorder point.
     async fn tell(&self, crossings: &[Crossing]) -> Result<(), ApplyError> {
-        let since = (OffsetDateTime::now_utc() - TOLD_WITHIN).into();
-        let mut records = Vec::new();
-        for crossing in crossings.iter().filter(|crossing| crossing.recorded_at >= since) {
-            let payload = self.schemas.commands.encode(&command(crossing)).map_err(ApplyError::unavailable)?;
-            records.push((crossing.tenant.to_string(), payload));
-        }
-        if records.is_empty() {
-            return Ok(());
+        let mut records = Vec::with_capacity(crossings.len());
+        for crossing in crossings {
+            match self.schemas.commands.encode(&command(crossing)) {
+                Ok(payload) => records.push((crossing.tenant.to_string(), payload)),
+                Err(error) => {
+                    tracing::error!(%error, tenant_id = %crossing.tenant, item_id = %crossing.item, "supply: nobody can be told that an item is low");
+                }
+            }
         }
         let outgoing = records.iter().map(|(key, payload)| Outgoing {
             topic: &self.commands_topic,
@@ -96,19 +98,31 @@ impl Model for Supply {
         Ok(())
     }
 
-    async fn write(&self, batch: &Batch<'_>) -> Result<(), ApplyError> {
+    async fn write(&self, batch: &Batch<'_>) -> Result<Written, ApplyError> {
         let tenants: Vec<TenantId> = batch.progress.iter().map(|progress| progress.tenant).collect();
         let touched = all_touched(batch.events);
         let held = supply::held(&self.pool, batch.build, batch.hold, &touched, &tenants).await;
         let (held, reflected) = held.map_err(position_error)?;
-        let mut fold = Fold::new(held, reflected);
+        let mut fold = Fold::new(held, reflected, (OffsetDateTime::now_utc() - TOLD_WITHIN).into());
         for decoded in batch.events {
             fold.add(&decoded.item);
         }
-        let (changed, crossings) = fold.finish();
-        self.tell(&crossings).await?;
+        let changed = fold.finish();
         supply::write(&self.pool, batch.build, batch.hold, batch.next_offset, batch.progress, &changed)
             .await
-            .map_err(position_error)
+            .map_err(position_error)?;
+        Ok(if changed.crossings.is_empty() { Written::Settled } else { Written::Unsettled })
+    }
+
+    async fn settle(&self, build: &Build, partition: i32) -> Result<(), ApplyError> {
+        loop {
+            let crossings = supply::crossings(&self.pool, build, partition).await.map_err(ApplyError::unavailable)?;
+            if crossings.is_empty() {
+                return Ok(());
+            }
+            self.tell(&crossings).await?;
+            let forgotten = supply::forget_crossings(&self.pool, build, partition, &crossings).await;
+            forgotten.map_err(ApplyError::unavailable)?;
+        }
     }
 }

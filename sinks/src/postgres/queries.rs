@@ -2,6 +2,7 @@
 
 use super::page::{self, Page};
 use super::tenant::TenantConnection;
+use super::totals::total;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, PgConnection, Row};
 use time::OffsetDateTime;
@@ -174,14 +175,6 @@ pub(crate) fn micros(row: &PgRow, column: &str) -> Result<Quantity, sqlx::Error>
     let micros: i64 = row.try_get(column)?;
     Quantity::from_micros(micros)
         .ok_or_else(|| sqlx::Error::Decode(format!("{column} is out of range: {micros}").into()))
-}
-
-/// A sum, which comes as text: it may have more digits than PostgreSQL's integers.
-pub(crate) fn total(row: &PgRow, column: &str) -> Result<Total, sqlx::Error> {
-    let text: String = row.try_get(column)?;
-    let micros =
-        text.parse().map_err(|_| sqlx::Error::Decode(format!("{column} is no whole number: {text}").into()))?;
-    Ok(Total::from_micros(micros))
 }
 
 fn time(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Error> {

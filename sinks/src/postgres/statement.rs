@@ -27,6 +27,8 @@ const COPY_TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 const NULL: i32 = -1;
 /// From 1970-01-01 to 2000-01-01, where PostgreSQL's time begins, in microseconds.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
+const NUMERIC_BASE: u128 = 10_000;
+const NUMERIC_NEGATIVE: u16 = 0x4000;
 /// A row's first guess of a size.
 const ROW_BYTES: usize = 256;
 
@@ -38,6 +40,7 @@ pub(crate) enum Sql {
     Bytea,
     Integer,
     Json,
+    Numeric,
     Text,
     Timestamptz,
     Uuid,
@@ -51,6 +54,7 @@ impl Sql {
             Self::Bytea => "bytea",
             Self::Integer => "integer",
             Self::Json => "json",
+            Self::Numeric => "numeric",
             Self::Text => "text",
             Self::Timestamptz => "timestamptz",
             Self::Uuid => "uuid",
@@ -65,6 +69,7 @@ impl Sql {
             Self::Bytea => (17, 1001),
             Self::Integer => (23, 1007),
             Self::Json => (114, 199),
+            Self::Numeric => (1700, 1231),
             Self::Text => (25, 1009),
             Self::Timestamptz => (1184, 1185),
             Self::Uuid => (2950, 2951),
@@ -250,6 +255,22 @@ impl<'a> Row<'a> {
 
     pub(crate) fn bigint(&mut self, value: i64) -> &mut Self {
         self.field(&value.to_be_bytes())
+    }
+
+    /// A whole number. Its form is that of PostgreSQL's `numeric_recv`: how many digits there are to the base of 10,000, the
+    /// power of the first of them, the sign, how many decimals are shown, and the digits.
+    pub(crate) fn numeric(&mut self, value: i128) -> &mut Self {
+        let mut digits = Vec::new();
+        let mut rest = value.unsigned_abs();
+        while rest > 0 {
+            digits.push(u16::try_from(rest % NUMERIC_BASE).unwrap_or_default());
+            rest /= NUMERIC_BASE;
+        }
+        let count = u16::try_from(digits.len()).unwrap_or_default();
+        let sign = if value < 0 { NUMERIC_NEGATIVE } else { 0 };
+        let header = [count, count.saturating_sub(1), sign, 0];
+        let bytes: Vec<u8> = header.into_iter().chain(digits.into_iter().rev()).flat_map(u16::to_be_bytes).collect();
+        self.field(&bytes)
     }
 
     pub(crate) fn integer(&mut self, value: i32) -> &mut Self {

@@ -507,3 +507,99 @@ async fn supply_is_made_anew_while_writes_go_on_and_processes_crash() {
     assert!(old.values().all(|rows| rows.len() > 10), "{old:?}");
     assert_eq!(old, new);
 }
+
+/// How often the ledger was asked to tell that an item is low, repeats included.
+async fn asked_to_tell(world: &World) -> i64 {
+    let sql = "select count(*) from command_outcomes where fingerprint = 'report_low'";
+    sqlx::query_scalar(sql).fetch_one(&world.pool().await.unwrap()).await.unwrap()
+}
+
+/// Waits until something holds.
+async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let begun = std::time::Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Two tenants on one partition, of which one has more than a bigint holds of everything that is added up.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_quantities_are_added_up_exactly_and_hold_up_nobody() {
+    const MOST: &str = "999999999999";
+    const TIMES: usize = 12;
+    let world = World::start_with(&[("TWH_RATE_LIMITS", "off"), ("TWH_TOPIC_PARTITIONS", "1")]).await.unwrap();
+    let (large, other) = (world.tenant().await.unwrap(), world.tenant().await.unwrap());
+    let adjustment = |location: &str, quantity: &str| {
+        let lines = json!([{ "sku": "CUP", "quantity": quantity }]);
+        json!({ "type": "adjustment.create", "body": { "location_code": location, "reason": "found", "lines": lines } })
+    };
+    let batch = |commands: Vec<Value>| json!({ "atomic": true, "commands": commands });
+    for tenant in [&large, &other] {
+        locations(tenant).await;
+    }
+    let cup = item(&large, "CUP", "1").await;
+    for _ in 0..TIMES {
+        adjust(&large, "CUP", "NORTH", MOST).await;
+        adjust(&large, "CUP", "NORTH", &format!("-{MOST}")).await;
+    }
+    let codes: Vec<_> = (0..TIMES).map(|number| format!("L{number}")).collect();
+    for code in &codes {
+        large.done("/v1/locations", json!({ "code": code })).await.unwrap();
+    }
+    let everywhere = batch(codes.iter().map(|code| adjustment(code, MOST)).collect());
+    let last = position(&large.done("/v1/commands:batch", everywhere).await.unwrap());
+
+    let mug = item(&other, "MUG", "5").await;
+    adjust(&other, "MUG", "NORTH", "9").await;
+    let low_at = adjust(&other, "MUG", "NORTH", "-6").await;
+    let supply = at(&other, &format!("/v1/items/{mug}/supply"), &low_at).await;
+    assert_eq!((&supply["qty_on_hand"], &supply["suggested_order"]), (&json!("3"), &json!("2")));
+    let low = at(&other, "/v1/stock/low", &low_at).await;
+    assert_eq!((low["data"].as_array().unwrap().len(), &low["data"][0]["sku"]), (1, &json!("MUG")));
+
+    let (all, days) = ("11999999999988", "23999999999976");
+    let supply = at(&large, &format!("/v1/items/{cup}/supply"), &last).await;
+    assert_eq!((&supply["qty_on_hand"], &supply["available"]), (&json!(all), &json!(all)));
+    let history = at(&large, &format!("/v1/items/{cup}/stock/history"), &last).await;
+    let came: i128 = history["locations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|location| location["days"].as_array().unwrap())
+        .map(|day| day["qty_in"].as_str().unwrap().parse::<i128>().unwrap())
+        .sum();
+    assert_eq!(came.to_string(), days);
+    let stock = large.get(&format!("/v1/items/{cup}/stock")).await.unwrap().body;
+    assert_eq!((&stock["qty_on_hand"], &stock["available"]), (&json!(all), &json!(all)));
+    let found = large.get("/v1/items/search?sort=available").await.unwrap();
+    assert_eq!(found.body["data"][0]["stock"]["available"], all, "{}", found.body);
+    let then = "/v1/stock?as_of=9999-01-01T00:00:00Z&as_of_basis=occurred&location_code=L0";
+    assert_eq!(large.get(then).await.unwrap().body["data"][0]["qty_on_hand"], MOST);
+
+    // Each way down of each item is told of once, and nobody asks again.
+    let told = i64::try_from(TIMES).unwrap() + 1;
+    until("not all is told", async || asked_to_tell(&world).await >= told).await;
+    at(&other, "/v1/stock/low", &adjust(&other, "MUG", "NORTH", "-1").await).await;
+    adjust(&other, "MUG", "NORTH", "-1").await;
+    assert_eq!(asked_to_tell(&world).await, told);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_written_again_and_again_is_told_of_once() {
+    let (world, tenant) = world().await;
+    item(&tenant, "CUP", "5").await;
+    at(&tenant, "/v1/stock/low", &adjust(&tenant, "CUP", "NORTH", "9").await).await;
+    let busy = "57P03";
+    world.refuse_rows("supply_items", "true", busy).await.unwrap();
+    let low_at = adjust(&tenant, "CUP", "NORTH", "-6").await;
+    until("it is not tried again", async || world.trouble("projections-supply", "unavailable").await.unwrap() >= 3)
+        .await;
+    assert_eq!(asked_to_tell(&world).await, 0, "what is not written is not told");
+    world.refuse_rows("supply_items", "false", busy).await.unwrap();
+    at(&tenant, "/v1/stock/low", &low_at).await;
+    until("it is not told", async || asked_to_tell(&world).await > 0).await;
+    at(&tenant, "/v1/stock/low", &adjust(&tenant, "CUP", "NORTH", "-1").await).await;
+    adjust(&tenant, "CUP", "NORTH", "-1").await;
+    assert_eq!(asked_to_tell(&world).await, 1);
+}

@@ -10,23 +10,12 @@ use twh_domain::item::{Item, ItemType};
 use twh_domain::purchase_order::{PurchaseOrder, PurchaseOrderStatus};
 use twh_domain::sales_order::{SalesOrder, SalesOrderStatus};
 use twh_domain::timestamp::Timestamp;
+use twh_domain::total::Total;
 use twh_domain::transfer::{Transfer, TransferStatus};
 use twh_schemas::records::{DomainEvent, StockChange};
-use twh_sinks::postgres::supply::{self, Batch, Change, Day, Line, LineKey, Receipt};
+use twh_sinks::postgres::supply::{self, Batch, Crossing, Day, Line, LineKey, Receipt};
 
 const DAY_MICROS: i64 = 24 * 3_600 * 1_000_000;
-
-/// An item that came down to its reorder point.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Crossing {
-    pub(super) tenant: TenantId,
-    pub(super) item: ItemId,
-    /// The event that brought it down.
-    pub(super) sequence: i64,
-    pub(super) available: Quantity,
-    pub(super) reorder_point: Quantity,
-    pub(super) recorded_at: Timestamp,
-}
 
 /// The items that are held, and what events make of them.
 pub(super) struct Fold {
@@ -35,7 +24,8 @@ pub(super) struct Fold {
     reflected: HashMap<TenantId, i64>,
     changed_items: HashSet<ItemId>,
     batch: Batch,
-    crossings: Vec<Crossing>,
+    /// What came down to its reorder point before this is not told of.
+    told_since: Timestamp,
 }
 
 fn less(from: Quantity, take: Quantity) -> Quantity {
@@ -47,8 +37,12 @@ fn day(at: Timestamp) -> i32 {
 }
 
 impl Fold {
-    pub(super) fn new(items: HashMap<ItemId, supply::Item>, reflected: HashMap<TenantId, i64>) -> Self {
-        Self { items, reflected, changed_items: HashSet::new(), batch: Batch::default(), crossings: Vec::new() }
+    pub(super) fn new(
+        items: HashMap<ItemId, supply::Item>,
+        reflected: HashMap<TenantId, i64>,
+        told_since: Timestamp,
+    ) -> Self {
+        Self { items, reflected, changed_items: HashSet::new(), batch: Batch::default(), told_since }
     }
 
     /// Adds an event, unless it is added already.
@@ -77,9 +71,9 @@ impl Fold {
     }
 
     /// What changed, and what came down to its reorder point on the way.
-    pub(super) fn finish(mut self) -> (Batch, Vec<Crossing>) {
+    pub(super) fn finish(mut self) -> Batch {
         self.batch.items = self.changed_items.iter().filter_map(|id| self.items.remove(id)).collect();
-        (self.batch, self.crossings)
+        self.batch
     }
 
     fn describe(&mut self, event: &DomainEvent) {
@@ -94,8 +88,8 @@ impl Fold {
             sku: document.sku,
             name: document.name,
             reorder_point: document.reorder_point,
-            on_hand_micro: known.as_ref().map_or(0, |known| known.on_hand_micro),
-            reserved_micro: known.as_ref().map_or(0, |known| known.reserved_micro),
+            on_hand: known.as_ref().map_or(Total::ZERO, |known| known.on_hand),
+            reserved: known.as_ref().map_or(Total::ZERO, |known| known.reserved),
             low_since: known.and_then(|known| known.low_since),
         };
         self.changed_items.insert(item.item);
@@ -103,19 +97,19 @@ impl Fold {
     }
 
     fn stock(&mut self, event: &DomainEvent, change: &StockChange) {
-        let moved = change.qty_on_hand.micros() - change.qty_on_hand_before.micros();
-        let promised = change.qty_reserved.micros() - change.qty_reserved_before.micros();
+        let moved = Total::from(change.qty_on_hand) - change.qty_on_hand_before.into();
+        let promised = Total::from(change.qty_reserved) - change.qty_reserved_before.into();
         if let Some(item) = self.items.get_mut(&change.item_id) {
-            item.on_hand_micro = item.on_hand_micro.saturating_add(moved);
-            item.reserved_micro = item.reserved_micro.saturating_add(promised);
+            item.on_hand += moved;
+            item.reserved += promised;
             self.changed_items.insert(change.item_id);
         }
-        if moved != 0 {
+        if moved != Total::ZERO {
             let (tenant, item, location) = (event.tenant_id, change.item_id, change.location_id);
             let at = Day { tenant, item, location, day: day(Timestamp::from_micros(event.occurred_at)) };
             let sum = self.batch.days.entry(at).or_default();
-            *sum =
-                Change { came: sum.came.saturating_add(moved.max(0)), went: sum.went.saturating_add((-moved).max(0)) };
+            sum.came += moved.max(Total::ZERO);
+            sum.went += (Total::ZERO - moved).max(Total::ZERO);
         }
     }
 
@@ -123,16 +117,16 @@ impl Fold {
     fn judge(&mut self, event: &DomainEvent, id: ItemId, was_more: bool) {
         let Some(item) = self.items.get_mut(&id) else { return };
         let recorded_at = Timestamp::from_micros(event.recorded_at);
-        let point = item.reorder_point.filter(|point| item.available_micro() <= point.micros());
+        let point = item.reorder_point.filter(|point| item.available() <= Total::from(*point));
         item.low_since = point.map(|_| item.low_since.unwrap_or(recorded_at));
-        if let (true, Some(reorder_point)) = (was_more, point) {
-            self.crossings.push(Crossing {
+        if let (true, Some(reorder_point)) = (was_more && recorded_at >= self.told_since, point) {
+            self.batch.crossings.push(Crossing {
                 tenant: event.tenant_id,
                 item: id,
                 sequence: event.sequence,
-                available: Quantity::from_micros(item.available_micro()).unwrap_or(reorder_point),
+                // A command has room for a quantity.
+                available: item.available().nearest_quantity(),
                 reorder_point,
-                recorded_at,
             });
         }
     }

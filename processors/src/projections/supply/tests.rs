@@ -3,14 +3,15 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use twh_domain::decimal::Quantity;
 use twh_domain::id::{CommandId, EventId, ItemId, LocationId, TenantId};
+use twh_domain::timestamp::Timestamp;
 use twh_schemas::records::{DomainEvent, StockChange};
 use twh_sinks::postgres::supply::Batch;
 use uuid::Uuid;
 
-const TENANT: TenantId = TenantId(Uuid::from_u128(1));
-const ITEM: ItemId = ItemId(Uuid::from_u128(2));
-const NORTH: LocationId = LocationId(Uuid::from_u128(3));
-const SOUTH: LocationId = LocationId(Uuid::from_u128(4));
+pub(super) const TENANT: TenantId = TenantId(Uuid::from_u128(1));
+pub(super) const ITEM: ItemId = ItemId(Uuid::from_u128(2));
+pub(super) const NORTH: LocationId = LocationId(Uuid::from_u128(3));
+pub(super) const SOUTH: LocationId = LocationId(Uuid::from_u128(4));
 const HOUR: i64 = 3_600_000_000;
 
 fn quantity(text: &str) -> Quantity {
@@ -35,7 +36,7 @@ fn event(sequence: i64, event_type: &str, subject: (&str, Uuid), data: &Value, s
     }
 }
 
-fn item(sequence: i64, reorder_point: Option<&str>) -> DomainEvent {
+pub(super) fn item(sequence: i64, reorder_point: Option<&str>) -> DomainEvent {
     let time = "2026-01-01T00:00:00Z";
     let data = json!({ "id": ITEM, "sku": "CUP", "name": null, "description": null, "type": "stock", "unit": "each", "barcodes": [],
         "cost_price": null, "sale_price": null, "reorder_point": reorder_point, "metadata": {}, "version": 1, "created_at": time,
@@ -59,10 +60,15 @@ fn moved(sequence: i64, levels: &[(LocationId, &str, &str)]) -> DomainEvent {
     event(sequence, "stock.adjusted", ("adjustment", Uuid::from_u128(8)), &json!({}), stock)
 }
 
+/// The same, on a day.
+pub(super) fn moved_at(sequence: i64, day: i32, levels: &[(LocationId, &str, &str)]) -> DomainEvent {
+    DomainEvent { occurred_at: i64::from(day) * 24 * HOUR, ..moved(sequence, levels) }
+}
+
 /// Events in their order, each with what was there before it.
-fn history<const N: usize>(mut events: [DomainEvent; N]) -> [DomainEvent; N] {
+pub(super) fn history<E: AsMut<[DomainEvent]>>(mut events: E) -> E {
     let mut levels = HashMap::new();
-    for change in events.iter_mut().flat_map(|event| &mut event.stock) {
+    for change in events.as_mut().iter_mut().flat_map(|event| &mut event.stock) {
         let after = (change.qty_on_hand, change.qty_reserved);
         let before = levels.insert(change.location_id, after).unwrap_or_default();
         (change.qty_on_hand_before, change.qty_reserved_before) = before;
@@ -71,10 +77,11 @@ fn history<const N: usize>(mut events: [DomainEvent; N]) -> [DomainEvent; N] {
 }
 
 fn folded(events: &[DomainEvent]) -> (Batch, Vec<(i64, String)>) {
-    let mut fold = Fold::new(HashMap::new(), HashMap::new());
+    let mut fold = Fold::new(HashMap::new(), HashMap::new(), Timestamp::default());
     events.iter().for_each(|event| fold.add(event));
-    let (batch, crossings) = fold.finish();
-    (batch, crossings.into_iter().map(|it| (it.sequence, it.available.to_string())).collect())
+    let batch = fold.finish();
+    let crossings = batch.crossings.iter().map(|it| (it.sequence, it.available.to_string())).collect();
+    (batch, crossings)
 }
 
 #[test]
@@ -92,7 +99,7 @@ fn an_item_comes_down_once_however_much_goes_after() {
     // At 4 it is 5: the point itself is low. At 5 it is lower still, at 6 it is 10 again.
     assert_eq!(crossings, [(4, "5".to_owned()), (7, "5".to_owned())]);
     assert_eq!(batch.items[0].low_since.unwrap().micros(), 7 * HOUR);
-    assert_eq!(batch.items[0].available_micro(), 5_000_000);
+    assert_eq!(batch.items[0].available().to_string(), "5");
 }
 
 #[test]
@@ -103,7 +110,7 @@ fn an_event_that_comes_again_adds_nothing() {
     let (twice, crossings_again) = folded(&again);
     assert_eq!((&once.items, &once.days, crossings), (&twice.items, &twice.days, crossings_again));
     let change = once.days.values().next().unwrap();
-    assert_eq!((change.came, change.went), (8_000_000, 3_000_000));
+    assert_eq!((change.came.to_string(), change.went.to_string()), ("8".to_owned(), "3".to_owned()));
 }
 
 #[test]
@@ -122,6 +129,7 @@ fn days_are_those_on_which_it_happened() {
     let events =
         history([item(1, None), moved(2, &[(NORTH, "8", "0")]), moved(25, &[(NORTH, "1", "0"), (SOUTH, "2", "1")])]);
     let (batch, _) = folded(&events);
-    let days: Vec<_> = batch.days.iter().map(|(at, it)| (at.location, at.day, it.came, it.went)).collect();
+    let days: Vec<_> =
+        batch.days.iter().map(|(at, it)| (at.location, at.day, it.came.micros(), it.went.micros())).collect();
     assert_eq!(days, [(NORTH, 0, 8_000_000, 0), (NORTH, 1, 0, 7_000_000), (SOUTH, 1, 2_000_000, 0)]);
 }

@@ -1,8 +1,10 @@
 //! Supply: what there is of each item, what comes and what goes, as the consumer group `projections-supply` makes it.
 
+mod crossings;
 mod read;
 mod write;
 
+pub use crossings::{Crossing, crossings, forget_crossings};
 pub use read::{
     DayRow, History, ItemSupply, LeadTimes, OpenLineFilter, OpenLineRow, history, item_supply, lead_times, low_items,
     open_lines,
@@ -12,6 +14,7 @@ pub use write::{Batch, Line, delete, held, write};
 use twh_domain::decimal::Quantity;
 use twh_domain::id::{ItemId, LocationId, TenantId};
 use twh_domain::timestamp::Timestamp;
+use twh_domain::total::Total;
 use uuid::Uuid;
 
 /// An item that holds stock.
@@ -27,19 +30,19 @@ pub struct Item {
     pub name: Option<String>,
     /// The availability at which more should be ordered.
     pub reorder_point: Option<Quantity>,
-    /// Physically there, over all locations, in millionths.
-    pub on_hand_micro: i64,
+    /// Physically there, over all locations.
+    pub on_hand: Total,
     /// Promised of it.
-    pub reserved_micro: i64,
+    pub reserved: Total,
     /// Since when that is no more than the reorder point; `None` while it is more, or there is no such point.
     pub low_since: Option<Timestamp>,
 }
 
 impl Item {
-    /// What can be promised over all locations, in millionths.
+    /// What can be promised over all locations.
     #[must_use]
-    pub const fn available_micro(&self) -> i64 {
-        self.on_hand_micro.saturating_sub(self.reserved_micro)
+    pub fn available(&self) -> Total {
+        self.on_hand - self.reserved
     }
 }
 
@@ -56,13 +59,13 @@ pub struct Day {
     pub day: i32,
 }
 
-/// What came and went, in millionths.
+/// What came and went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Change {
     /// What came.
-    pub came: i64,
+    pub came: Total,
     /// What went.
-    pub went: i64,
+    pub went: Total,
 }
 
 /// A line of a document, by its number.

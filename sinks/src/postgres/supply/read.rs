@@ -3,8 +3,8 @@
 use super::write::{optional_quantity, optional_time, quantity};
 use crate::postgres::builds::Build;
 use crate::postgres::page::{self, Page};
-use crate::postgres::queries::total;
 use crate::postgres::sqlx::{self, PgConnection, Row as _, postgres::PgRow};
+use crate::postgres::totals::total;
 use time::{Date, OffsetDateTime};
 use twh_domain::decimal::Quantity;
 use twh_domain::id::TenantId;

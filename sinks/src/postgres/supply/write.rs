@@ -1,11 +1,13 @@
 //! What a batch of events changes, in one statement with the move of its partition: so it is applied once.
 
+use super::crossings::{self, Crossing};
 use super::{Change, Day, Item, LineKey, Receipt};
 use crate::postgres::PgPool;
 use crate::postgres::builds::{Build, Progress, advance_by, reflected};
 use crate::postgres::positions::{Hold, PositionError};
 use crate::postgres::sqlx::{self, PgConnection, Row as _, postgres::PgRow};
 use crate::postgres::statement::{Columns, Rows, Sql, Statement};
+use crate::postgres::totals::total;
 use std::collections::{BTreeMap, HashMap};
 use time::OffsetDateTime;
 use twh_domain::decimal::Quantity;
@@ -46,6 +48,8 @@ pub struct Batch {
     pub lines: BTreeMap<LineKey, Option<Line>>,
     /// Lines of purchase orders that were sent or received.
     pub receipts: BTreeMap<LineKey, Receipt>,
+    /// Items that came down to their reorder point, of which the ledger is to tell.
+    pub crossings: Vec<Crossing>,
 }
 
 pub(super) fn quantity(row: &PgRow, column: &str) -> Result<Quantity, sqlx::Error> {
@@ -55,8 +59,8 @@ pub(super) fn quantity(row: &PgRow, column: &str) -> Result<Quantity, sqlx::Erro
 }
 
 pub(super) fn optional_quantity(row: &PgRow, column: &str) -> Result<Option<Quantity>, sqlx::Error> {
-    let micros: Option<i64> = row.try_get(column)?;
-    Ok(micros.and_then(Quantity::from_micros))
+    let is_there = row.try_get::<Option<i64>, _>(column)?.is_some();
+    is_there.then(|| quantity(row, column)).transpose()
 }
 
 pub(super) fn optional_time(row: &PgRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
@@ -86,7 +90,8 @@ async fn items(
 ) -> Result<HashMap<ItemId, Item>, sqlx::Error> {
     let (tenants, items): (Vec<Uuid>, Vec<Uuid>) = of.iter().map(|(tenant, item)| (tenant.0, item.0)).unzip();
     let rows = sqlx::query(
-        "select s.tenant_id, s.item_id, s.sku, s.name, s.reorder_point_micro, s.on_hand_micro, s.reserved_micro, s.low_since
+        "select s.tenant_id, s.item_id, s.sku, s.name, s.reorder_point_micro, s.on_hand_micro::text as on_hand_micro,
+                s.reserved_micro::text as reserved_micro, s.low_since
          from unnest($2::uuid[], $3::uuid[]) as asked (tenant_id, item_id)
          join supply_items s on s.build = $1 and s.tenant_id = asked.tenant_id and s.item_id = asked.item_id",
     )
@@ -102,8 +107,8 @@ async fn items(
             sku: row.try_get("sku")?,
             name: row.try_get("name")?,
             reorder_point: optional_quantity(row, "reorder_point_micro")?,
-            on_hand_micro: row.try_get("on_hand_micro")?,
-            reserved_micro: row.try_get("reserved_micro")?,
+            on_hand: total(row, "on_hand_micro")?,
+            reserved: total(row, "reserved_micro")?,
             low_since: optional_time(row, "low_since")?,
         })
     };
@@ -116,8 +121,8 @@ const ITEMS: Columns = &[
     ("sku", Sql::Text),
     ("name", Sql::Text),
     ("reorder_point_micro", Sql::Bigint),
-    ("on_hand_micro", Sql::Bigint),
-    ("reserved_micro", Sql::Bigint),
+    ("on_hand_micro", Sql::Numeric),
+    ("reserved_micro", Sql::Numeric),
     ("low_since", Sql::Timestamptz),
 ];
 const DAYS: Columns = &[
@@ -125,8 +130,8 @@ const DAYS: Columns = &[
     ("item_id", Sql::Uuid),
     ("location_id", Sql::Uuid),
     ("day", Sql::Integer),
-    ("in_micro", Sql::Bigint),
-    ("out_micro", Sql::Bigint),
+    ("in_micro", Sql::Numeric),
+    ("out_micro", Sql::Numeric),
 ];
 const ENDED: Columns = &[("tenant_id", Sql::Uuid), ("document_id", Sql::Uuid), ("line", Sql::Integer)];
 const LINES: Columns = &[
@@ -155,7 +160,7 @@ const RECEIPTS: Columns = &[
 ];
 
 /// Adds a part that writes rows of a build, over those that are there as `conflict` says.
-fn upsert(
+pub(super) fn upsert(
     statement: &mut Statement,
     build: &Build,
     table: &str,
@@ -202,8 +207,8 @@ pub async fn write(
             .text(&item.sku)
             .optional_text(item.name.as_deref())
             .optional(item.reorder_point.map(Quantity::micros), bigint)
-            .bigint(item.on_hand_micro)
-            .bigint(item.reserved_micro)
+            .numeric(item.on_hand.micros())
+            .numeric(item.reserved.micros())
             .optional(item.low_since, time);
     });
     upsert(
@@ -221,8 +226,8 @@ pub async fn write(
             .uuid(at.item.0)
             .uuid(at.location.0)
             .integer(at.day)
-            .bigint(change.came)
-            .bigint(change.went);
+            .numeric(change.came.micros())
+            .numeric(change.went.micros());
     });
     upsert(
         &mut statement,
@@ -292,12 +297,13 @@ pub async fn write(
                  received_at = coalesce(t.received_at, excluded.received_at),
                  closed_at = coalesce(t.closed_at, excluded.closed_at)",
     )?;
+    crossings::insert_by(&mut statement, build, hold.partition, &batch.crossings)?;
     statement.run(pool).await.map_err(|error| hold.refused(error))
 }
 
 /// Deletes all that a build holds.
 pub async fn delete(pool: &PgPool, build: &Build) -> Result<(), sqlx::Error> {
-    for table in ["supply_items", "supply_days", "supply_open_lines", "supply_receipts"] {
+    for table in ["supply_items", "supply_days", "supply_open_lines", "supply_receipts", "supply_crossings"] {
         sqlx::query(&format!("delete from {table} where build = $1")).bind(build.number).execute(pool).await?;
     }
     Ok(())

@@ -20,7 +20,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection as _, PgConnection};
 use std::collections::BTreeMap;
-use twh_domain::decimal::Quantity;
 use twh_domain::entity::{Entity, EntityKind};
 use twh_domain::event::{AUDIT_CHAIN, CONTROL_CHAIN};
 use twh_domain::id::TenantId;
@@ -29,6 +28,7 @@ use twh_domain::merkle::Frontier;
 use twh_domain::movement::{Hash, MOVEMENT_CHAIN, Movement, genesis};
 use twh_domain::state::LedgerHead;
 use twh_domain::timestamp::Timestamp;
+use twh_domain::total::Total;
 use uuid::Uuid;
 
 /// Rows in a page.
@@ -611,7 +611,7 @@ impl Progress {
                     for (item, location, quantity) in document.holds() {
                         let place = (item.0, location.0);
                         if place > *after && (end || through.is_some_and(|through| place <= through)) {
-                            *reserved.entry(place).or_default() -= quantity.micros();
+                            *reserved.entry(place).or_default() -= quantity.into();
                         }
                     }
                 }
@@ -621,15 +621,12 @@ impl Progress {
             }
         }
         *after = through.unwrap_or(*after);
-        let differing = reserved.into_iter().find(|(_, difference)| *difference != 0);
+        let differing = reserved.into_iter().find(|(_, difference)| *difference != Total::ZERO);
         Ok(match differing {
-            Some(((item, location), difference)) => {
-                let difference = Quantity::from_micros(difference).unwrap_or_default();
-                unsound(
-                    format!("level of item {item} at location {location}"),
-                    &format!("reserves {difference} more than open documents hold"),
-                )
-            }
+            Some(((item, location), difference)) => unsound(
+                format!("level of item {item} at location {location}"),
+                &format!("reserves {difference} more than open documents hold"),
+            ),
             None if end => Page::End,
             None => Page::Sound,
         })

@@ -17,6 +17,7 @@ use twh_domain::movement::{Hash, Movement, MovementKind};
 use twh_domain::outcome::Position;
 use twh_domain::state::LedgerHead;
 use twh_domain::timestamp::Timestamp;
+use twh_domain::total::Total;
 use uuid::Uuid;
 
 /// The item and the location of a level.
@@ -421,7 +422,7 @@ pub(super) async fn reserved_levels(
     tenant: TenantId,
     after: Place,
     limit: i64,
-) -> Result<BTreeMap<Place, i64>, sqlx::Error> {
+) -> Result<BTreeMap<Place, Total>, sqlx::Error> {
     let rows: Vec<(Uuid, Uuid, i64)> = sqlx::query_as(
         "select item_id, location_id, reserved_micro from stock_levels
          where tenant_id = $1 and (item_id, location_id) > ($2, $3) and reserved_micro <> 0
@@ -433,7 +434,10 @@ pub(super) async fn reserved_levels(
     .bind(limit)
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|(item, location, reserved)| ((item, location), reserved)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|(item, location, reserved)| ((item, location), Total::from_micros(reserved.into())))
+        .collect())
 }
 
 /// Open documents of a kind that may hold stock, a page by id.
