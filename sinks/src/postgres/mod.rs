@@ -15,7 +15,7 @@ pub mod rehearsal;
 pub(crate) mod statement;
 pub mod supply;
 pub mod tenant;
-mod totals;
+pub(crate) mod totals;
 pub mod tree;
 pub mod verification;
 pub mod webhooks;

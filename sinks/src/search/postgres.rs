@@ -6,7 +6,8 @@ use super::{
     BUCKETS_MAX, Bucket, Facet, Found, Hit, HitLevel, HitStock, LEVELS_MAX, MATCHES_MAX, Match, SearchQuery, Sort, page,
 };
 use crate::postgres::page::PAGE_BYTES_MAX;
-use crate::postgres::queries::{micros, reflects, total};
+use crate::postgres::queries::{micros, reflects};
+use crate::postgres::totals::total;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sqlx::{Connection as _, PgConnection, Row as _};
