@@ -10,10 +10,13 @@
 #![expect(clippy::float_arithmetic, reason = "counts wane; they are no quantities of stock")]
 
 use crate::secret;
+use actix_web::web::Data;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 use twh_domain::id::TenantId;
+use twh_edge::auth::Authenticator;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::strangers::LookUp;
 use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::accounts::attempts::{self, Failures, Key};
 use twh_sinks::postgres::accounts::people::email_key;
@@ -114,6 +117,7 @@ impl Attempted {
 pub(crate) struct Attempts {
     pool: PgPool,
     secrets: Secrets,
+    authenticator: Data<Authenticator>,
 }
 
 /// An attempt that was begun. Left alone, it has failed.
@@ -121,11 +125,12 @@ pub(crate) struct Attempts {
 pub(crate) struct Attempt<'a> {
     pool: &'a PgPool,
     keys: Vec<Key>,
+    look_up: Option<LookUp>,
 }
 
 impl Attempts {
-    pub(crate) fn new(pool: PgPool, secrets: Secrets) -> Self {
-        Self { pool, secrets }
+    pub(crate) fn new(pool: PgPool, secrets: Secrets, authenticator: Data<Authenticator>) -> Self {
+        Self { pool, secrets, authenticator }
     }
 
     /// Begins an attempt, or refuses it where it comes too soon.
@@ -135,6 +140,11 @@ impl Attempts {
         email: &str,
         ip: Option<IpAddr>,
     ) -> Result<Attempt<'_>, ApiError> {
+        // To count an attempt is a transaction, too. Who invites is known, and held to the tenant's rate limits.
+        let look_up = match what {
+            Attempted::Invitation(_) | Attempted::InvitationMail => None,
+            Attempted::Password | Attempted::Mail => Some(self.authenticator.strangers().look_up(ip)?),
+        };
         let from = ip.map(network).unwrap_or_default();
         let counted = what.counted(&email_key(email), &from);
         let keys = counted.iter().map(|(key, _)| self.secrets.hash(PURPOSE, key)).collect::<Result<Vec<_>, _>>();
@@ -151,7 +161,7 @@ impl Attempts {
         let counts: Vec<_> = keys.iter().zip(&measured).map(|(key, (count, _))| (*key, count + 1.0)).collect();
         attempts::set(&mut tx, &counts, FORGET).await.map_err(ApiError::database)?;
         tx.commit().await.map_err(ApiError::database)?;
-        Ok(Attempt { pool: &self.pool, keys })
+        Ok(Attempt { pool: &self.pool, keys, look_up })
     }
 
     /// Whether one more invitation may be mailed to an account.
@@ -167,6 +177,7 @@ impl Attempts {
 impl Attempt<'_> {
     /// It did not fail: what stood against the account from this address is forgotten, its owner is there.
     pub(crate) async fn succeeded(self) {
+        self.look_up.into_iter().for_each(LookUp::excuse);
         let [account, address, ..] = self.keys.as_slice() else { return };
         if let Err(error) = attempts::take_back(self.pool, address, account).await {
             tracing::warn!(%error, "an attempt that succeeded stays counted as failed");

@@ -69,7 +69,8 @@ impl Accounts {
         sign_on: SignOn,
         post: Post,
     ) -> Result<Self, password::PasswordError> {
-        let (passwords, attempts) = (Passwords::new()?, Attempts::new(pool.clone(), secrets.clone()));
+        let passwords = Passwords::new()?;
+        let attempts = Attempts::new(pool.clone(), secrets.clone(), authenticator.clone());
         Ok(Self { pool, secrets, tokens, authenticator, passwords, attempts, sign_on, post })
     }
 }

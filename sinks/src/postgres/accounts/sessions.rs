@@ -44,8 +44,6 @@ pub enum Refreshed {
     Good(Session),
     /// It was used before: its session has ended now.
     Reused(Session),
-    /// There is none like it, or its time or its session is over.
-    Unknown,
 }
 
 /// Begins a session.
@@ -84,12 +82,13 @@ pub async fn insert_refresh(
     Ok(())
 }
 
-/// Uses a refresh token. Of two who show the same one at once, one is the second.
+/// Uses a refresh token; `None` where there is none like it, or its time or its session is over. Of two who show the same one at once,
+/// one is the second.
 pub async fn refresh(
     connection: &mut PgConnection,
     hashes: &[[u8; 32]],
     at: Timestamp,
-) -> Result<Refreshed, sqlx::Error> {
+) -> Result<Option<Refreshed>, sqlx::Error> {
     let hashes: Vec<&[u8]> = hashes.iter().map(<[u8; 32]>::as_slice).collect();
     let row = sqlx::query(
         "select r.token_hash, r.used_at is not null as used, r.expires_at > $2 and s.expires_at > $2 and s.ended_at is null as alive,
@@ -100,7 +99,7 @@ pub async fn refresh(
     .bind(at.datetime())
     .fetch_optional(&mut *connection)
     .await?;
-    let Some(row) = row else { return Ok(Refreshed::Unknown) };
+    let Some(row) = row else { return Ok(None) };
     let session = Session {
         id: row.try_get("session_id")?,
         user: row.try_get("user_id")?,
@@ -111,18 +110,18 @@ pub async fn refresh(
         expires_at: row.try_get::<time::OffsetDateTime, _>("expires_at")?.into(),
     };
     if !row.try_get::<bool, _>("alive")? {
-        return Ok(Refreshed::Unknown);
+        return Ok(None);
     }
     if row.try_get("used")? {
         end(connection, session.id, "refresh_token_reused", at).await?;
-        return Ok(Refreshed::Reused(session));
+        return Ok(Some(Refreshed::Reused(session)));
     }
     sqlx::query("update refresh_tokens set used_at = $2 where token_hash = $1")
         .bind(row.try_get::<Vec<u8>, _>("token_hash")?)
         .bind(at.datetime())
         .execute(connection)
         .await?;
-    Ok(Refreshed::Good(session))
+    Ok(Some(Refreshed::Good(session)))
 }
 
 /// Ends a session; false where it had ended.
