@@ -87,7 +87,7 @@ async fn check(pool: &PgPool, build: &Build, hold: &mut Hold, moves: &[Move]) {
     assert_eq!((now.on_hand, now.reserved), (on_hand(&|_| true), Total::ZERO));
     let epoch = Date::from_calendar_date(1970, Month::January, 1).unwrap();
     let span = (epoch, Date::from_calendar_date(1970, Month::February, 1).unwrap());
-    let told = supply::history(&mut connection, TENANT, build, ITEM.0, None, span).await.unwrap();
+    let told = supply::history(&mut connection, TENANT, build, ITEM.0, None, span).await.unwrap().unwrap();
     let day = |day: Date| day.to_julian_day() - epoch.to_julian_day();
     let of_days: BTreeMap<_, _> = told
         .iter()
