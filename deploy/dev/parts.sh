@@ -266,7 +266,7 @@ verb_env() {
   for part in "${OPTIONAL_PARTS[@]}"; do
     if [[ -n $(named_address "$part") ]] || is_running "$part"; then env_line "$part"; fi
   done
-  # of the server's two addresses the second; the first names it
+  # the second address of the server: /metrics and /lag
   printf 'export TWH_OPS_ADDR=%q\n' "${TWH_OPS_ADDR:-127.0.0.1:$(port_of twh-ops)}"
   printf 'export TWH_SECRETS_FILE=%q\n' "$(secrets_file)"
 }
