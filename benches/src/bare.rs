@@ -13,13 +13,14 @@ use twh_processors::outbox::Publishing;
 use twh_processors::runtime::{Decoded, Group as _, Record, Worker as _};
 use twh_processors::seams::{Log, Store};
 use twh_schemas::Schemas;
-use twh_sinks::kafka::{Outgoing, ProduceError};
+use twh_sinks::kafka::{Outgoing, ProduceError, Reached};
+use twh_sinks::postgres::ledger::halts::Halt;
 use twh_sinks::postgres::ledger::{self, Batch, Claim, Commit, LedgerError};
 use twh_sinks::postgres::outbox::OutboxBatch;
 use twh_sinks::postgres::{PgPool, sqlx};
 use uuid::Uuid;
 
-type Written = Arc<Mutex<Vec<(i64, Arc<Batch>)>>>;
+type Written = Arc<Mutex<Vec<(Reached, Arc<Batch>)>>>;
 
 /// A store in which nothing is yet, and that keeps what is written to it.
 #[derive(Clone, Default)]
@@ -27,11 +28,11 @@ struct Capture(Written);
 
 impl Store for Capture {
     async fn claim(&self, partition: i32, _: &str, _: &str) -> Result<Claim, LedgerError> {
-        Ok(Claim { partition, epoch: 1, next_offset: 0 })
+        Ok(Claim { partition, epoch: 1, reached: Reached::before(0) })
     }
 
     async fn current(&self, partition: i32) -> Result<Option<Claim>, LedgerError> {
-        Ok(Some(Claim { partition, epoch: 1, next_offset: 0 }))
+        Ok(Some(Claim { partition, epoch: 1, reached: Reached::before(0) }))
     }
 
     async fn load(&self, state: &mut State, needs: BTreeSet<Need>) -> Result<(), LedgerError> {
@@ -42,7 +43,11 @@ impl Store for Capture {
     }
 
     async fn commit(&self, commit: Commit) -> Result<(), LedgerError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((commit.next_offset, commit.batch));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((commit.reached, commit.batch));
+        Ok(())
+    }
+
+    async fn halt(&self, _: Claim, _: Halt) -> Result<(), LedgerError> {
         Ok(())
     }
 
@@ -89,7 +94,7 @@ async fn decided(schemas: &Arc<Schemas>, partition: i32, commands: Vec<Command>,
                 Decoded { record, item }
             })
             .collect();
-        writer.apply(batch, offset).await.map_err(|error| anyhow!("{error:?}"))?;
+        writer.apply(batch, Reached::before(offset)).await.map_err(|error| anyhow!("{error:?}"))?;
     }
     writer.finish().await.map_err(|error| anyhow!("{error:?}"))?;
     writer.drain().await;
@@ -149,12 +154,12 @@ pub(crate) async fn drive(
     Ok(crate::per_second(commands as u64, begun.elapsed()))
 }
 
-async fn write(pool: &PgPool, claim: &mut Claim, batches: Vec<(i64, Arc<Batch>)>) -> Result<()> {
-    for (next_offset, batch) in batches {
+async fn write(pool: &PgPool, claim: &mut Claim, batches: Vec<(Reached, Arc<Batch>)>) -> Result<()> {
+    for (reached, batch) in batches {
         // What is before it counts as published, as it does in a ledger that keeps up.
-        let commit = Commit { claim: *claim, next_offset, published_through: claim.next_offset, batch };
+        let commit = Commit { claim: *claim, reached, published_through: claim.reached.next_offset, batch };
         ledger::commit(pool, &[commit]).await?;
-        claim.next_offset = next_offset;
+        claim.reached = reached;
     }
     Ok(())
 }

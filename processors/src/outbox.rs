@@ -309,6 +309,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Mutex;
     use twh_domain::state::{Need, State};
+    use twh_sinks::postgres::ledger::halts::Halt;
     use twh_sinks::postgres::ledger::{Claim, Commit, LedgerError};
     use twh_sinks::postgres::outbox::OutboxBatch;
     use twh_sinks::postgres::sqlx;
@@ -344,6 +345,10 @@ mod tests {
         }
 
         async fn commit(&self, _: Commit) -> Result<(), LedgerError> {
+            Ok(())
+        }
+
+        async fn halt(&self, _: Claim, _: Halt) -> Result<(), LedgerError> {
             Ok(())
         }
 

@@ -3,14 +3,18 @@
 //! The same writer decides and commits as in the live ledger, so that the same log gives the same ledger.
 
 use crate::ledger::Ledger;
-use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Limits, Record, Watermarks, Worker, record};
+use crate::runtime::{
+    ApplyError, Claimed, DecodeError, Decoded, Group, Limits, Loss, Record, Watermarks, Worker, comparable, record,
+    same, within,
+};
 use crate::seams::{Log, Store};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use twh_domain::timestamp::Timestamp;
+use twh_sinks::kafka::Reached;
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -23,6 +27,14 @@ pub enum ReplayError {
     /// The log cannot be read.
     #[error("the log cannot be read: {0}")]
     Kafka(#[from] KafkaError),
+    /// The log is not the one that the database was made from.
+    #[error("partition {partition}: {loss}")]
+    Lost {
+        /// Which partition.
+        partition: i32,
+        /// What is lost of it.
+        loss: Loss,
+    },
     /// The database or the registry did not do what it was asked.
     #[error("partition {partition}: {reason}")]
     Refused {
@@ -103,6 +115,40 @@ impl Source {
         self.watch()?.watermarks()
     }
 
+    /// The first records at or after an offset, so many at most. Blocks.
+    pub fn records(&self, partition: i32, from: i64, count: usize, end: i64) -> Result<Vec<Record>, KafkaError> {
+        let consumer = self.consumer()?;
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(&self.topic, partition, Offset::Offset(from))?;
+        consumer.assign(&assignment)?;
+        let begun = Instant::now();
+        let mut records: Vec<Record> = Vec::new();
+        while records.len() < count && records.last().is_none_or(|last| last.offset + 1 < end) {
+            match consumer.poll(POLL_INTERVAL) {
+                Some(Ok(message)) => records.push(record(&message)),
+                Some(Err(KafkaError::PartitionEOF(_))) => break,
+                Some(Err(error)) => return Err(error),
+                None if begun.elapsed() > KAFKA_TIMEOUT => {
+                    return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
+                }
+                None => {}
+            }
+        }
+        Ok(records)
+    }
+
+    /// Refuses a log that is not the one that was read so far.
+    async fn check(&self, partition: i32, reached: Reached, watermarks: Watermarks) -> Result<(), ReplayError> {
+        let lost = |loss| ReplayError::Lost { partition, loss };
+        within(reached, watermarks, false).map_err(lost)?;
+        let Some(last) = comparable(reached, watermarks) else { return Ok(()) };
+        let source = self.clone();
+        let reading =
+            tokio::task::spawn_blocking(move || source.records(partition, last.offset, 1, watermarks.high)).await;
+        let records = reading.map_err(|error| ReplayError::Refused { partition, reason: error.to_string() })??;
+        records.first().map_or(Ok(()), |found| same(last, found.mark()).map_err(lost))
+    }
+
     /// Reads a partition from an offset to before another, batch by batch. Blocks while the receiver is slower.
     fn read(
         &self,
@@ -162,8 +208,9 @@ pub async fn partition<S: Store, L: Log>(
     applied: impl Fn(u64),
 ) -> Result<Replayed, ReplayError> {
     let refused = |reason: String| ReplayError::Refused { partition, reason };
-    let Claimed { mut worker, next_offset } = ledger.claim(partition).await.map_err(|error| refused(reason(error)))?;
-    ledger.check_log(next_offset, watermarks).map_err(|error| refused(reason(error)))?;
+    let Claimed { mut worker, reached } = ledger.claim(partition).await.map_err(|error| refused(reason(error)))?;
+    source.check(partition, reached, watermarks).await?;
+    let next_offset = reached.next_offset;
     let mut done = Replayed { next_offset, ..Replayed::default() };
     if next_offset >= until.offset {
         return Ok(done);
@@ -172,7 +219,7 @@ pub async fn partition<S: Store, L: Log>(
     let reader = source.clone();
     let reading = tokio::task::spawn_blocking(move || reader.read(partition, next_offset, until, limits, &batches));
     while let Some(records) = inbox.recv().await {
-        let through = records.last().map_or(done.next_offset, |record| record.offset + 1);
+        let through = records.last().map_or(Reached::before(done.next_offset), |record| record.mark().into());
         let count = u64::try_from(records.len()).unwrap_or_default();
         let mut batch = Vec::with_capacity(records.len());
         for mut record in records {
@@ -187,7 +234,7 @@ pub async fn partition<S: Store, L: Log>(
         }
         done.commands += u64::try_from(batch.len()).unwrap_or_default();
         worker.apply(batch, through).await.map_err(|error| refused(reason(error)))?;
-        done.next_offset = through;
+        done.next_offset = through.next_offset;
         applied(count);
     }
     reading.await.map_err(|error| refused(error.to_string()))??;

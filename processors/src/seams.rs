@@ -9,6 +9,7 @@ use twh_domain::state::{Need, State};
 use twh_schemas::catalogue::known_topic;
 use twh_sinks::kafka::{Outgoing, ProduceError, Producer};
 use twh_sinks::postgres::committer::Committer;
+use twh_sinks::postgres::ledger::halts::{self, Halt};
 use twh_sinks::postgres::ledger::{self, Claim, Commit, LedgerError};
 use twh_sinks::postgres::outbox::{self, OutboxBatch};
 use twh_sinks::postgres::{PgPool, sqlx};
@@ -31,6 +32,9 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Writes a batch and moves the partition, all or nothing.
     fn commit(&self, commit: Commit) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// Writes down that the partition stands until a person has looked; the one who claimed it is fenced by that.
+    fn halt(&self, claim: Claim, halt: Halt) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
     /// The oldest batch of the outbox after `after`.
     fn oldest_after(
@@ -73,6 +77,10 @@ impl Store for LedgerStore {
 
     async fn commit(&self, commit: Commit) -> Result<(), LedgerError> {
         self.committer.commit(commit).await
+    }
+
+    async fn halt(&self, claim: Claim, halt: Halt) -> Result<(), LedgerError> {
+        halts::halt(&self.pool, &claim, &halt).await
     }
 
     async fn oldest_after(&self, partition: i32, after: i64) -> Result<Option<OutboxBatch>, sqlx::Error> {

@@ -113,8 +113,8 @@ async fn apply(pool: &PgPool, schemas: Arc<Schemas>, schema: u32, log: &[Kept]) 
                 kinds.extend(item.operations.iter().map(|operation| operation.payload.kind()));
                 batch.push(Decoded { record, item });
             }
-            let next = part.last().unwrap().offset + 1;
-            worker.apply(batch, next).await.unwrap();
+            let reached = batch.last().map(|decoded| decoded.record.mark().into()).unwrap();
+            worker.apply(batch, reached).await.unwrap();
         }
         worker.finish().await.unwrap();
         worker.drain().await;

@@ -14,6 +14,7 @@ use twh_domain::outcome::{Outcome, Verdict};
 use twh_processors::seams::Log as _;
 use twh_schemas::catalogue::{COMMANDS, OUTCOMES};
 use twh_schemas::headers::REPLY_PARTITION;
+use twh_schemas::partition::partition_of;
 use twh_sinks::kafka::Outgoing;
 use uuid::Uuid;
 
@@ -165,6 +166,11 @@ impl Client {
             if self.world.over.is_cancelled() {
                 return None;
             }
+            if self.is_halted() {
+                // It is refused at once, and comes back.
+                self.world.pause(100, 2_000).await;
+                continue;
+            }
             if let Some(outcome) = self.attempt(wish, key, tried).await {
                 let checked = {
                     let mut inner = self.world.lock();
@@ -176,13 +182,16 @@ impl Client {
                 return Some(outcome.verdict);
             }
         }
+        if self.is_halted() {
+            return None;
+        }
         let (stands, waiting) = {
             let inner = self.world.lock();
             let stands: Vec<_> = inner
                 .tables
                 .partitions
                 .iter()
-                .map(|(p, row)| format!("{p}: {} of {}", row.1, inner.topics.end(*p)))
+                .map(|(p, row)| format!("{p}: {} of {}", row.reached.next_offset, inner.topics.end(*p)))
                 .collect();
             (stands.join(", "), inner.tables.outbox.len())
         };
@@ -190,6 +199,12 @@ impl Client {
             "key {key} has no answer after {TRIES_MAX} tries; decided {stands}; {waiting} batches wait to be published"
         ));
         None
+    }
+
+    /// Whether the tenant's partition stands until a person has looked.
+    fn is_halted(&self) -> bool {
+        let partition = partition_of(self.tenant.to_string().as_bytes(), self.world.partitions);
+        self.world.lock().tables.is_halted(partition)
     }
 
     /// One request: a command onto the log, and a while of waiting for what becomes of it; longer after each try, or a ledger

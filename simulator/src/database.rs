@@ -15,18 +15,31 @@ use twh_domain::id::{CommandId, TenantId};
 use twh_domain::level::StockLevel;
 use twh_domain::movement::Movement;
 use twh_domain::state::{IdempotencyKey, LedgerHead, Need, PriorOutcome, State};
+use twh_domain::timestamp::Timestamp;
 use twh_processors::seams::{Log as _, Store};
-use twh_sinks::kafka::Outgoing;
+use twh_sinks::kafka::{Outgoing, Reached};
+use twh_sinks::postgres::ledger::halts::Halt;
 use twh_sinks::postgres::ledger::{Batch, Claim, Commit, LedgerError, OutcomeRow};
 use twh_sinks::postgres::outbox::{OutboxBatch, OutboxRecord};
 use twh_sinks::postgres::sqlx;
 use uuid::Uuid;
 
+/// A partition's row.
+#[derive(Debug, Clone)]
+pub(crate) struct Partition {
+    epoch: i64,
+    pub(crate) reached: Reached,
+    pub(crate) halt: Option<Halt>,
+}
+
+impl Partition {
+    const NEW: Self = Self { epoch: 0, reached: Reached::before(0), halt: None };
+}
+
 /// What is committed.
 #[derive(Default)]
 pub(crate) struct Tables {
-    /// Partition: epoch and next offset.
-    pub(crate) partitions: BTreeMap<i32, (i64, i64)>,
+    pub(crate) partitions: BTreeMap<i32, Partition>,
     pub(crate) movements: BTreeMap<(TenantId, i64), Movement>,
     pub(crate) levels: BTreeMap<LevelKey, StockLevel>,
     pub(crate) documents: BTreeMap<EntityKey, (Arc<Entity>, Arc<str>)>,
@@ -75,25 +88,23 @@ impl SimStore {
     async fn try_commit(
         &self,
         claim: Claim,
-        next_offset: i64,
+        reached: Reached,
         published_through: i64,
         batch: &Batch,
     ) -> Result<(), LedgerError> {
+        let next_offset = reached.next_offset;
         let world = &self.0.world;
         self.trip("begin").await?;
         let lock = self.row_lock(claim.partition);
         let held = lock.lock().await;
         self.trip("compare-and-set").await?;
-        let row = world.lock().tables.partitions.get(&claim.partition).copied();
-        if row != Some((claim.epoch, claim.next_offset)) && world.sabotage != Some(Sabotage::Fence) {
+        let row = world.lock().tables.partitions.get(&claim.partition).map(|row| (row.epoch, row.reached.next_offset));
+        if row != Some((claim.epoch, claim.reached.next_offset)) && world.sabotage != Some(Sabotage::Fence) {
             world.lock().stats.fenced += 1;
-            world
-                .trace(|| format!("{}: fenced on partition {} at {}", self.0.name, claim.partition, claim.next_offset));
-            return Err(LedgerError::Fenced {
-                partition: claim.partition,
-                epoch: claim.epoch,
-                expected_offset: claim.next_offset,
+            world.trace(|| {
+                format!("{}: fenced on partition {} at {}", self.0.name, claim.partition, claim.reached.next_offset)
             });
+            return Err(claim.fenced());
         }
         for step in ["insert movements", "upsert levels", "upsert documents", "insert outcomes", "insert outbox"] {
             self.trip(step).await?;
@@ -103,7 +114,7 @@ impl SimStore {
         let checked = {
             let mut inner = world.lock();
             let inner = &mut *inner;
-            inner.tables.write(claim, next_offset, published_through, batch);
+            inner.tables.write(claim, reached, published_through, batch);
             inner.stats.commits += 1;
             inner.model.committed(claim, next_offset, batch, &inner.tables)
         };
@@ -112,7 +123,7 @@ impl SimStore {
             let (commands, movements) = (batch.outcomes.len(), batch.movements.len());
             format!(
                 "{}: committed partition {} {}..{next_offset}: {commands} commands, {movements} movements",
-                self.0.name, claim.partition, claim.next_offset
+                self.0.name, claim.partition, claim.reached.next_offset
             )
         });
         world.check(checked);
@@ -133,17 +144,24 @@ impl Store for SimStore {
                 self.trip("claim").await?;
                 let lock = self.row_lock(partition);
                 let _held = lock.lock().await;
-                let (epoch, next_offset) = {
+                let claimed = {
                     let mut inner = self.0.world.lock();
-                    let row = inner.tables.partitions.entry(partition).or_default();
-                    row.0 += 1;
-                    *row
+                    let row = inner.tables.partitions.entry(partition).or_insert(Partition::NEW);
+                    if let Some(halt) = &row.halt {
+                        let why = halt.why.clone();
+                        return Err(LedgerError::Halted { partition, since: Timestamp::default(), why });
+                    }
+                    row.epoch += 1;
+                    let sabotaged = self.0.world.sabotage == Some(Sabotage::ForgetLast);
+                    let reached = if sabotaged { Reached::before(row.reached.next_offset) } else { row.reached };
+                    Claim { partition, epoch: row.epoch, reached }
                 };
                 self.0.world.trace(|| {
+                    let (epoch, next_offset) = (claimed.epoch, claimed.reached.next_offset);
                     format!("{}: claimed partition {partition}, epoch {epoch}, at {next_offset}", self.0.name)
                 });
                 self.trip("the answer to claim").await?;
-                Ok(Claim { partition, epoch, next_offset })
+                Ok(claimed)
             })
             .await
     }
@@ -152,8 +170,9 @@ impl Store for SimStore {
         self.0
             .live(async {
                 self.trip("current").await?;
-                let row = self.0.world.lock().tables.partitions.get(&partition).copied();
-                Ok(row.map(|(epoch, next_offset)| Claim { partition, epoch, next_offset }))
+                let inner = self.0.world.lock();
+                let row = inner.tables.partitions.get(&partition);
+                Ok(row.map(|row| Claim { partition, epoch: row.epoch, reached: row.reached }))
             })
             .await
     }
@@ -175,7 +194,7 @@ impl Store for SimStore {
     }
 
     async fn commit(&self, commit: Commit) -> Result<(), LedgerError> {
-        let Commit { claim, next_offset, published_through, batch } = commit;
+        let Commit { claim, reached, published_through, batch } = commit;
         if self.0.world.sabotage == Some(Sabotage::PublishEarly) {
             let outgoing: Vec<_> = batch
                 .outbox
@@ -190,7 +209,21 @@ impl Store for SimStore {
                 .collect();
             let _ = crate::log::SimLog(self.0.clone()).append(&outgoing).await;
         }
-        self.0.live(self.try_commit(claim, next_offset, published_through, &batch)).await
+        self.0.live(self.try_commit(claim, reached, published_through, &batch)).await
+    }
+
+    async fn halt(&self, claim: Claim, halt: Halt) -> Result<(), LedgerError> {
+        self.0
+            .live(async {
+                self.trip("halt").await?;
+                let lock = self.row_lock(claim.partition);
+                let _held = lock.lock().await;
+                self.0.world.lock().tables.halt(claim, halt)?;
+                self.0.world.trace(|| format!("{}: partition {} is halted", self.0.name, claim.partition));
+                self.trip("the answer to halt").await?;
+                Ok(())
+            })
+            .await
     }
 
     async fn oldest_after(&self, partition: i32, after: i64) -> Result<Option<OutboxBatch>, sqlx::Error> {
@@ -276,9 +309,9 @@ impl Tables {
         Ok(())
     }
 
-    fn write(&mut self, claim: Claim, next_offset: i64, published_through: i64, batch: &Batch) {
+    fn write(&mut self, claim: Claim, reached: Reached, published_through: i64, batch: &Batch) {
         // The compare-and-set leaves the epoch as it is.
-        self.partitions.entry(claim.partition).or_default().1 = next_offset;
+        self.partitions.entry(claim.partition).or_insert(Partition::NEW).reached = reached;
         self.movements.extend(batch.movements.iter().map(|m| ((m.tenant, m.sequence), m.clone())));
         self.levels.extend(batch.levels.iter().map(|(key, level)| (*key, *level)));
         for (key, written) in &batch.documents {
@@ -317,8 +350,37 @@ impl Tables {
         self.heads.extend(batch.heads.iter().map(|(tenant, head)| (*tenant, head.clone())));
         self.forget(claim.partition, published_through);
         if !batch.outbox.is_empty() {
-            self.outbox.insert((claim.partition, next_offset), batch.outbox.clone());
+            self.outbox.insert((claim.partition, reached.next_offset), batch.outbox.clone());
         }
+    }
+
+    fn halt(&mut self, claim: Claim, halt: Halt) -> Result<(), LedgerError> {
+        let row = self.partitions.get_mut(&claim.partition).filter(|row| row.epoch == claim.epoch);
+        let row = row.ok_or_else(|| claim.fenced())?;
+        row.halt.get_or_insert(halt);
+        row.epoch += 1;
+        Ok(())
+    }
+
+    pub(crate) fn is_halted(&self, partition: i32) -> bool {
+        self.partitions.get(&partition).is_some_and(|row| row.halt.is_some())
+    }
+
+    /// How far a partition is applied.
+    pub(crate) fn applied(&self, partition: i32) -> i64 {
+        self.partitions.get(&partition).map_or(0, |row| row.reached.next_offset)
+    }
+
+    /// A person clears a halt: the ledger goes on at the first record that it has not decided.
+    pub(crate) fn clear_halt(&mut self, partition: i32, next_offset: i64) {
+        if let Some(row) = self.partitions.get_mut(&partition) {
+            *row = Partition { epoch: row.epoch + 1, reached: Reached::before(next_offset), halt: None };
+        }
+    }
+
+    /// Whether a command is decided.
+    pub(crate) fn is_decided(&self, tenant: TenantId, command: CommandId) -> bool {
+        self.outcomes.contains_key(&(tenant, command))
     }
 
     fn forget(&mut self, partition: i32, next_offset: i64) {

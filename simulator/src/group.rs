@@ -2,6 +2,7 @@
 
 use crate::database::{SimStore, take_down};
 use crate::log::{SimLog, SimSource};
+use crate::model::first_undecided;
 use crate::world::{Incarnation, World};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -90,7 +91,42 @@ impl Group {
                     zombie.stop.cancel();
                 }
             }
+            12 if self.world.loses_ends && self.world.one_in(8) => self.lose_end(),
+            13 => self.clear_halt(),
             _ => {}
+        }
+    }
+
+    /// The log loses the end of a partition, and goes on.
+    fn lose_end(&self) {
+        let partition = self.random_partition();
+        let count = usize::try_from(1 + self.world.below(20)).unwrap_or(1);
+        self.world.trace(|| format!("partition {partition} of the log loses its last {count} records"));
+        let mut inner = self.world.lock();
+        inner.stats.lost_ends += 1;
+        inner.topics.lose_end(partition, count);
+    }
+
+    /// A person looks at a partition that is halted, and lets it go on at the first record that is not decided.
+    fn clear_halt(&self) {
+        let partition = self.random_partition();
+        let cleared = {
+            let mut inner = self.world.lock();
+            let inner = &mut *inner;
+            let unpublished = inner.tables.outbox.keys().any(|(of, _)| *of == partition);
+            if !inner.tables.is_halted(partition) || unpublished {
+                return;
+            }
+            let records = inner.topics.of(COMMANDS.name, partition);
+            first_undecided(records, &inner.tables, &self.world.schemas).inspect(|offset| {
+                inner.tables.clear_halt(partition, *offset);
+                inner.model.cleared(partition, *offset);
+                inner.stats.cleared += 1;
+            })
+        };
+        match cleared {
+            Ok(offset) => self.world.trace(|| format!("partition {partition} goes on at {offset}, as a person says")),
+            Err(what) => self.world.found(what),
         }
     }
 

@@ -1,9 +1,11 @@
 //! The log: topics of partitions of records. An append may fail before anything is there, after a part of it, or after all of
-//! it; a reader may be given a record again, or miss one until it asks once more.
+//! it; a reader may be given a record again, or miss one until it asks once more. In some runs a partition of commands loses its
+//! end, and what is appended next takes the same offsets again.
 
 use crate::world::Incarnation;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use twh_domain::limits::VALUE_BYTES_MAX;
 use twh_domain::timestamp::Timestamp;
 use twh_processors::runtime::{ApplyError, Record, Source, Watermarks};
 use twh_processors::seams::Log;
@@ -15,11 +17,15 @@ use twh_sinks::kafka::{Outgoing, ProduceError};
 pub(crate) struct Topics {
     partitions: i32,
     records: BTreeMap<(String, i32), Vec<Record>>,
+    /// Partitions of commands that have lost their end.
+    cut: BTreeSet<i32>,
+    /// How often the broker went away, which is when an end gets lost: every client is told.
+    restarts: u64,
 }
 
 impl Topics {
     pub(crate) const fn new(partitions: i32) -> Self {
-        Self { partitions, records: BTreeMap::new() }
+        Self { partitions, records: BTreeMap::new(), cut: BTreeSet::new(), restarts: 0 }
     }
 
     pub(crate) fn of(&self, topic: &str, partition: i32) -> &[Record] {
@@ -29,6 +35,20 @@ impl Topics {
     /// Where the commands of a partition end.
     pub(crate) fn end(&self, partition: i32) -> i64 {
         i64::try_from(self.of(COMMANDS.name, partition).len()).unwrap_or(i64::MAX)
+    }
+
+    /// Whether a partition of commands has lost its end.
+    pub(crate) fn is_cut(&self, partition: i32) -> bool {
+        self.cut.contains(&partition)
+    }
+
+    /// The broker goes away and comes back; a partition of commands loses its last records by that.
+    pub(crate) fn lose_end(&mut self, partition: i32, count: usize) {
+        self.restarts += 1;
+        if let Some(records) = self.records.get_mut(&(COMMANDS.name.to_owned(), partition)) {
+            records.truncate(records.len().saturating_sub(count));
+            self.cut.insert(partition);
+        }
     }
 
     fn push(&mut self, record: &Outgoing<'_>, at: Timestamp) {
@@ -73,6 +93,11 @@ impl SimLog {
         }
         let cut = if world.fault(40) { usize::try_from(world.below(records.len() as u64)).ok() } else { None };
         for (number, record) in records.iter().enumerate() {
+            if record.payload.len() > VALUE_BYTES_MAX {
+                return Err(ProduceError::NotAcknowledged(KafkaError::MessageProduction(
+                    RDKafkaErrorCode::MessageSizeTooLarge,
+                )));
+            }
             if cut == Some(number) {
                 world.lock().stats.lost_acknowledgements += 1;
                 world.trace(|| format!("{}: an append ends after {number} of {} records", self.0.name, records.len()));
@@ -109,11 +134,14 @@ pub(crate) struct SimSource {
     next: Option<i64>,
     /// What was asked for last. It is not missed once more: the loop takes that for a gap in the log itself.
     asked: i64,
+    /// The broker's restarts, as many as were looked into.
+    restarts: u64,
 }
 
 impl SimSource {
-    pub(crate) const fn new(incarnation: Incarnation, partition: i32) -> Self {
-        Self { incarnation, partition, next: None, asked: 0 }
+    pub(crate) fn new(incarnation: Incarnation, partition: i32) -> Self {
+        let restarts = incarnation.world.lock().topics.restarts;
+        Self { incarnation, partition, next: None, asked: 0, restarts }
     }
 }
 
@@ -156,6 +184,11 @@ impl Source for SimSource {
         let record = world.lock().topics.of(COMMANDS.name, self.partition).get(usize::try_from(next).ok()?).cloned()?;
         self.next = Some(next + 1);
         Some(Ok(record))
+    }
+
+    fn disturbed(&mut self) -> bool {
+        let restarts = self.incarnation.world.lock().topics.restarts;
+        std::mem::replace(&mut self.restarts, restarts) != restarts || self.incarnation.world.fault(2_000)
     }
 
     async fn ready(&mut self) {

@@ -80,10 +80,10 @@ impl Model {
         tables: &Tables,
     ) -> Result<(), String> {
         let next = self.next.entry(claim.partition).or_default();
-        must(*next == claim.next_offset, || {
+        must(*next == claim.reached.next_offset, || {
             format!(
                 "partition {} was applied up to {next}, and now from {} to {next_offset}: commands are applied twice or left out",
-                claim.partition, claim.next_offset
+                claim.partition, claim.reached.next_offset
             )
         })?;
         *next = next_offset;
@@ -109,6 +109,11 @@ impl Model {
             self.to_publish.insert((record.topic, record.key.clone(), record.payload.clone()));
         }
         Ok(())
+    }
+
+    /// A person has let a partition go on at an offset.
+    pub(crate) fn cleared(&mut self, partition: i32, next_offset: i64) {
+        self.next.insert(partition, next_offset);
     }
 
     fn follow_movements(&mut self, batch: &Batch) -> Result<(), String> {
@@ -244,6 +249,26 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// The first offset of a partition's log whose command is not decided, or the log's end.
+pub(crate) fn first_undecided(records: &[Record], tables: &Tables, schemas: &Schemas) -> Result<i64, String> {
+    for record in records {
+        let command: Command = read(&schemas.commands, &record.payload)?;
+        if !tables.is_decided(command.tenant_id, command.command_id) {
+            return Ok(record.offset);
+        }
+    }
+    Ok(records.last().map_or(0, |last| last.offset + 1))
+}
+
+/// No command of a log is skipped: each is decided.
+pub(crate) fn nothing_is_skipped(records: &[Record], tables: &Tables, schemas: &Schemas) -> Result<(), String> {
+    let end = records.last().map_or(0, |last| last.offset + 1);
+    let undecided = first_undecided(records, tables, schemas)?;
+    must(undecided == end, || {
+        format!("the command at offset {undecided} was skipped: the log ends at {end}, and nothing halts")
+    })
 }
 
 /// The log decided once more, in one go by the rules alone, must come to the same heads: same movements, same account.

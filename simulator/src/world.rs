@@ -14,6 +14,8 @@ use twh_schemas::Schemas;
 
 /// Lines of the trace that a finding shows.
 const TRACE_LINES: usize = 50;
+/// Of so many seeds, one is a run in which partitions lose their ends: clients get less done then.
+const LOSES_ENDS_EVERY: u64 = 3;
 /// Virtual time begins here: 2026-01-01T00:00:00Z, in milliseconds.
 const EPOCH_MILLIS: i64 = 1_767_225_600_000;
 
@@ -26,6 +28,8 @@ pub enum Sabotage {
     Idempotency,
     /// A batch is published before it is committed.
     PublishEarly,
+    /// The database forgets which record of a partition was applied last.
+    ForgetLast,
 }
 
 /// What happened in a run.
@@ -45,6 +49,10 @@ pub struct Stats {
     pub crashes: u64,
     /// Partitions that changed hands.
     pub rebalances: u64,
+    /// Partitions that lost their end.
+    pub lost_ends: u64,
+    /// Halts that a person cleared.
+    pub cleared: u64,
     /// Answers that clients got.
     pub answers: u64,
     /// Virtual time, in milliseconds.
@@ -61,6 +69,8 @@ impl Stats {
         self.failures += other.failures;
         self.crashes += other.crashes;
         self.rebalances += other.rebalances;
+        self.lost_ends += other.lost_ends;
+        self.cleared += other.cleared;
         self.answers += other.answers;
         self.virtual_millis += other.virtual_millis;
     }
@@ -89,6 +99,8 @@ pub(crate) struct World {
     pub(crate) schemas: Arc<Schemas>,
     pub(crate) sabotage: Option<Sabotage>,
     pub(crate) partitions: i32,
+    /// Whether partitions of commands lose their ends in this run.
+    pub(crate) loses_ends: bool,
     begun: Instant,
     /// Cancelled by the first finding.
     pub(crate) over: CancellationToken,
@@ -113,6 +125,7 @@ impl World {
             schemas,
             sabotage,
             partitions,
+            loses_ends: seed.is_multiple_of(LOSES_ENDS_EVERY) || sabotage == Some(Sabotage::ForgetLast),
             begun: Instant::now(),
             over: CancellationToken::new(),
         }

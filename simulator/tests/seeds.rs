@@ -43,6 +43,7 @@ fn no_seed_finds_anything() {
     assert!(total.commands > 5_000 && total.commits > 2_500, "{total:?}");
     assert!(total.crashes > 250 && total.rebalances > 500 && total.fenced > 100, "{total:?}");
     assert!(total.lost_acknowledgements > 250 && total.failures > 250, "{total:?}");
+    assert!(total.lost_ends > 10 && total.cleared > 5, "{total:?}");
 }
 
 #[test]
@@ -81,4 +82,9 @@ fn a_missing_look_at_the_idempotency_key_is_noticed() {
 #[test]
 fn a_record_published_before_its_commit_is_noticed() {
     assert!(noticed(Sabotage::PublishEarly, 20).contains("not committed"));
+}
+
+#[test]
+fn a_ledger_that_forgets_which_record_was_its_last_is_noticed() {
+    assert!(noticed(Sabotage::ForgetLast, 40).contains("was skipped"));
 }

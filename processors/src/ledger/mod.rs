@@ -7,7 +7,7 @@
 mod records;
 
 use crate::outbox::{NOTHING_PUBLISHED, Publisher, Publishing};
-use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Record, Watermarks, Worker};
+use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Loss, Record, Worker};
 use crate::seams::{Log, Store};
 use prometheus::{IntCounterVec, register_int_counter_vec};
 use records::Records;
@@ -21,6 +21,8 @@ use twh_domain::outcome::{Outcome, Position, Verdict};
 use twh_domain::state::{IdempotencyKey, Need, PriorOutcome, State};
 use twh_domain::{Decision, Needs, Recorded, decide, prefetch};
 use twh_schemas::{Schemas, headers};
+use twh_sinks::kafka::Reached;
+use twh_sinks::postgres::ledger::halts::Halt;
 use twh_sinks::postgres::ledger::{Batch, Claim, Commit, LedgerError, OutcomeRow, Written};
 use twh_sinks::postgres::sqlx;
 
@@ -90,7 +92,13 @@ impl<S: Store, L: Log> Group for Ledger<S, L> {
     type Worker = Writer<S, L>;
 
     async fn claim(&self, partition: i32) -> Result<Claimed<Writer<S, L>>, ApplyError> {
-        let claim = self.store.claim(partition, &self.kafka_cluster_id, &self.owner).await.map_err(apply_error)?;
+        let claim = match self.store.claim(partition, &self.kafka_cluster_id, &self.owner).await {
+            Err(error @ LedgerError::Halted { .. }) => {
+                self.publish_the_rest(partition).await;
+                return Err(apply_error(error));
+            }
+            claim => claim.map_err(apply_error)?,
+        };
         let writer = Writer {
             shared: self.clone(),
             claim,
@@ -101,35 +109,47 @@ impl<S: Store, L: Log> Group for Ledger<S, L> {
             in_doubt: false,
             careful: 0,
         };
-        Ok(Claimed { worker: writer, next_offset: claim.next_offset })
+        Ok(Claimed { worker: writer, reached: claim.reached })
     }
 
-    /// The log must hold what the ledger has not applied, and must not end before where the ledger stands.
-    fn check_log(&self, next_offset: i64, watermarks: Watermarks) -> Result<(), ApplyError> {
-        if next_offset < watermarks.low {
-            return Err(ApplyError::Halted(format!(
-                "the log begins at offset {}, but the ledger has applied only what is before {}: commands are lost to retention; \
-                 restore the topic, or move the partition's next_offset by hand once it is clear what was lost",
-                watermarks.low, next_offset
-            )));
+    /// Whatever is lost of the log of commands, acknowledged commands are lost with it, or would be skipped.
+    async fn lost(&self, worker: &Writer<S, L>, loss: Loss) -> ApplyError {
+        let halt = Halt { why: why(loss), expected: loss.expected(), found: loss.found() };
+        let halted = ApplyError::Halted(halt.why.clone());
+        match self.store.halt(worker.claim, halt).await {
+            Ok(()) => halted,
+            Err(error) => apply_error(error),
         }
-        if next_offset > watermarks.high {
-            return Err(ApplyError::Halted(format!(
-                "the ledger has applied what is before offset {}, but the log ends at {}: the topic was made anew or restored from \
-                 an older copy; commands on it would be skipped",
-                next_offset, watermarks.high
-            )));
-        }
-        Ok(())
     }
+}
+
+impl<S: Store, L: Log> Ledger<S, L> {
+    /// What is committed goes out, also while the partition is halted.
+    async fn publish_the_rest(&self, partition: i32) {
+        if let Some(publishing) = &self.publishing {
+            Publisher::start(publishing.clone(), partition).drain().await;
+        }
+    }
+}
+
+fn why(loss: Loss) -> String {
+    let meaning = match loss {
+        Loss::Beginning { .. } => "commands are lost to retention",
+        Loss::End { .. } => "the topic lost its end, or was made again, or restored from an older copy",
+        Loss::Replaced { .. } => {
+            "the topic lost its end and has grown again, or was made again: commands on it would be skipped"
+        }
+    };
+    format!("{loss}: {meaning}")
 }
 
 fn apply_error(error: LedgerError) -> ApplyError {
     match error {
         LedgerError::Fenced { .. } => ApplyError::Fenced(error.to_string()),
-        LedgerError::OtherCluster { .. } | LedgerError::Corrupt { .. } | LedgerError::Taken(_) => {
-            ApplyError::Halted(error.to_string())
-        }
+        LedgerError::OtherCluster { .. }
+        | LedgerError::Halted { .. }
+        | LedgerError::Corrupt { .. }
+        | LedgerError::Taken(_) => ApplyError::Halted(error.to_string()),
         LedgerError::Database(_) => ApplyError::Unavailable(error.to_string()),
     }
 }
@@ -137,7 +157,7 @@ fn apply_error(error: LedgerError) -> ApplyError {
 /// A batch that is not known to be committed.
 struct Taken {
     batch: Batched,
-    next_offset: i64,
+    reached: Reached,
     /// Outcomes that are awaited in this process, once it is decided.
     awaited: Arc<[Outcome]>,
 }
@@ -215,9 +235,9 @@ impl<S: Store, L: Log> Worker for Writer<S, L> {
         Ok(command)
     }
 
-    async fn apply(&mut self, batch: Vec<Decoded<Command>>, next_offset: i64) -> Result<(), ApplyError> {
+    async fn apply(&mut self, batch: Vec<Decoded<Command>>, reached: Reached) -> Result<(), ApplyError> {
         let batch = Batched { range: 0..batch.len(), of: Arc::new(batch) };
-        self.taken.push_back(Taken { batch, next_offset, awaited: Arc::default() });
+        self.taken.push_back(Taken { batch, reached, awaited: Arc::default() });
         self.advance(false).await
     }
 
@@ -234,7 +254,7 @@ impl<S: Store, L: Log> Worker for Writer<S, L> {
     }
 
     fn applied_through(&self) -> i64 {
-        self.claim.next_offset
+        self.claim.reached.next_offset
     }
 
     async fn drain(self) {
@@ -279,31 +299,35 @@ impl<S: Store, L: Log> Writer<S, L> {
             let index = usize::from(self.under_way.is_some());
             let Some(next) = self.taken.get(index) else { break };
             let batch = next.batch.clone();
-            let decided = self.decide_batch(batch.commands(), next.next_offset).await?;
-            let next_offset = self.take_part(index, decided.count);
+            let decided = self.decide_batch(batch.commands(), next.reached.next_offset).await?;
+            let reached = self.take_part(index, decided.count);
             self.until_written().await?;
-            self.write(next_offset, decided.writes, decided.awaited.into());
+            self.write(reached, decided.writes, decided.awaited.into());
         }
         if all { self.until_written().await } else { Ok(()) }
     }
 
     /// Leaves of the batch at `index` what was decided, and what was not as a batch of its own behind it; says where the first ends.
-    fn take_part(&mut self, index: usize, count: usize) -> i64 {
-        let Some(taken) = self.taken.get_mut(index) else { return self.claim.next_offset };
-        let through = taken.next_offset;
+    fn take_part(&mut self, index: usize, count: usize) -> Reached {
+        let Some(taken) = self.taken.get_mut(index) else { return self.claim.reached };
+        let through = taken.reached;
         let (decided, rest) = taken.batch.split(count);
         if let Some(rest) = rest {
-            let next_offset = rest.commands().first().map_or(through, |first| first.record.offset);
-            (taken.batch, taken.next_offset) = (decided, next_offset);
-            self.taken.insert(index + 1, Taken { batch: rest, next_offset: through, awaited: Arc::default() });
-            return next_offset;
+            // What its last record was is not known any more; the one that was written last stands for it.
+            let last = self.claim.reached.last;
+            let part =
+                rest.commands().first().map_or(through, |first| Reached { next_offset: first.record.offset, last });
+            (taken.batch, taken.reached) = (decided, part);
+            self.taken.insert(index + 1, Taken { batch: rest, reached: through, awaited: Arc::default() });
+            return part;
         }
         through
     }
 
     /// Decides a batch on the state that the ones before it leave, as far as its bound on what is written reaches.
     async fn decide_batch(&mut self, batch: &[Decoded<Command>], next_offset: i64) -> Result<Decided, LedgerError> {
-        let fresh: Vec<_> = batch.iter().filter(|decoded| decoded.record.offset >= self.claim.next_offset).collect();
+        let fresh: Vec<_> =
+            batch.iter().filter(|decoded| decoded.record.offset >= self.claim.reached.next_offset).collect();
         let made_anew = self.preload(&fresh).await?;
         let loaded_before = self.state.young_bytes();
         let mut output = 0;
@@ -346,7 +370,7 @@ impl<S: Store, L: Log> Writer<S, L> {
     }
 
     /// Begins to write the oldest batch, in a task of its own.
-    fn write(&mut self, next_offset: i64, writes: Batch, awaited: Arc<[Outcome]>) {
+    fn write(&mut self, reached: Reached, writes: Batch, awaited: Arc<[Outcome]>) {
         let (store, claim) = (self.shared.store.clone(), self.claim);
         let here = self.shared.awaited.clone();
         if let Some(taken) = self.taken.front_mut() {
@@ -356,14 +380,14 @@ impl<S: Store, L: Log> Writer<S, L> {
         let inbox = self.publisher.as_ref().map(Publisher::inbox);
         self.under_way = Some(tokio::spawn(async move {
             let batch = Arc::new(writes);
-            store.commit(Commit { claim, next_offset, published_through, batch: Arc::clone(&batch) }).await?;
+            store.commit(Commit { claim, reached, published_through, batch: Arc::clone(&batch) }).await?;
             if let Some(here) = here {
                 here.tell_all(&awaited);
             }
             if let Some(inbox) = inbox
                 && !batch.outbox.is_empty()
             {
-                inbox.publish(next_offset, batch).await;
+                inbox.publish(reached.next_offset, batch).await;
             }
             Ok(())
         }));
@@ -376,7 +400,7 @@ impl<S: Store, L: Log> Writer<S, L> {
         self.under_way = None;
         written.unwrap_or(Err(LedgerError::Database(sqlx::Error::WorkerCrashed)))?;
         if let Some(taken) = self.taken.pop_front() {
-            self.claim.next_offset = taken.next_offset;
+            self.claim.reached = taken.reached;
         }
         self.careful = self.careful.saturating_sub(1);
         Ok(())
@@ -388,23 +412,20 @@ impl<S: Store, L: Log> Writer<S, L> {
             // However it ended, the checkpoint tells.
             let _ = write.await;
         }
-        let fenced = LedgerError::Fenced {
-            partition: self.claim.partition,
-            epoch: self.claim.epoch,
-            expected_offset: self.claim.next_offset,
+        let Some(current) = self.shared.store.current(self.claim.partition).await? else {
+            return Err(self.claim.fenced());
         };
-        let Some(current) = self.shared.store.current(self.claim.partition).await? else { return Err(fenced) };
         if current.epoch != self.claim.epoch {
-            return Err(fenced);
+            return Err(self.claim.fenced());
         }
-        if current.next_offset > self.claim.next_offset {
+        if current.reached.next_offset > self.claim.reached.next_offset {
             self.claim = current;
             if let Some(publisher) = &self.publisher {
                 publisher.sweep().await;
             }
         }
-        let applied = self.claim.next_offset;
-        while self.taken.front().is_some_and(|taken| taken.next_offset <= applied) {
+        let applied = self.claim.reached.next_offset;
+        while self.taken.front().is_some_and(|taken| taken.reached.next_offset <= applied) {
             let taken = self.taken.pop_front();
             if let (Some(here), Some(taken)) = (&self.shared.awaited, taken) {
                 here.tell_all(&taken.awaited);

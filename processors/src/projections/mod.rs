@@ -10,7 +10,7 @@ mod supply;
 pub use search::SearchIndex;
 pub use supply::Supply;
 
-use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Record, Watermarks, Worker};
+use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Loss, Record, Worker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,7 @@ use twh_domain::id::{ItemId, TenantId};
 use twh_domain::outcome::Position;
 use twh_schemas::Schemas;
 use twh_schemas::records::DomainEvent;
+use twh_sinks::kafka::Reached;
 use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::builds::{self, Build, Progress, Projection, State};
 use twh_sinks::postgres::positions::{self, Hold, PositionError};
@@ -69,7 +70,7 @@ pub struct Batch<'a> {
     /// The events, in order.
     pub events: &'a [Decoded<DomainEvent>],
     /// Where the partition stands after them.
-    pub next_offset: i64,
+    pub reached: Reached,
     /// The last of each tenant's events.
     pub progress: &'a [Progress],
     /// Whether the build answers, so that someone may wait for it.
@@ -196,7 +197,7 @@ impl<M: Model> Group for Projections<M> {
         let Settings { pool, kafka_cluster_id, owner, .. } = &self.0.settings;
         let hold = positions::claim(pool, &build.positions(), partition, 0, kafka_cluster_id, owner).await;
         let hold = hold.map_err(position_error)?;
-        let next_offset = hold.next_offset;
+        let reached = hold.reached;
         // Who had it before may have left something.
         self.0.model.settle(&build, partition).await?;
         let worker = Projector {
@@ -207,26 +208,20 @@ impl<M: Model> Group for Projections<M> {
             last: Written::Settled,
             not_before: Instant::now(),
         };
-        Ok(Claimed { worker, next_offset })
+        Ok(Claimed { worker, reached })
     }
 
-    fn check_log(&self, next_offset: i64, watermarks: Watermarks) -> Result<(), ApplyError> {
+    async fn lost(&self, _: &Projector<M>, loss: Loss) -> ApplyError {
         let name = M::PROJECTION.name();
-        if next_offset > watermarks.high {
-            return Err(ApplyError::Halted(format!(
-                "the read model {name} reflects what is before offset {next_offset}, but the topic ends at {}: it was made anew or \
-                 restored from an older copy; twh rebuild {name} makes it of what there is",
-                watermarks.high
-            )));
-        }
-        if next_offset < watermarks.low {
-            return Err(ApplyError::Halted(format!(
-                "the topic begins at offset {}, but the read model {name} reflects only what is before {next_offset}: events are \
-                 lost to retention; restore the topic",
-                watermarks.low
-            )));
-        }
-        Ok(())
+        let advice = match loss {
+            Loss::Beginning { .. } => "events are lost to retention: restore the topic".to_owned(),
+            Loss::End { .. } | Loss::Replaced { .. } => {
+                format!(
+                    "the topic lost its end, or was made again, or restored from an older copy: twh rebuild {name} makes it of what there is"
+                )
+            }
+        };
+        ApplyError::Halted(format!("the read model {name}: {loss}; {advice}"))
     }
 }
 
@@ -236,7 +231,7 @@ pub struct Projector<M> {
     build: Build,
     hold: Hold,
     /// What was taken on and is not written.
-    taken: Option<(Vec<Decoded<DomainEvent>>, i64)>,
+    taken: Option<(Vec<Decoded<DomainEvent>>, Reached)>,
     /// What became of the last that was written.
     last: Written,
     /// When the next batch may be written.
@@ -245,14 +240,14 @@ pub struct Projector<M> {
 
 impl<M: Model> Projector<M> {
     async fn write(&mut self) -> Result<(), ApplyError> {
-        if let Some((events, next_offset)) = self.taken.take() {
-            match self.project(&events, next_offset).await {
+        if let Some((events, reached)) = self.taken.take() {
+            match self.project(&events, reached).await {
                 Ok(written) => {
-                    self.hold.next_offset = next_offset;
+                    self.hold.reached = reached;
                     self.last = written;
                 }
                 Err(error) => {
-                    self.taken = Some((events, next_offset));
+                    self.taken = Some((events, reached));
                     return Err(error);
                 }
             }
@@ -264,7 +259,7 @@ impl<M: Model> Projector<M> {
         Ok(())
     }
 
-    async fn project(&self, events: &[Decoded<DomainEvent>], next_offset: i64) -> Result<Written, ApplyError> {
+    async fn project(&self, events: &[Decoded<DomainEvent>], reached: Reached) -> Result<Written, ApplyError> {
         let Parts { settings, model } = &*self.projections.0;
         let (is_serving, answers) = match &settings.target {
             Target::Serving { .. } => (true, true),
@@ -276,16 +271,16 @@ impl<M: Model> Projector<M> {
         let mut progress: BTreeMap<TenantId, Progress> = BTreeMap::new();
         for Decoded { item: event, .. } in events {
             let position = Position { partition: event.partition, offset: event.offset };
-            let reached = Progress { tenant: event.tenant_id, sequence: event.sequence, position };
-            let last = progress.entry(event.tenant_id).or_insert(reached);
+            let one = Progress { tenant: event.tenant_id, sequence: event.sequence, position };
+            let last = progress.entry(event.tenant_id).or_insert(one);
             // Events may come again, and then an older one after a newer one.
-            if last.sequence < reached.sequence {
-                *last = reached;
+            if last.sequence < one.sequence {
+                *last = one;
             }
         }
         let progress: Vec<_> = progress.into_values().collect();
         let (build, hold) = (&self.build, &self.hold);
-        model.write(&Batch { build, hold, events, next_offset, progress: &progress, answers }).await
+        model.write(&Batch { build, hold, events, reached, progress: &progress, answers }).await
     }
 }
 
@@ -302,8 +297,8 @@ impl<M: Model> Worker for Projector<M> {
         })
     }
 
-    async fn apply(&mut self, batch: Vec<Decoded<DomainEvent>>, next_offset: i64) -> Result<(), ApplyError> {
-        self.taken = Some((batch, next_offset));
+    async fn apply(&mut self, batch: Vec<Decoded<DomainEvent>>, reached: Reached) -> Result<(), ApplyError> {
+        self.taken = Some((batch, reached));
         tokio::time::sleep_until(self.not_before).await;
         self.not_before = Instant::now() + PACE;
         self.write().await
@@ -318,7 +313,7 @@ impl<M: Model> Worker for Projector<M> {
     }
 
     fn applied_through(&self) -> i64 {
-        self.hold.next_offset
+        self.hold.reached.next_offset
     }
 
     async fn drain(self) {}

@@ -111,7 +111,7 @@ impl Model for SearchIndex {
         let written = elastic.write(index, &items, batch.answers).await.map_err(elastic_error)?;
         WRITTEN.with_label_values(&["written"]).inc_by(u64::try_from(written.written).unwrap_or_default());
         WRITTEN.with_label_values(&["outdated"]).inc_by(u64::try_from(written.outdated).unwrap_or_default());
-        let advanced = builds::advance(&self.pool, batch.build, batch.hold, batch.next_offset, batch.progress).await;
+        let advanced = builds::advance(&self.pool, batch.build, batch.hold, batch.reached, batch.progress).await;
         advanced.map_err(position_error)?;
         Ok(Written::Settled)
     }

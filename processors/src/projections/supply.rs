@@ -108,7 +108,7 @@ impl Model for Supply {
             fold.add(&decoded.item);
         }
         let changed = fold.finish();
-        supply::write(&self.pool, batch.build, batch.hold, batch.next_offset, batch.progress, &changed)
+        supply::write(&self.pool, batch.build, batch.hold, batch.reached, batch.progress, &changed)
             .await
             .map_err(position_error)?;
         Ok(if changed.crossings.is_empty() { Written::Settled } else { Written::Unsettled })

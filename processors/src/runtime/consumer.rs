@@ -14,7 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -73,10 +73,13 @@ pub(super) struct Membership<G: Group, L: Log> {
     consumer: OnceLock<Weak<GroupConsumer<G, L>>>,
     tasks: Mutex<HashMap<i32, Task>>,
     rejoin: Arc<AtomicBool>,
+    /// How often the connection to the cluster was in trouble.
+    troubles: AtomicU64,
 }
 
 impl<G: Group, L: Log> ClientContext for Membership<G, L> {
     fn error(&self, error: KafkaError, reason: &str) {
+        self.had_trouble();
         tracing::warn!(group = %self.options.group, %error, reason, "kafka: the client reports an error");
     }
 }
@@ -112,6 +115,15 @@ fn partitions(list: &TopicPartitionList) -> Vec<i32> {
 }
 
 impl<G: Group, L: Log> Membership<G, L> {
+    /// A cluster that was away may come back with another log: each partition's task looks before it reads on.
+    pub(super) fn had_trouble(&self) {
+        self.troubles.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn troubles(&self) -> u64 {
+        self.troubles.load(Ordering::Acquire)
+    }
+
     fn start(&self, partition: i32) {
         let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) else { return };
         let Some(source) = Queue::split(consumer, &self.options.topic, partition) else {
@@ -176,6 +188,9 @@ fn config(options: &Options) -> ClientConfig {
     config
         .set("group.id", &options.group)
         .set("partition.assignment.strategy", "cooperative-sticky")
+        // Where the client may jump to, to the beginning or to the end of a log that was cut: the partition's task sees that the
+        // offset is not the next one, and looks at the log. With "error" a group's first start, which has no offset yet, would
+        // leave the client in a state where it cannot seek.
         .set("auto.offset.reset", "earliest")
         // The checkpoint is the worker's; Kafka's copy of it serves lag metrics.
         .set("enable.auto.commit", "true")
@@ -205,6 +220,7 @@ pub async fn run<G: Group, L: Log>(
         consumer: OnceLock::new(),
         tasks: Mutex::default(),
         rejoin: Arc::default(),
+        troubles: AtomicU64::default(),
     };
     let consumer: Arc<GroupConsumer<G, L>> = Arc::new(config(&options).create_with_context(membership)?);
     // The context reaches the consumer that it lives in, without keeping it alive.
@@ -226,6 +242,7 @@ fn poll<G: Group, L: Log>(
             // read again from there.
             None | Some(Ok(_)) => {}
             Some(Err(error)) => {
+                consumer.context().had_trouble();
                 tracing::warn!(group = %options.group, %error, "kafka: polling failed; the client tries again")
             }
         }

@@ -6,10 +6,12 @@
 //! dead letters, with its reason, before the partition moves past it, and so does one that makes the worker panic again and
 //! again; a revoked partition is drained before it is given up.
 //!
-//! It never skips a record, and never commits an offset to Kafka before the worker has applied everything before it.
+//! It never skips a record, also not of a log that has lost some and grown again (`continuity`), and never commits an offset to
+//! Kafka before the worker has applied everything before it.
 
 mod backoff;
 mod consumer;
+mod continuity;
 mod dead_letters;
 mod partition;
 mod queue;
@@ -17,6 +19,8 @@ mod suspects;
 
 pub use backoff::Backoff;
 pub use consumer::{Options, RunError, run};
+pub use continuity::Loss;
+pub(crate) use continuity::{comparable, same, within};
 pub use dead_letters::DeadLetters;
 pub(crate) use queue::record;
 
@@ -25,7 +29,7 @@ pub use partition::{Ended, Limits, Seat, run as run_partition};
 use std::fmt::Display;
 use std::future::Future;
 use twh_domain::timestamp::Timestamp;
-use twh_sinks::kafka::RecordHeader;
+use twh_sinks::kafka::{Mark, Reached, RecordHeader};
 
 /// A record as it was read.
 #[derive(Debug, Clone)]
@@ -49,6 +53,12 @@ impl Record {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
+    }
+
+    /// What is kept of it to know it again; asked while its value is there.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark::of(self.offset, self.timestamp, self.key.as_deref(), &self.payload)
     }
 }
 
@@ -92,8 +102,8 @@ impl ApplyError {
 pub struct Claimed<W> {
     /// The partition's worker.
     pub worker: W,
-    /// Where to read on.
-    pub next_offset: i64,
+    /// How far the partition was read.
+    pub reached: Reached,
 }
 
 /// The offsets that a partition holds now.
@@ -116,6 +126,9 @@ pub trait Source: Send + 'static {
     /// The next record that has arrived; never waits.
     fn poll(&mut self) -> Option<Result<Record, String>>;
 
+    /// True once after the connection to the log was in trouble: the log that answers now may not be the one of before.
+    fn disturbed(&mut self) -> bool;
+
     /// Returns when something may have arrived.
     fn ready(&mut self) -> impl Future<Output = ()> + Send;
 
@@ -133,9 +146,13 @@ pub trait Group: Send + Sync + 'static {
     /// Takes a partition. Called again, with pauses, while it fails with [`ApplyError::Unavailable`] or [`ApplyError::Halted`].
     fn claim(&self, partition: i32) -> impl Future<Output = Result<Claimed<Self::Worker>, ApplyError>> + Send;
 
-    /// Refuses a log that does not hold what has to be read next. It is looked at after the claim, when nobody else moves the
-    /// partition on any more.
-    fn check_log(&self, next_offset: i64, watermarks: Watermarks) -> Result<(), ApplyError>;
+    /// Says what it means that a log has lost something, and sees to it that this is not forgotten once the log has grown again.
+    fn lost(&self, worker: &Self::Worker, loss: Loss) -> impl Future<Output = ApplyError> + Send;
+
+    /// Whether who has read nothing may begin at a log whose beginning is gone.
+    fn may_begin_late(&self) -> bool {
+        false
+    }
 }
 
 /// What works on a partition, from its claim to its revocation.
@@ -150,13 +167,13 @@ pub trait Worker: Send + 'static {
     /// Decodes a record. Called again while it fails with [`DecodeError::Unavailable`].
     fn decode(&mut self, record: &Record) -> impl Future<Output = Result<Self::Item, DecodeError>> + Send;
 
-    /// Takes on a batch that ends before `next_offset`, and works on it as far as it can while the one before is being
+    /// Takes on a batch that reaches so far, and works on it as far as it can while the one before is being
     /// written: each is applied whole or not at all, in their order. When it fails, the batch is taken on all the same:
     /// [`Worker::finish`] tries again.
     fn apply(
         &mut self,
         batch: Vec<Decoded<Self::Item>>,
-        next_offset: i64,
+        reached: Reached,
     ) -> impl Future<Output = Result<(), ApplyError>> + Send;
 
     /// Waits until what is being written is written; may be dropped while it waits. When it fails, [`Worker::finish`] tries

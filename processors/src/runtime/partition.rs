@@ -1,8 +1,9 @@
 //! One partition, from its assignment to its revocation: claim, seek, then batch after batch.
 
 use super::backoff::Backoff;
+use super::continuity::{IDLE_CHECK, look};
 use super::suspects::Suspects;
-use super::{ApplyError, DeadLetters, DecodeError, Decoded, Group, Record, Source, Worker};
+use super::{ApplyError, Claimed, DeadLetters, DecodeError, Decoded, Group, Loss, Record, Source, Watermarks, Worker};
 use crate::seams::Log;
 use futures::FutureExt as _;
 use prometheus::{
@@ -13,13 +14,14 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
+use twh_sinks::kafka::Reached;
 
-/// A wake-up that got lost costs at most this much.
-const IDLE_CHECK: Duration = Duration::from_millis(250);
 /// A batch is begun before the one before it is written when it has this part of what a batch may hold.
 const LARGE: usize = 4;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// A loss is one when it is still there after so long: what a broker says as it starts may be less than it has.
+const CONFIRM_AFTER: Duration = Duration::from_secs(1);
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
 static BATCH_RECORDS: LazyLock<HistogramVec> = LazyLock::new(|| {
@@ -88,6 +90,21 @@ pub enum Ended {
     Fenced,
 }
 
+/// Why a partition's task stops working, for good or until it has claimed the partition again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// It ends.
+    Ended(Ended),
+    /// The log is not the one that was read: a claim says what that means.
+    LogChanged,
+}
+
+impl From<Ended> for Left {
+    fn from(ended: Ended) -> Self {
+        Self::Ended(ended)
+    }
+}
+
 /// Works on a partition until it is told to stop or fenced. A panic does not end it: the partition is claimed again, and goes on
 /// at its checkpoint.
 pub async fn run<G: Group, S: Source, L: Log>(mut seat: Seat<G, S, L>) -> Ended {
@@ -95,15 +112,10 @@ pub async fn run<G: Group, S: Source, L: Log>(mut seat: Seat<G, S, L>) -> Ended 
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
     loop {
         // What a worker knew when it panicked goes with it.
-        let said = match AssertUnwindSafe(attempt(&mut seat, &mut suspects)).catch_unwind().await {
-            Ok(ended) => return ended,
-            Err(panic) => said(panic.as_ref()),
-        };
-        if suspects.panicked(&said) {
-            let reason = format!("one record after another panics, this one with: {said}");
-            seat.trouble(&ApplyError::Halted(reason), "the partition's task panicked");
-        } else {
-            seat.trouble_of_kind("panicked", &said, "the partition's task panicked; it is claimed again");
+        match AssertUnwindSafe(attempt(&mut seat, &mut suspects)).catch_unwind().await {
+            Ok(Left::Ended(ended)) => return ended,
+            Ok(Left::LogChanged) => {}
+            Err(panic) => seat.panicked(&said(panic.as_ref()), &mut suspects),
         }
         if let Err(ended) = seat.pause(&mut backoff).await {
             return ended;
@@ -117,18 +129,18 @@ fn said(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
-async fn attempt<G: Group, S: Source, L: Log>(seat: &mut Seat<G, S, L>, suspects: &mut Suspects) -> Ended {
-    let (mut worker, next_offset) = match claim(seat).await {
+async fn attempt<G: Group, S: Source, L: Log>(seat: &mut Seat<G, S, L>, suspects: &mut Suspects) -> Left {
+    let (mut worker, reached) = match claim(seat).await {
         Ok(claimed) => claimed,
-        Err(ended) => return ended,
+        Err(ended) => return ended.into(),
     };
     worker.begin();
-    let ended = work(seat, &mut worker, next_offset, suspects).await;
+    let left = work(seat, &mut worker, reached, suspects).await;
     worker.drain().await;
-    ended
+    left
 }
 
-async fn claim<G: Group, S: Source, L: Log>(seat: &mut Seat<G, S, L>) -> Result<(G::Worker, i64), Ended> {
+async fn claim<G: Group, S: Source, L: Log>(seat: &mut Seat<G, S, L>) -> Result<(G::Worker, Reached), Ended> {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
     loop {
         let error = match try_claim(seat).await {
@@ -143,14 +155,24 @@ async fn claim<G: Group, S: Source, L: Log>(seat: &mut Seat<G, S, L>) -> Result<
     }
 }
 
-async fn try_claim<G: Group, S: Source, L: Log>(seat: &mut Seat<G, S, L>) -> Result<(G::Worker, i64), ApplyError> {
-    let claimed = seat.group.claim(seat.partition).await?;
-    let watermarks = seat.source.watermarks().await?;
-    seat.group.check_log(claimed.next_offset, watermarks)?;
-    seat.source.seek(claimed.next_offset).await?;
-    tracing::info!(group = %seat.name, partition = seat.partition, next_offset = claimed.next_offset, lag = watermarks.high - claimed.next_offset, "partition claimed");
-    NEXT_OFFSET.with_label_values(&[&seat.name, &seat.partition.to_string()]).set(claimed.next_offset);
-    Ok((claimed.worker, claimed.next_offset))
+async fn try_claim<G: Group, S: Source, L: Log>(seat: &mut Seat<G, S, L>) -> Result<(G::Worker, Reached), ApplyError> {
+    let Claimed { worker, reached } = seat.group.claim(seat.partition).await?;
+    let looked = match seat.look(reached).await? {
+        Ok(watermarks) => Ok(watermarks),
+        Err(_) => {
+            tokio::time::sleep(CONFIRM_AFTER).await;
+            seat.look(reached).await?
+        }
+    };
+    let watermarks = match looked {
+        Ok(watermarks) => watermarks,
+        Err(loss) => return Err(seat.group.lost(&worker, loss).await),
+    };
+    let next_offset = reached.next_offset;
+    seat.source.seek(next_offset).await?;
+    tracing::info!(group = %seat.name, partition = seat.partition, next_offset, lag = watermarks.high - next_offset, "partition claimed");
+    NEXT_OFFSET.with_label_values(&[&seat.name, &seat.partition.to_string()]).set(next_offset);
+    Ok((worker, reached))
 }
 
 /// Records that have arrived and are not taken on.
@@ -160,31 +182,56 @@ struct Waiting {
     bytes: usize,
 }
 
+impl Waiting {
+    /// What is to come next, behind what was taken on.
+    fn expected(&self, taken: Reached) -> i64 {
+        self.records.last().map_or(taken.next_offset, |record| record.offset + 1)
+    }
+
+    /// How far the log was read, behind what was taken on.
+    fn reached(&self, taken: Reached) -> Reached {
+        self.records.last().map_or(taken, |record| record.mark().into())
+    }
+}
+
+/// Why the log has to be looked at before reading on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// Offsets are missing. Control records leave such gaps, and so does a log that has lost its beginning.
+    Gap,
+    /// An offset came that was read already, though nobody asked for it: the client was sent back.
+    Back,
+    /// The connection to the log was in trouble.
+    Disturbed,
+}
+
 async fn work<G: Group, S: Source, L: Log>(
     seat: &mut Seat<G, S, L>,
     worker: &mut G::Worker,
-    next_offset: i64,
+    reached: Reached,
     suspects: &mut Suspects,
-) -> Ended {
+) -> Left {
     let mut waiting = Waiting::default();
-    let mut taken_through = next_offset;
+    let mut taken = reached;
     let mut known_gap = None;
     while !seat.stop.is_cancelled() {
-        if let Some(expected) = seat.gather(&mut waiting, taken_through, known_gap, suspects) {
-            // Read once more from there before believing that the log itself has the gap: nothing is skipped by accident.
-            match seat.source.seek(expected).await {
-                Ok(()) => known_gap = Some(expected),
-                Err(error) => seat.trouble(&error, "the partition cannot be read again from a gap"),
+        if let Some(doubt) = seat.gather(&mut waiting, taken, known_gap, suspects) {
+            let reached = waiting.reached(taken);
+            if let Err(left) = seat.make_sure(reached).await {
+                return left;
             }
+            // It is read once more before it is believed that the log itself has the gap: nothing is skipped by accident.
+            known_gap = (doubt == Doubt::Gap).then_some(reached.next_offset);
         }
-        let busy = worker.applied_through() < taken_through;
+        let busy = worker.applied_through() < taken.next_offset;
         let stepped = match waiting.records.last() {
             // While a batch is written, the next one gathers; it is begun before that only when it is a large one.
             Some(last) if !busy || (seat.is_large(&waiting) && !suspects.alone(last.offset)) => {
-                taken_through = last.offset + 1;
+                taken = last.mark().into();
                 let records = std::mem::take(&mut waiting).records;
-                suspects.taken(records.first().map_or(taken_through, |first| first.offset), taken_through);
-                seat.take_on(worker, records, taken_through, suspects).await
+                let through = taken.next_offset;
+                suspects.taken(records.first().map_or(through, |first| first.offset), through);
+                seat.take_on(worker, records, taken, suspects).await
             }
             _ if busy => {
                 tokio::select! {
@@ -212,26 +259,77 @@ async fn work<G: Group, S: Source, L: Log>(
             }
         };
         if let Err(ended) = stepped {
-            return ended;
+            return ended.into();
         }
         suspects.written(worker.applied_through());
         seat.checkpoint(worker.applied_through());
     }
-    Ended::Stopped
+    Ended::Stopped.into()
 }
 
 impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
+    fn panicked(&self, said: &str, suspects: &mut Suspects) {
+        if suspects.panicked(said) {
+            let reason = format!("one record after another panics, this one with: {said}");
+            self.trouble(&ApplyError::Halted(reason), "the partition's task panicked");
+        } else {
+            self.trouble_of_kind("panicked", said, "the partition's task panicked; it is claimed again");
+        }
+    }
+
+    /// Looks whether the log is still the one that was read so far.
+    async fn look(&mut self, reached: Reached) -> Result<Result<Watermarks, Loss>, ApplyError> {
+        look(&mut self.source, reached, self.group.may_begin_late()).await
+    }
+
+    /// Makes sure that the log is still the one that was read so far, however long that takes, and reads on from there.
+    async fn make_sure(&mut self, reached: Reached) -> Result<(), Left> {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        let stop = self.stop.clone();
+        loop {
+            let looked = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Ended::Stopped.into()),
+                looked = self.look_and_seek(reached) => looked,
+            };
+            let error = match looked {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(loss)) => {
+                    // Whether it is so, and for good, is seen by the claim.
+                    self.trouble(
+                        &ApplyError::Unavailable(loss.to_string()),
+                        "the log is not the one that was read; the partition is claimed again",
+                    );
+                    return Err(Left::LogChanged);
+                }
+                Err(error) => error,
+            };
+            self.trouble(&error, "the log cannot be looked at");
+            self.pause(&mut backoff).await?;
+        }
+    }
+
+    async fn look_and_seek(&mut self, reached: Reached) -> Result<Result<(), Loss>, ApplyError> {
+        if let Err(loss) = self.look(reached).await? {
+            return Ok(Err(loss));
+        }
+        self.source.seek(reached.next_offset).await.map(Ok)
+    }
+
     /// Adds what has arrived, up to a batch; a batch is whatever came while the last one was applied, never a timer.
-    /// Ends early at an offset that is missing and not known to be, and says which.
+    /// Ends early where the log has to be looked at first.
     fn gather(
         &mut self,
         waiting: &mut Waiting,
-        taken_through: i64,
+        taken: Reached,
         known_gap: Option<i64>,
         suspects: &Suspects,
-    ) -> Option<i64> {
+    ) -> Option<Doubt> {
+        if self.source.disturbed() {
+            return Some(Doubt::Disturbed);
+        }
         while waiting.records.len() < self.limits.records_max && waiting.bytes < self.limits.bytes_max {
-            let expected = waiting.records.last().map_or(taken_through, |record| record.offset + 1);
+            let expected = waiting.expected(taken);
             if !waiting.records.is_empty() && suspects.alone(expected - 1) {
                 break;
             }
@@ -239,12 +337,16 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
                 None => break,
                 Some(Ok(record)) => {
                     if record.offset < expected {
-                        continue;
+                        tracing::warn!(group = %self.name, partition = self.partition, expected, found = record.offset, "an offset came that was read already; looking at the log again");
+                        return Some(Doubt::Back);
                     }
                     if record.offset > expected && known_gap != Some(expected) {
-                        TROUBLE.with_label_values(&[self.name.as_str(), "gap"]).inc();
-                        tracing::warn!(group = %self.name, partition = self.partition, expected, found = record.offset, "offsets are missing from the log (control records leave such gaps); reading again");
-                        return Some(expected);
+                        self.trouble_of_kind(
+                            "gap",
+                            &format!("expected offset {expected}, found {}", record.offset),
+                            "offsets are missing from the log (control records leave such gaps); reading again",
+                        );
+                        return Some(Doubt::Gap);
                     }
                     waiting.bytes += record.payload.len();
                     waiting.records.push(record);
@@ -269,7 +371,7 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
         &self,
         worker: &mut G::Worker,
         records: Vec<Record>,
-        through: i64,
+        reached: Reached,
         suspects: &Suspects,
     ) -> Result<(), Ended> {
         let batch = self.decode(worker, records, suspects).await?;
@@ -277,7 +379,7 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
             .with_label_values(&[&self.name])
             .observe(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
         let begun = Instant::now();
-        let applied = worker.apply(batch, through).await;
+        let applied = worker.apply(batch, reached).await;
         APPLY_SECONDS.with_label_values(&[&self.name]).observe(begun.elapsed().as_secs_f64());
         self.insist(worker, applied).await
     }
@@ -375,7 +477,6 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
 #[allow(clippy::panic, reason = "what the loop does about panics is what is tested")]
 mod tests {
     use super::*;
-    use crate::runtime::{Claimed, Watermarks};
     use std::collections::BTreeMap;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -409,6 +510,10 @@ mod tests {
             None
         }
 
+        fn disturbed(&mut self) -> bool {
+            false
+        }
+
         async fn ready(&mut self) {
             std::future::pending().await
         }
@@ -433,11 +538,11 @@ mod tests {
 
         async fn claim(&self, _: i32) -> Result<Claimed<Counted>, ApplyError> {
             self.0.claimed.fetch_add(1, Ordering::Relaxed);
-            Ok(Claimed { worker: Counted(Arc::clone(&self.0)), next_offset: 0 })
+            Ok(Claimed { worker: Counted(Arc::clone(&self.0)), reached: Reached::before(0) })
         }
 
-        fn check_log(&self, _: i64, _: Watermarks) -> Result<(), ApplyError> {
-            Ok(())
+        async fn lost(&self, _: &Self::Worker, loss: Loss) -> ApplyError {
+            ApplyError::Halted(loss.to_string())
         }
     }
 
@@ -453,7 +558,7 @@ mod tests {
             Ok(())
         }
 
-        async fn apply(&mut self, _: Vec<Decoded<()>>, _: i64) -> Result<(), ApplyError> {
+        async fn apply(&mut self, _: Vec<Decoded<()>>, _: Reached) -> Result<(), ApplyError> {
             Ok(())
         }
 
@@ -520,6 +625,10 @@ mod tests {
             (offset < 10).then_some(Ok(record))
         }
 
+        fn disturbed(&mut self) -> bool {
+            false
+        }
+
         async fn ready(&mut self) {
             std::future::pending().await
         }
@@ -566,11 +675,11 @@ mod tests {
         type Worker = Self;
 
         async fn claim(&self, _: i32) -> Result<Claimed<Self>, ApplyError> {
-            Ok(Claimed { worker: self.clone(), next_offset: self.book().next })
+            Ok(Claimed { worker: self.clone(), reached: Reached::before(self.book().next) })
         }
 
-        fn check_log(&self, _: i64, _: Watermarks) -> Result<(), ApplyError> {
-            Ok(())
+        async fn lost(&self, _: &Self::Worker, loss: Loss) -> ApplyError {
+            ApplyError::Halted(loss.to_string())
         }
     }
 
@@ -581,7 +690,7 @@ mod tests {
             Ok(record.offset)
         }
 
-        async fn apply(&mut self, batch: Vec<Decoded<i64>>, next: i64) -> Result<(), ApplyError> {
+        async fn apply(&mut self, batch: Vec<Decoded<i64>>, reached: Reached) -> Result<(), ApplyError> {
             let mut book = self.book();
             for one in &batch {
                 if let Some(left) = book.panics_left.get_mut(&one.item)
@@ -592,8 +701,8 @@ mod tests {
                 }
             }
             book.applied.extend(batch.iter().map(|one| one.item));
-            book.next = next;
-            if next == 10 {
+            book.next = reached.next_offset;
+            if book.next == 10 {
                 self.1.cancel();
             }
             Ok(())

@@ -24,16 +24,19 @@ pub(super) struct Queue<G: Group, L: Log> {
     topic: String,
     partition: i32,
     ready: Arc<Notify>,
+    /// The troubles of the connection, as many as were looked into.
+    troubles: u64,
 }
 
 impl<G: Group, L: Log> Queue<G, L> {
     /// Splits the partition's records off the consumer's queue; `None` when the consumer has no such partition.
     pub(super) fn split(consumer: Arc<GroupConsumer<G, L>>, topic: &str, partition: i32) -> Option<Self> {
+        let troubles = consumer.context().troubles();
         let mut records = consumer.split_partition_queue(topic, partition)?;
         let ready = Arc::new(Notify::new());
         let waker = Arc::clone(&ready);
         records.set_nonempty_callback(move || waker.notify_one());
-        Some(Self { consumer, records, topic: topic.to_owned(), partition, ready })
+        Some(Self { consumer, records, topic: topic.to_owned(), partition, ready, troubles })
     }
 }
 
@@ -69,7 +72,15 @@ impl<G: Group, L: Log> Source for Queue<G, L> {
 
     fn poll(&mut self) -> Option<Result<Record, String>> {
         let polled = self.records.poll(Duration::ZERO)?;
-        Some(polled.map(|message| record(&message)).map_err(|error| error.to_string()))
+        Some(polled.map(|message| record(&message)).map_err(|error| {
+            self.consumer.context().had_trouble();
+            error.to_string()
+        }))
+    }
+
+    fn disturbed(&mut self) -> bool {
+        let troubles = self.consumer.context().troubles();
+        std::mem::replace(&mut self.troubles, troubles) != troubles
     }
 
     async fn ready(&mut self) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use twh_domain::id::TenantId;
 use twh_schemas::records::DomainEvent;
+use twh_sinks::kafka::Reached;
 use twh_sinks::postgres::positions::{Hold, skip};
 use twh_sinks::postgres::webhooks::deliveries::{self, NewDelivery};
 use twh_sinks::postgres::webhooks::events::{self, Event};
@@ -41,7 +42,7 @@ pub struct Fanout {
     /// Sends, once the partition stands where it is to be read from.
     dispatcher: Option<Dispatcher>,
     /// What was taken on and is not written.
-    taken: Option<(Vec<Decoded<DomainEvent>>, i64)>,
+    taken: Option<(Vec<Decoded<DomainEvent>>, Reached)>,
 }
 
 impl Fanout {
@@ -49,13 +50,18 @@ impl Fanout {
         Self { webhooks, hold, subscriptions: HashMap::new(), last: HashMap::new(), dispatcher: None, taken: None }
     }
 
+    /// The group, as its positions name it.
+    pub(super) fn group(&self) -> &str {
+        &self.hold.group
+    }
+
     /// Writes what was taken on, a part after another.
     async fn write(&mut self) -> Result<(), ApplyError> {
-        while let Some((mut batch, next_offset)) = self.taken.take() {
-            let written = self.queue(&batch, next_offset).await;
+        while let Some((mut batch, reached)) = self.taken.take() {
+            let written = self.queue(&batch, reached).await;
             batch.drain(..*written.as_ref().unwrap_or(&0));
             if written.is_err() || !batch.is_empty() {
-                self.taken = Some((batch, next_offset));
+                self.taken = Some((batch, reached));
             }
             written?;
         }
@@ -63,19 +69,21 @@ impl Fanout {
     }
 
     /// Queues what the first of a batch's records lead to, and says how many records that were.
-    async fn queue(&mut self, batch: &[Decoded<DomainEvent>], next_offset: i64) -> Result<usize, ApplyError> {
+    async fn queue(&mut self, batch: &[Decoded<DomainEvent>], reached: Reached) -> Result<usize, ApplyError> {
         let kept = self.look_up(batch).await?;
         let repeats = self.repeats(batch, &kept).await?;
         let Part { records, events, queued } = self.part(batch, &kept, repeats);
-        let next_offset = batch.get(records).map_or(next_offset, |next| next.record.offset);
+        // What the last record of a part was is not known any more; the one that was written last stands for it.
+        let last = self.hold.reached.last;
+        let reached = batch.get(records).map_or(reached, |next| Reached { next_offset: next.record.offset, last });
         let pool = &self.webhooks.settings.pool;
         if events.is_empty() {
             // Nobody is to hear of it: a crash that forgets the move costs a second look.
-            skip(pool, &self.hold, next_offset).await.map_err(apply_error)?;
+            skip(pool, &self.hold, reached).await.map_err(apply_error)?;
         } else {
-            deliveries::fan_out(pool, &self.hold, next_offset, &events, &queued).await.map_err(apply_error)?;
+            deliveries::fan_out(pool, &self.hold, reached, &events, &queued).await.map_err(apply_error)?;
         }
-        self.hold.next_offset = next_offset;
+        self.hold.reached = reached;
         for (tenant, sequence) in events.iter().filter_map(|event| Some((event.tenant, event.sequence?))) {
             let last = self.last.entry(tenant).or_insert(sequence);
             *last = sequence.max(*last);
@@ -208,8 +216,8 @@ impl Worker for Fanout {
         })
     }
 
-    async fn apply(&mut self, batch: Vec<Decoded<DomainEvent>>, next_offset: i64) -> Result<(), ApplyError> {
-        self.taken = Some((batch, next_offset));
+    async fn apply(&mut self, batch: Vec<Decoded<DomainEvent>>, reached: Reached) -> Result<(), ApplyError> {
+        self.taken = Some((batch, reached));
         self.write().await
     }
 
@@ -222,7 +230,7 @@ impl Worker for Fanout {
     }
 
     fn applied_through(&self) -> i64 {
-        self.hold.next_offset
+        self.hold.reached.next_offset
     }
 
     async fn drain(self) {

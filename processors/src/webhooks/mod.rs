@@ -21,7 +21,7 @@ mod transition;
 pub use keeping::keep;
 pub use policy::Policy;
 
-use crate::runtime::{ApplyError, Claimed, Group, Watermarks};
+use crate::runtime::{ApplyError, Claimed, Group, Loss};
 use fanout::Fanout;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -104,25 +104,25 @@ impl Group for Webhooks {
     async fn claim(&self, partition: i32) -> Result<Claimed<Fanout>, ApplyError> {
         let Settings { pool, group, kafka_cluster_id, owner, .. } = &*self.settings;
         let hold = positions::claim(pool, group, partition, 0, kafka_cluster_id, owner).await.map_err(apply_error)?;
-        let next_offset = hold.next_offset;
-        Ok(Claimed { worker: Fanout::new(self.clone(), hold), next_offset })
+        let reached = hold.reached;
+        Ok(Claimed { worker: Fanout::new(self.clone(), hold), reached })
     }
 
-    fn check_log(&self, next_offset: i64, watermarks: Watermarks) -> Result<(), ApplyError> {
-        if next_offset > watermarks.high {
-            return Err(ApplyError::Halted(format!(
-                "webhooks were sent of what is before offset {next_offset}, but the topic ends at {}: it was made anew or restored \
-                 from an older copy; set next_offset in consumer_positions by hand once it is clear what was lost",
-                watermarks.high
-            )));
-        }
-        if next_offset > 0 && next_offset < watermarks.low {
-            return Err(ApplyError::Halted(format!(
-                "the topic begins at offset {}, but webhooks were sent only of what is before {next_offset}: events are lost to \
-                 retention; set next_offset in consumer_positions by hand to go on without them",
-                watermarks.low
-            )));
-        }
-        Ok(())
+    async fn lost(&self, worker: &Fanout, loss: Loss) -> ApplyError {
+        let meaning = match loss {
+            Loss::Beginning { .. } => "events are lost to retention",
+            Loss::End { .. } | Loss::Replaced { .. } => {
+                "the topic lost its end, or was made again, or restored from an older copy"
+            }
+        };
+        ApplyError::Halted(format!(
+            "{loss}: {meaning}; set next_offset of group {} in consumer_positions by hand, and last_offset to null, once it is \
+             clear which events nobody was told of",
+            worker.group()
+        ))
+    }
+
+    fn may_begin_late(&self) -> bool {
+        true
     }
 }

@@ -1,4 +1,8 @@
-//! Kafka: producing records that are durable when this says so.
+//! Kafka: producing records that are durable when this says so, and what is kept of those that were read.
+
+mod reached;
+
+pub use reached::{Mark, Reached};
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;

@@ -5,6 +5,7 @@ use super::positions::{Hold, PositionError};
 use super::queries::reflects;
 use super::sqlx::{self, PgConnection, Row as _};
 use super::statement::{Columns, Rows, Sql, Statement};
+use crate::kafka::Reached;
 use std::collections::HashMap;
 use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
@@ -192,11 +193,11 @@ pub async fn advance(
     pool: &PgPool,
     build: &Build,
     hold: &Hold,
-    next_offset: i64,
+    reached: Reached,
     progress: &[Progress],
 ) -> Result<(), PositionError> {
     let mut statement = Statement::default();
-    advance_by(&mut statement, build, hold, next_offset, progress)?;
+    advance_by(&mut statement, build, hold, reached, progress)?;
     statement.run(pool).await.map_err(|error| hold.refused(error))
 }
 
@@ -205,10 +206,10 @@ pub(crate) fn advance_by(
     statement: &mut Statement,
     build: &Build,
     hold: &Hold,
-    next_offset: i64,
+    reached: Reached,
     progress: &[Progress],
 ) -> Result<(), sqlx::Error> {
-    hold.advance_by(statement, next_offset)?;
+    hold.advance_by(statement, reached)?;
     let rows = Rows::of(progress.iter(), |row, one| {
         row.uuid(one.tenant.0).bigint(one.sequence).integer(one.position.partition).bigint(one.position.offset);
     });

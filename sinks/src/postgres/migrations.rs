@@ -35,6 +35,7 @@ const FILES: &[File] = files![
     "0026_search_meanings_once",
     "0027_search_as_typed",
     "0030_control_state",
+    "0031_lost_log",
     "0032_supply_exact",
 ];
 

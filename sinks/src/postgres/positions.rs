@@ -7,6 +7,7 @@
 use super::PgPool;
 use super::sqlx::{self, PgConnection, Row as _};
 use super::statement::{Columns, FENCED, Rows, Sql, Statement};
+use crate::kafka::{Mark, Reached};
 
 /// A hold on a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +18,8 @@ pub struct Hold {
     pub partition: i32,
     /// Rises with every claim; a lower one is fenced.
     pub epoch: i64,
-    /// The first offset that is not applied yet.
-    pub next_offset: i64,
+    /// How far it is applied.
+    pub reached: Reached,
 }
 
 /// Why a partition is not claimed, or not moved.
@@ -68,7 +69,7 @@ pub async fn claim(
          on conflict (consumer_group, partition) do update
              set epoch = p.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at
              where p.kafka_cluster_id = excluded.kafka_cluster_id
-         returning epoch, next_offset",
+         returning epoch, next_offset, last_offset, last_digest",
     )
     .bind(group)
     .bind(partition)
@@ -78,8 +79,9 @@ pub async fn claim(
     .fetch_optional(pool)
     .await?;
     if let Some(row) = row {
-        let (epoch, next_offset) = (row.try_get("epoch")?, row.try_get("next_offset")?);
-        return Ok(Hold { group: group.to_owned(), partition, epoch, next_offset });
+        let last = Mark::from_columns(row.try_get("last_offset")?, row.try_get("last_digest")?);
+        let reached = Reached { next_offset: row.try_get("next_offset")?, last };
+        return Ok(Hold { group: group.to_owned(), partition, epoch: row.try_get("epoch")?, reached });
     }
     let kept = sqlx::query_scalar(
         "select kafka_cluster_id from consumer_positions where consumer_group = $1 and partition = $2",
@@ -120,9 +122,9 @@ pub async fn all(pool: &PgPool) -> Result<Vec<GroupPosition>, sqlx::Error> {
 
 /// Moves a held partition past what nothing is to be written for. A crash of the database may forget it: the move is then made
 /// again, which takes nothing along.
-pub async fn skip(pool: &PgPool, hold: &Hold, next_offset: i64) -> Result<(), PositionError> {
+pub async fn skip(pool: &PgPool, hold: &Hold, reached: Reached) -> Result<(), PositionError> {
     let mut statement = Statement::default();
-    hold.advance_by(&mut statement, next_offset)?;
+    hold.advance_by(&mut statement, reached)?;
     statement.check("set_config('synchronous_commit', 'off', true)".to_owned());
     statement.run(pool).await.map_err(|error| hold.refused(error))
 }
@@ -133,23 +135,27 @@ const MOVE: Columns = &[
     ("epoch", Sql::Bigint),
     ("from_offset", Sql::Bigint),
     ("to_offset", Sql::Bigint),
+    ("last_offset", Sql::Bigint),
+    ("last_digest", Sql::Bytea),
 ];
 
 impl Hold {
-    /// Moves the partition to `next_offset`, as a part of the statement that writes what was applied on the way.
-    pub(crate) fn advance_by(&self, statement: &mut Statement, next_offset: i64) -> Result<(), sqlx::Error> {
+    /// Moves the partition, as a part of the statement that writes what was applied on the way.
+    pub(crate) fn advance_by(&self, statement: &mut Statement, reached: Reached) -> Result<(), sqlx::Error> {
         let rows = Rows::of(std::iter::once(self), |row, hold| {
             row.text(&hold.group)
                 .integer(hold.partition)
                 .bigint(hold.epoch)
-                .bigint(hold.next_offset)
-                .bigint(next_offset);
+                .bigint(hold.reached.next_offset)
+                .bigint(reached.next_offset)
+                .optional_mark(reached.last.as_ref());
         });
         let given = statement.given(MOVE, &rows)?;
         statement.part(
             "moved",
             &format!(
-                "update consumer_positions p set next_offset = given.to_offset from {given}
+                "update consumer_positions p
+                 set next_offset = given.to_offset, last_offset = given.last_offset, last_digest = given.last_digest from {given}
                  where p.consumer_group = given.consumer_group and p.partition = given.partition
                      and p.epoch = given.epoch and p.next_offset = given.from_offset
                  returning p.partition"
@@ -183,7 +189,7 @@ impl Hold {
             group: self.group.clone(),
             partition: self.partition,
             epoch: self.epoch,
-            next_offset: self.next_offset,
+            next_offset: self.reached.next_offset,
         }
     }
 }

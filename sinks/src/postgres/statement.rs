@@ -5,6 +5,7 @@
 //! PostgreSQL then puts many on a page at once and logs the page, where an `INSERT` logs each row by itself. Rows are encoded
 //! once, in the layout of the PostgreSQL manual, "COPY", "Binary Format"; an array's elements have the same form as its fields.
 
+use crate::kafka::Mark;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
@@ -304,6 +305,16 @@ impl<'a> Row<'a> {
             }
         }
         self
+    }
+
+    /// Two fields: an offset and a digest.
+    pub(crate) fn optional_mark(&mut self, mark: Option<&Mark>) -> &mut Self {
+        self.optional(mark, |row, mark| {
+            row.bigint(mark.offset);
+        })
+        .optional(mark, |row, mark| {
+            row.bytes(&mark.digest);
+        })
     }
 
     pub(crate) fn optional_text(&mut self, value: Option<&str>) -> &mut Self {

@@ -12,7 +12,7 @@ use twh_domain::command::{Actor, Command, Operation, Payload, RULES_VERSION};
 use twh_domain::id::{CommandId, TenantId};
 use twh_domain::timestamp::Timestamp;
 use twh_schemas::Schemas;
-use twh_sinks::kafka::{Outgoing, Producer};
+use twh_sinks::kafka::{Outgoing, Producer, Reached};
 use twh_sinks::postgres::committer::Committer;
 use twh_sinks::postgres::ledger::{Claim, Commit, LedgerError, claim, commit, current};
 use twh_tests::{Tenant, World};
@@ -74,7 +74,7 @@ fn read_from_start(brokers: &str, topic: &str) -> Vec<(String, String)> {
 
 /// A commit that writes nothing and moves its partition.
 fn nothing(claim: Claim, next_offset: i64) -> Commit {
-    Commit { claim, next_offset, published_through: -1, batch: Arc::default() }
+    Commit { claim, reached: Reached::before(next_offset), published_through: -1, batch: Arc::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +111,7 @@ async fn who_is_fenced_holds_up_no_other_partition_of_the_same_transaction() {
     let committer = Committer::start(&pool, 1);
     let results = join_all(claims.iter().map(|claim| committer.commit(nothing(*claim, 10)))).await;
     for (claim, result) in claims.iter().zip(results) {
-        let stands = current(&pool, claim.partition).await.unwrap().unwrap().next_offset;
+        let stands = current(&pool, claim.partition).await.unwrap().unwrap().reached.next_offset;
         match result {
             Ok(()) => assert_eq!((claim.partition == 3, stands), (false, 10)),
             Err(LedgerError::Fenced { partition, .. }) => assert_eq!((partition, claim.partition, stands), (3, 3, 0)),
@@ -125,7 +125,7 @@ const TIME: &str = "2026-01-01T00:00:00.1234Z";
 const TIMED: &str = r#"{"location_code":"MAIN","reason":"r","lines":[{"sku":"WIDGET","quantity":2}],"occurred_at":"2026-01-01T00:00:00.1234Z"}"#;
 
 /// An adjustment as whoever writes to the log by hand may put it there.
-fn by_hand(tenant: &Tenant, id: Uuid, body: &str) -> Command {
+pub(crate) fn by_hand(tenant: &Tenant, id: Uuid, body: &str) -> Command {
     let payload = Payload::deserialize_kind("adjustment.create", &mut serde_json::Deserializer::from_str(body));
     Command {
         command_id: CommandId(Uuid::now_v7()),

@@ -11,6 +11,7 @@ use twh_domain::id::LocationId;
 use twh_domain::timestamp::Timestamp;
 use twh_domain::total::Total;
 use twh_schemas::records::DomainEvent;
+use twh_sinks::kafka::Reached;
 use twh_sinks::postgres::builds::{self, Build, Projection, State};
 use twh_sinks::postgres::positions::{self, Hold};
 use twh_sinks::postgres::sqlx::{self, Executor as _, PgPool};
@@ -56,9 +57,9 @@ async fn write(pool: &PgPool, build: &Build, hold: &mut Hold, events: &[DomainEv
     let (held, reflected) = supply::held(pool, build, hold, &[(TENANT, ITEM)], &[TENANT]).await.unwrap();
     let mut fold = Fold::new(held, reflected, Timestamp::default());
     events.iter().for_each(|event| fold.add(event));
-    let next_offset = hold.next_offset + 1;
-    supply::write(pool, build, hold, next_offset, &[], &fold.finish()).await.unwrap();
-    hold.next_offset = next_offset;
+    let reached = Reached::before(hold.reached.next_offset + 1);
+    supply::write(pool, build, hold, reached, &[], &fold.finish()).await.unwrap();
+    hold.reached = reached;
 }
 
 async fn check(pool: &PgPool, build: &Build, hold: &mut Hold, moves: &[Move]) {

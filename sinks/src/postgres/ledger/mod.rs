@@ -1,6 +1,7 @@
 //! The ledger's store: what a batch touches is loaded in a handful of set-based queries, what it makes is written in one
 //! transaction, and the partition's row makes that exactly once and fences every other writer.
 
+pub mod halts;
 mod load;
 mod write;
 
@@ -9,6 +10,8 @@ pub use load::{answered, load};
 pub use write::commit;
 
 use super::outbox::OutboxRecord;
+use crate::kafka::{Mark, Reached};
+use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +22,7 @@ use twh_domain::level::StockLevel;
 use twh_domain::movement::Movement;
 use twh_domain::outcome::Outcome;
 use twh_domain::state::{IdempotencyKey, LedgerHead};
+use twh_domain::timestamp::Timestamp;
 use uuid::Uuid;
 
 /// Why the store did not do what it was asked.
@@ -46,6 +50,16 @@ pub enum LedgerError {
         ledger: String,
         /// The cluster connected to.
         connected: String,
+    },
+    /// A halt of the partition is written down: nobody works on it until a person has cleared that.
+    #[error("partition {partition} is halted since {since}: {why}; twh ledger halts shows what was found")]
+    Halted {
+        /// Which partition.
+        partition: i32,
+        /// Since when.
+        since: Timestamp,
+        /// Why.
+        why: String,
     },
     /// An id or a code that the batch takes as new is there already: nothing was changed.
     #[error("what a batch takes as new is there already: {0}")]
@@ -79,6 +93,7 @@ impl LedgerError {
         match self {
             Self::Fenced { .. } => "fenced",
             Self::OtherCluster { .. } => "other_cluster",
+            Self::Halted { .. } => "halted",
             Self::Taken(_) => "taken",
             Self::Database(_) => "database",
             Self::Corrupt { .. } => "corrupt",
@@ -93,8 +108,16 @@ pub struct Claim {
     pub partition: i32,
     /// Rises with every claim; a lower one is fenced.
     pub epoch: i64,
-    /// The first offset that is not applied yet.
-    pub next_offset: i64,
+    /// How far it is applied.
+    pub reached: Reached,
+}
+
+impl Claim {
+    /// What is told to a writer that holds the partition no longer.
+    #[must_use]
+    pub const fn fenced(&self) -> LedgerError {
+        LedgerError::Fenced { partition: self.partition, epoch: self.epoch, expected_offset: self.reached.next_offset }
+    }
 }
 
 /// One command's row among the outcomes.
@@ -142,14 +165,15 @@ pub struct Batch {
     pub outbox: Vec<OutboxRecord>,
 }
 
-/// Takes a partition: raises its epoch, which fences whoever held it, and says where to go on.
+/// Takes a partition: raises its epoch, which fences whoever held it, and says where to go on. Refused while a halt is written
+/// down.
 pub async fn claim(pool: &PgPool, partition: i32, kafka_cluster_id: &str, owner: &str) -> Result<Claim, LedgerError> {
     let row = sqlx::query(
         "insert into ledger_partitions as p (partition, kafka_cluster_id, next_offset, epoch, owner, claimed_at)
          values ($1, $2, 0, 1, $3, now())
          on conflict (partition) do update set epoch = p.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at
-             where p.kafka_cluster_id = excluded.kafka_cluster_id
-         returning epoch, next_offset",
+             where p.kafka_cluster_id = excluded.kafka_cluster_id and p.halt is null
+         returning epoch, next_offset, last_offset, last_digest",
     )
     .bind(partition)
     .bind(kafka_cluster_id)
@@ -157,25 +181,25 @@ pub async fn claim(pool: &PgPool, partition: i32, kafka_cluster_id: &str, owner:
     .fetch_optional(pool)
     .await?;
     match row {
-        Some(row) => Ok(Claim { partition, epoch: row.try_get("epoch")?, next_offset: row.try_get("next_offset")? }),
-        None => {
-            let ledger = sqlx::query_scalar("select kafka_cluster_id from ledger_partitions where partition = $1")
-                .bind(partition)
-                .fetch_one(pool)
-                .await?;
-            Err(LedgerError::OtherCluster { ledger, connected: kafka_cluster_id.to_owned() })
-        }
+        Some(row) => claimed(partition, &row),
+        None => Err(halts::why_not_claimed(pool, partition, kafka_cluster_id).await?),
     }
+}
+
+fn claimed(partition: i32, row: &PgRow) -> Result<Claim, LedgerError> {
+    let last = Mark::from_columns(row.try_get("last_offset")?, row.try_get("last_digest")?);
+    let reached = Reached { next_offset: row.try_get("next_offset")?, last };
+    Ok(Claim { partition, epoch: row.try_get("epoch")?, reached })
 }
 
 /// Where a partition stands now, whoever owns it.
 pub async fn current(pool: &PgPool, partition: i32) -> Result<Option<Claim>, LedgerError> {
-    let row = sqlx::query("select epoch, next_offset from ledger_partitions where partition = $1")
-        .bind(partition)
-        .fetch_optional(pool)
-        .await?;
-    row.map(|row| Ok(Claim { partition, epoch: row.try_get("epoch")?, next_offset: row.try_get("next_offset")? }))
-        .transpose()
+    let row =
+        sqlx::query("select epoch, next_offset, last_offset, last_digest from ledger_partitions where partition = $1")
+            .bind(partition)
+            .fetch_optional(pool)
+            .await?;
+    row.map(|row| claimed(partition, &row)).transpose()
 }
 
 /// A batch to be written, and where the partition moves with it.
@@ -184,21 +208,11 @@ pub struct Commit {
     /// Whose it is, and from where the partition moves.
     pub claim: Claim,
     /// To where it moves.
-    pub next_offset: i64,
+    pub reached: Reached,
     /// The outbox up to here is published, and is forgotten.
     pub published_through: i64,
     /// What is written.
     pub batch: Arc<Batch>,
-}
-
-impl Commit {
-    fn fenced(&self) -> LedgerError {
-        LedgerError::Fenced {
-            partition: self.claim.partition,
-            epoch: self.claim.epoch,
-            expected_offset: self.claim.next_offset,
-        }
-    }
 }
 
 /// Reservations whose time has come, oldest first.

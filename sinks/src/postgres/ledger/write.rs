@@ -41,7 +41,7 @@ pub async fn commit(pool: &PgPool, commits: &[Commit]) -> Result<(), LedgerError
     let filled = commits.iter().filter(|commit| !commit.batch.outbox.is_empty());
     outbox::insert(
         &mut statement,
-        filled.map(|commit| (commit.claim.partition, commit.next_offset, commit.batch.outbox.as_slice())),
+        filled.map(|commit| (commit.claim.partition, commit.reached.next_offset, commit.batch.outbox.as_slice())),
     )?;
     statement.run(pool).await.map_err(|error| refused(error, commits))
 }
@@ -54,7 +54,7 @@ fn refused(error: sqlx::Error, commits: &[Commit]) -> LedgerError {
                 refusal.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().and_then(|refusal| refusal.detail());
             let partition = detail.and_then(|detail| detail.parse::<i32>().ok());
             let fenced = commits.iter().find(|commit| Some(commit.claim.partition) == partition);
-            fenced.map_or_else(|| error.into(), Commit::fenced)
+            fenced.map_or_else(|| error.into(), |commit| commit.claim.fenced())
         }
         Some(NOT_CHANGED) => LedgerError::Corrupt { what: "document", reason: refusal.message().to_owned() },
         _ => error.into(),
@@ -67,6 +67,8 @@ const MOVE: Columns = &[
     ("from_offset", Sql::Bigint),
     ("to_offset", Sql::Bigint),
     ("published_through", Sql::Bigint),
+    ("last_offset", Sql::Bigint),
+    ("last_digest", Sql::Bytea),
 ];
 
 /// Moves the partitions by compare-and-set, and forgets what is published of their outboxes.
@@ -74,15 +76,17 @@ fn move_partitions(statement: &mut Statement, commits: &[Commit]) -> Result<(), 
     let moves = Rows::of(commits.iter(), |row, commit| {
         row.integer(commit.claim.partition)
             .bigint(commit.claim.epoch)
-            .bigint(commit.claim.next_offset)
-            .bigint(commit.next_offset)
-            .bigint(commit.published_through);
+            .bigint(commit.claim.reached.next_offset)
+            .bigint(commit.reached.next_offset)
+            .bigint(commit.published_through)
+            .optional_mark(commit.reached.last.as_ref());
     });
     let given = statement.given(MOVE, &moves)?;
     statement.part("moves", &format!("select * from {given}"));
     statement.part(
         "moved",
-        "update ledger_partitions p set next_offset = m.to_offset from moves m
+        "update ledger_partitions p set next_offset = m.to_offset, last_offset = m.last_offset, last_digest = m.last_digest
+         from moves m
          where p.partition = m.partition and p.epoch = m.epoch and p.next_offset = m.from_offset returning p.partition",
     );
     statement.part(

@@ -2,6 +2,7 @@
 
 use super::crossings::{self, Crossing};
 use super::{Change, Day, Item, LineKey, Receipt};
+use crate::kafka::Reached;
 use crate::postgres::PgPool;
 use crate::postgres::builds::{Build, Progress, advance_by, reflected};
 use crate::postgres::positions::{Hold, PositionError};
@@ -189,12 +190,12 @@ pub async fn write(
     pool: &PgPool,
     build: &Build,
     hold: &Hold,
-    next_offset: i64,
+    reached: Reached,
     progress: &[Progress],
     batch: &Batch,
 ) -> Result<(), PositionError> {
     let mut statement = Statement::default();
-    advance_by(&mut statement, build, hold, next_offset, progress)?;
+    advance_by(&mut statement, build, hold, reached, progress)?;
     let bigint = |row: &mut crate::postgres::statement::Row<'_>, value: i64| {
         row.bigint(value);
     };

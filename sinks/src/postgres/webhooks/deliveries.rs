@@ -2,6 +2,7 @@
 
 use super::events::{self, Event};
 use super::optional_time;
+use crate::kafka::Reached;
 use crate::postgres::page::{self, Page};
 use crate::postgres::positions::{Hold, PositionError};
 use crate::postgres::statement::{Columns, Rows, Sql, Statement};
@@ -113,12 +114,12 @@ pub async fn insert(connection: &mut PgConnection, deliveries: &[NewDelivery]) -
 pub async fn fan_out(
     pool: &PgPool,
     hold: &Hold,
-    next_offset: i64,
+    reached: Reached,
     events: &[Arc<Event>],
     deliveries: &[NewDelivery],
 ) -> Result<(), PositionError> {
     let mut statement = Statement::default();
-    hold.advance_by(&mut statement, next_offset)?;
+    hold.advance_by(&mut statement, reached)?;
     events::insert_by(&mut statement, events.iter().map(|event| &**event))?;
     insert_by(&mut statement, deliveries)?;
     statement.run(pool).await.map_err(|error| hold.refused(error))

@@ -1,0 +1,227 @@
+//! Halts of partitions that are written down: the log is not the one that the ledger was written from. While one is open nobody
+//! claims the partition, whatever the log looks like later, and the write side takes no commands for it. Only a person clears it.
+
+use super::{Claim, LedgerError};
+use crate::kafka::Reached;
+use sqlx::postgres::{PgPool, PgRow};
+use sqlx::{PgConnection, Row};
+use std::collections::HashSet;
+use time::OffsetDateTime;
+use twh_domain::id::{CommandId, TenantId};
+use twh_domain::timestamp::Timestamp;
+use uuid::Uuid;
+
+/// What is written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Halt {
+    /// Why, in a sentence.
+    pub why: String,
+    /// What the log should hold.
+    pub expected: String,
+    /// What it holds.
+    pub found: String,
+}
+
+/// A halt that is not cleared, and where the ledger stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenHalt {
+    /// Which partition.
+    pub partition: i32,
+    /// Since when.
+    pub since: Timestamp,
+    /// What was written down.
+    pub halt: Halt,
+    /// The first offset that the ledger has not applied.
+    pub next_offset: i64,
+    /// Committed batches that are not published.
+    pub outbox: i64,
+}
+
+/// A partition as the write side must know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Which partition.
+    pub partition: i32,
+    /// The first offset that the ledger has not applied.
+    pub next_offset: i64,
+    /// Whether a halt is written down.
+    pub halted: bool,
+    /// The last halt, cleared or not; 0 where there was none.
+    pub last_halt: i64,
+}
+
+/// Why a halt was not cleared.
+#[derive(Debug, thiserror::Error)]
+pub enum ClearError {
+    /// There is none.
+    #[error("partition {0} is not halted")]
+    NotHalted(i32),
+    /// Batches would be published after those that come next, or be taken for them.
+    #[error(
+        "{0} committed batches of the partition are not published: let a process of the role ledger run until the outbox is empty"
+    )]
+    Unpublished(i64),
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Why a partition that exists was not claimed.
+pub(super) async fn why_not_claimed(
+    pool: &PgPool,
+    partition: i32,
+    kafka_cluster_id: &str,
+) -> Result<LedgerError, sqlx::Error> {
+    let row = sqlx::query(
+        "select p.kafka_cluster_id, h.since, h.why
+         from ledger_partitions p left join ledger_halts h on h.id = p.halt where p.partition = $1",
+    )
+    .bind(partition)
+    .fetch_one(pool)
+    .await?;
+    let halted: Option<(OffsetDateTime, String)> =
+        row.try_get::<Option<_>, _>("since")?.zip(row.try_get::<Option<_>, _>("why")?);
+    Ok(match halted {
+        Some((since, why)) => LedgerError::Halted { partition, since: since.into(), why },
+        None => LedgerError::OtherCluster {
+            ledger: row.try_get("kafka_cluster_id")?,
+            connected: kafka_cluster_id.to_owned(),
+        },
+    })
+}
+
+/// Writes a halt down for the writer that holds the partition, which is fenced by it like every other.
+pub async fn halt(pool: &PgPool, claim: &Claim, halt: &Halt) -> Result<(), LedgerError> {
+    if write_down(pool, claim.partition, halt, |epoch| epoch == claim.epoch).await? {
+        Ok(())
+    } else {
+        Err(claim.fenced())
+    }
+}
+
+/// Writes a halt down for somebody who has seen that the log lost records; says whether the ledger has the partition.
+pub async fn report(pool: &PgPool, partition: i32, halt: &Halt) -> Result<bool, sqlx::Error> {
+    write_down(pool, partition, halt, |_| true).await
+}
+
+/// Writes a halt down where the partition's epoch is such that it holds, and none is open already.
+async fn write_down(
+    pool: &PgPool,
+    partition: i32,
+    halt: &Halt,
+    holds: impl FnOnce(i64) -> bool,
+) -> Result<bool, sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    let Some(row) = locked(&mut tx, partition).await? else { return Ok(false) };
+    if !holds(row.try_get("epoch")?) {
+        return Ok(false);
+    }
+    if row.try_get::<Option<i64>, _>("halt")?.is_some() {
+        return Ok(true);
+    }
+    sqlx::query(
+        "with written as (insert into ledger_halts (partition, why, expected, found) values ($1, $2, $3, $4) returning id)
+         update ledger_partitions set halt = (select id from written), epoch = epoch + 1 where partition = $1",
+    )
+    .bind(partition)
+    .bind(&halt.why)
+    .bind(&halt.expected)
+    .bind(&halt.found)
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// A partition's row, which stays as it is until the transaction ends.
+async fn locked(tx: &mut PgConnection, partition: i32) -> Result<Option<PgRow>, sqlx::Error> {
+    sqlx::query("select epoch, halt from ledger_partitions where partition = $1 for update")
+        .bind(partition)
+        .fetch_optional(tx)
+        .await
+}
+
+/// Where every partition stands.
+pub async fn standings(pool: &PgPool) -> Result<Vec<Standing>, sqlx::Error> {
+    let rows: Vec<(i32, i64, bool, i64)> = sqlx::query_as(
+        "select p.partition, p.next_offset, p.halt is not null,
+             (select coalesce(max(h.id), 0) from ledger_halts h where h.partition = p.partition)
+         from ledger_partitions p",
+    )
+    .fetch_all(pool)
+    .await?;
+    let of = |(partition, next_offset, halted, last_halt)| Standing { partition, next_offset, halted, last_halt };
+    Ok(rows.into_iter().map(of).collect())
+}
+
+/// The halts that are not cleared, by partition.
+pub async fn open(pool: &PgPool) -> Result<Vec<OpenHalt>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select p.partition, p.next_offset, h.since, h.why, h.expected, h.found,
+             (select count(*) from outbox o where o.partition = p.partition) as outbox
+         from ledger_partitions p join ledger_halts h on h.id = p.halt order by p.partition",
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(OpenHalt {
+                partition: row.try_get("partition")?,
+                since: row.try_get::<OffsetDateTime, _>("since")?.into(),
+                halt: Halt {
+                    why: row.try_get("why")?,
+                    expected: row.try_get("expected")?,
+                    found: row.try_get("found")?,
+                },
+                next_offset: row.try_get("next_offset")?,
+                outbox: row.try_get("outbox")?,
+            })
+        })
+        .collect()
+}
+
+/// Of some commands, those that are decided.
+pub async fn decided(pool: &PgPool, commands: &[(TenantId, CommandId)]) -> Result<HashSet<CommandId>, sqlx::Error> {
+    let (tenants, commands): (Vec<Uuid>, Vec<Uuid>) =
+        commands.iter().map(|(tenant, command)| (tenant.0, command.0)).unzip();
+    let found: Vec<Uuid> = sqlx::query_scalar(
+        "select o.command_id from command_outcomes o
+         join unnest($1::uuid[], $2::uuid[]) as asked (tenant_id, command_id) using (tenant_id, command_id)",
+    )
+    .bind(tenants)
+    .bind(commands)
+    .fetch_all(pool)
+    .await?;
+    Ok(found.into_iter().map(CommandId).collect())
+}
+
+/// Clears a halt: the ledger goes on where it is told to.
+pub async fn clear(pool: &PgPool, partition: i32, accepted: Reached) -> Result<(), ClearError> {
+    let mut tx = pool.begin().await?;
+    let row = locked(&mut tx, partition).await?.ok_or(ClearError::NotHalted(partition))?;
+    let halt: i64 = row.try_get::<Option<_>, _>("halt")?.ok_or(ClearError::NotHalted(partition))?;
+    let unpublished: i64 = sqlx::query_scalar("select count(*) from outbox where partition = $1")
+        .bind(partition)
+        .fetch_one(&mut *tx)
+        .await?;
+    if unpublished > 0 {
+        return Err(ClearError::Unpublished(unpublished));
+    }
+    sqlx::query("update ledger_halts set cleared_at = now(), accepted_offset = $2 where id = $1")
+        .bind(halt)
+        .bind(accepted.next_offset)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query(
+        "update ledger_partitions set halt = null, epoch = epoch + 1, next_offset = $2, last_offset = $3, last_digest = $4
+         where partition = $1",
+    )
+    .bind(partition)
+    .bind(accepted.next_offset)
+    .bind(accepted.last.map(|last| last.offset))
+    .bind(accepted.last.map(|last| last.digest.to_vec()))
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(())
+}
