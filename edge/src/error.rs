@@ -88,6 +88,7 @@ codes! {
     IdentityProviderUnavailable 502 "IDENTITY_PROVIDER_UNAVAILABLE" "The tenant's identity provider does not answer, or not as one." "Try again; if it stays, an admin of the tenant checks its issuer and its secret."
     CommandLogUnavailable 503 "COMMAND_LOG_UNAVAILABLE" "The command could not be stored durably now." "Retry with the same Idempotency-Key after the seconds in Retry-After."
     CheckpointsNotSigned 503 "CHECKPOINTS_NOT_SIGNED" "This server has no key to sign checkpoints of ledgers with." "Ask whoever runs it to set TWH_LEDGER_KEY_FILE."
+    LedgerHalted 503 "LEDGER_HALTED" "The part of the ledger that has your tenant stands still until its operator has looked at it: the log of commands has lost records." "Retry with the same Idempotency-Key after the seconds in Retry-After: it is decided once, whichever attempt was stored."
     MailNotSent 501 "MAIL_NOT_SENT" "This server sends no mails." "Ask whoever runs it for a token, or to set TWH_SMTP_URL."
     Overloaded 503 "OVERLOADED" "Too much is under way: commands, passwords that are checked, or as much as your plan may share in." "Retry with the same Idempotency-Key after the seconds in Retry-After."
     PositionNotReached 503 "POSITION_NOT_REACHED" "The ledger has not applied the position that the read asks for." "Retry after the seconds in Retry-After, or read without it."

@@ -89,6 +89,7 @@ const OF_COMMANDS: &[ErrorCode] = &[
     ErrorCode::DocumentTooLarge,
     ErrorCode::OutputTooLarge,
     ErrorCode::CommandLogUnavailable,
+    ErrorCode::LedgerHalted,
 ];
 /// Refused by commands that move stock or promise it.
 const OF_MOVES: &[ErrorCode] = &[

@@ -2,6 +2,7 @@
 //!
 //! It never answers 2xx for what is not durable: a command is acknowledged by the log first.
 
+use crate::ledger_watch::{Floor, LedgerWatch};
 use crate::replies::{Replies, Ticket};
 use crate::weights::{Held, Weights};
 use actix_web::HttpRequest;
@@ -34,6 +35,9 @@ static SUBMITTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("the metric's name is unique")
 });
 
+/// A person has to look first.
+const HALTED_RETRY_SECONDS: u32 = 10;
+
 /// How the write side is set up.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -56,12 +60,15 @@ pub struct Gateway {
     pool: TenantPool,
     in_flight: Arc<Semaphore>,
     weights: Weights,
+    ledger: Arc<LedgerWatch>,
 }
 
 /// A command on its way.
 pub struct UnderWay {
     delivery: Pending,
     ticket: Ticket,
+    ledger: Arc<LedgerWatch>,
+    floor: Floor,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -82,9 +89,10 @@ impl Gateway {
         schemas: Arc<Schemas>,
         replies: Replies,
         pool: TenantPool,
+        ledger: Arc<LedgerWatch>,
     ) -> Self {
         let in_flight = Arc::new(Semaphore::new(options.in_flight_max));
-        Self { options, producer, schemas, replies, pool, in_flight, weights: Weights::new() }
+        Self { options, producer, schemas, replies, pool, in_flight, weights: Weights::new(), ledger }
     }
 
     /// The ledger, for rehearsals: they read it and write nothing.
@@ -136,6 +144,10 @@ impl Gateway {
 
     /// Hands a command to the log without waiting; commands handed over one after another stand there in that order.
     pub fn hand_over(&self, command: &Command, traceparent: Option<&str>) -> Result<UnderWay, ApiError> {
+        let Some(floor) = self.ledger.floor(command.tenant_id) else {
+            SUBMITTED.with_label_values(&["halted"]).inc();
+            return Err(halted("nothing was stored"));
+        };
         let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_owned() else {
             SUBMITTED.with_label_values(&["overloaded"]).inc();
             return Err(ApiError::new(ErrorCode::Overloaded, "too many commands are under way").retry_after(1));
@@ -163,7 +175,7 @@ impl Gateway {
             payload: &payload,
         };
         let delivery = self.producer.enqueue(record).map_err(unavailable)?;
-        Ok(UnderWay { delivery, ticket, _permit: permit })
+        Ok(UnderWay { delivery, ticket, ledger: Arc::clone(&self.ledger), floor, _permit: permit })
     }
 }
 
@@ -185,12 +197,24 @@ fn unavailable(error: twh_sinks::kafka::ProduceError) -> ApiError {
     .retry_after(1)
 }
 
+fn halted(stored: &str) -> ApiError {
+    let message = format!(
+        "the ledger of this tenant stands still until its operator has looked at it, and {stored}; send it again with the same \
+         Idempotency-Key"
+    );
+    ApiError::new(ErrorCode::LedgerHalted, message).retry_after(HALTED_RETRY_SECONDS)
+}
+
 impl UnderWay {
     /// Waits until the log has the command.
     pub async fn acknowledged(self) -> Result<Acknowledged, ApiError> {
         let delivery = settle(self.delivery).await.map_err(unavailable)?;
-        SUBMITTED.with_label_values(&["acknowledged"]).inc();
         let position = Position { partition: delivery.partition, offset: delivery.offset };
+        if !self.ledger.acknowledged(self.floor, position) {
+            SUBMITTED.with_label_values(&["passed_over"]).inc();
+            return Err(halted("the command may be decided later"));
+        }
+        SUBMITTED.with_label_values(&["acknowledged"]).inc();
         Ok(Acknowledged { position, ticket: self.ticket, _permit: self._permit })
     }
 }

@@ -19,11 +19,13 @@ mod compose;
 mod describe;
 mod fingerprint;
 mod gateway;
+mod ledger_watch;
 mod rehearsal;
 mod replies;
 mod routes;
 mod weights;
 
 pub use gateway::{Gateway, Options};
+pub use ledger_watch::LedgerWatch;
 pub use replies::{Replies, Waker};
 pub use routes::routes;

@@ -28,7 +28,7 @@ use twh_edge::reference::Reference;
 use twh_edge::request::{around, under_way_per_mille};
 use twh_edge::routes::{Routes, not_found};
 use twh_edge::tokens::Tokens;
-use twh_ingest::{Gateway, Replies, Waker};
+use twh_ingest::{Gateway, LedgerWatch, Replies, Waker};
 use twh_processors::expiry::Expiry;
 use twh_processors::ledger::{self, Awaited, Ledger};
 use twh_processors::outbox::Publishing;
@@ -110,8 +110,11 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
     // Whichever way this function ends, nothing that it started goes on.
     let _stop_on_return = stop.clone().drop_guard();
     let mut tasks = JoinSet::new();
-    let (gateway, waker) =
-        if roles.contains(&Role::Ingest) { Some(gateway(&parts).await?).unzip() } else { (None, None) };
+    let (gateway, waker) = if roles.contains(&Role::Ingest) {
+        Some(gateway(&parts, &mut tasks, &stop).await?).unzip()
+    } else {
+        (None, None)
+    };
     if roles.contains(&Role::Ledger) {
         start_ledger(&parts, waker, &mut tasks, &stop).await?;
     }
@@ -257,7 +260,11 @@ fn start_expiry(
     Ok(())
 }
 
-async fn gateway(parts: &Parts) -> anyhow::Result<(web::Data<Gateway>, Waker)> {
+async fn gateway(
+    parts: &Parts,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<(web::Data<Gateway>, Waker)> {
     let config = &parts.config;
     let producer =
         Producer::new(&config.kafka_brokers, &format!("{}-ingest", parts.client_id), config.produce_timeout)?;
@@ -271,7 +278,20 @@ async fn gateway(parts: &Parts) -> anyhow::Result<(web::Data<Gateway>, Waker)> {
         outcome_wait: config.outcome_wait,
         in_flight_max: config.commands_in_flight,
     };
-    let gateway = Gateway::new(options, producer, Arc::clone(&parts.schemas), replies, parts.readers.clone());
+    let (asked, topic) = (producer.clone(), options.commands_topic.clone());
+    let partitions = tokio::task::spawn_blocking(move || asked.partitions(&topic, KAFKA_TIMEOUT)).await??;
+    let ledger = LedgerWatch::start(&parts.pool, partitions).await;
+    let ledger = Arc::new(ledger.context("how far the ledger is cannot be read")?);
+    let (watch, pool, stop) = (Arc::clone(&ledger), parts.pool.clone(), stop.clone());
+    tasks.spawn(async move {
+        tokio::select! {
+            () = watch.run(&pool) => {}
+            () = stop.cancelled() => {}
+        }
+        Ok(())
+    });
+    let readers = parts.readers.clone();
+    let gateway = Gateway::new(options, producer, Arc::clone(&parts.schemas), replies, readers, ledger);
     Ok((web::Data::new(gateway), waker))
 }
 
