@@ -1,6 +1,7 @@
 //! The Warehouse Hub: one binary, every role.
 
 mod config;
+mod halts;
 mod key_files;
 mod lag;
 mod listen;
@@ -75,6 +76,11 @@ enum Command {
     Replay(replay::ReplayArguments),
     /// Builds what is read anew from the log, beside what answers, and lets it answer then.
     Rebuild(projections::RebuildArguments),
+    /// Shows why partitions of commands stand halted, and lets them go on.
+    Ledger {
+        #[command(subcommand)]
+        command: halts::LedgerCommand,
+    },
     /// Makes the key that signs checkpoints of ledgers, in a new file that only its owner can read.
     LedgerKey {
         /// The file.
@@ -221,6 +227,7 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
             print(&format!("{tenant} has the plan {plan} from now on; it had {old}\n"))
         }
         Command::Rebuild(arguments) => projections::rebuild(&config, arguments).await,
+        Command::Ledger { command } => halts::run(&config, command).await,
         Command::Verify(arguments) => verify::run(&config, arguments).await,
         Command::Replay(arguments) => replay::run(&config, arguments).await,
         Command::Config

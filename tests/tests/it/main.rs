@@ -20,6 +20,7 @@ mod control;
 mod hygiene;
 mod ledger;
 mod limits;
+mod lost_log;
 mod month;
 mod openapi;
 mod proof;
