@@ -472,13 +472,11 @@ async fn what_stood_before_records_carried_rows_gets_a_record_and_is_held_to_it(
     let pool = world.pool().await.unwrap();
     let id = uuid::Uuid::now_v7();
     execute(&pool, &format!("insert into tenants (tenant_id, name) values ('{id}', 'from before')")).await;
-    for n in 0..700 {
-        let insert = format!(
-            "insert into api_keys (key_id, tenant_id, key_hash, name, hint, role, created_by, created_at)
-             values (gen_random_uuid(), '{id}', '\\x{n:04}', 'k', 'k', 'dev', 'x', now())"
-        );
-        execute(&pool, &insert).await;
-    }
+    let insert = format!(
+        "insert into api_keys (key_id, tenant_id, key_hash, name, hint, role, created_by, created_at)
+         select gen_random_uuid(), '{id}', int4send(n), 'k', 'k', 'dev', 'x', now() from generate_series(1, 700) n"
+    );
+    execute(&pool, &insert).await;
     let (code, report) = verify(&world, &[]).await;
     assert_eq!((code, &report["findings"][0]["row"]), (Some(2), &json!(format!("tenant {id}"))), "{report}");
     execute(&pool, "insert into control_unaccounted select tenant_id, kind, id from control_state where not gone")
@@ -486,6 +484,6 @@ async fn what_stood_before_records_carried_rows_gets_a_record_and_is_held_to_it(
     migrate().await;
     let (code, report) = verify(&world, &[]).await;
     assert_eq!((code, &report["control_state"]), (Some(0), &json!(701)), "{report}");
-    execute(&pool, "update api_keys set role = 'admin' where key_hash = '\\x0007'").await;
+    execute(&pool, "update api_keys set role = 'admin' where key_hash = int4send(7)").await;
     assert_eq!(verify(&world, &[]).await.0, Some(2));
 }
