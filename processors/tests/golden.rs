@@ -129,7 +129,7 @@ async fn what_it_came_to(pool: &PgPool) -> BTreeMap<String, Came> {
     let mut came = BTreeMap::new();
     for (tenant, movements, movements_hash, documents, documents_hash, events) in rows {
         let outcomes = "select concat_ws(' ', command_id, accepted, code, replay_of) from command_outcomes
-            where tenant_id = $1::uuid order by partition, log_offset";
+            where tenant_id = $1::uuid order by partition, log_offset, replay_of is not null, command_id";
         let outcomes: Vec<String> = sqlx::query_scalar(outcomes).bind(&tenant).fetch_all(pool).await.unwrap();
         let outcomes_hash = hex::encode(&Sha256::digest(outcomes.join("\n")));
         came.insert(tenant, Came { movements, movements_hash, documents, documents_hash, events, outcomes_hash });

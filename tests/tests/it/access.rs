@@ -588,7 +588,7 @@ async fn a_server_without_mail_says_so() {
     // However often it is asked: what cannot be sent does not count, against nobody.
     for _ in 0..9 {
         let answer = ask(&anyone, "POST", "/v1/auth/password-forgotten", Some(body.clone())).await;
-        assert_eq!((answer.status.as_u16(), answer.code()), (503, "MAIL_NOT_SENT"), "{}", answer.body);
+        assert_eq!((answer.status.as_u16(), answer.code()), (501, "MAIL_NOT_SENT"), "{}", answer.body);
     }
     let account = sign_up(&anyone, "owner@example.com").await;
     let owner = anyone.with(text(&account, "/tokens/access_token"));
