@@ -62,7 +62,8 @@ struct Came {
     /// The head of the chain over every version of every document.
     documents_hash: String,
     events: i64,
-    /// A hash over which commands were accepted, which were repeats of which, and the codes of those that were refused.
+    /// A hash over which commands were accepted, which were repeats of which, and the codes of those that were refused; repeats have the
+    /// place of the first, and come after it by their ids.
     outcomes_hash: String,
 }
 
