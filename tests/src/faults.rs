@@ -21,7 +21,8 @@ impl World {
 
     /// How often something of a kind held up a partition of a group, by the server's own count.
     pub async fn trouble(&self, group: &str, kind: &str) -> Result<u64> {
-        let metrics = http_client(REQUEST_TIMEOUT)?.get(format!("{}/metrics", self.url)).send().await?.text().await?;
+        let metrics =
+            http_client(REQUEST_TIMEOUT)?.get(format!("{}/metrics", self.ops_url)).send().await?.text().await?;
         let is_it = |line: &&str| {
             line.starts_with("twh_partition_trouble_total{")
                 && line.contains(&format!("{group}\""))
