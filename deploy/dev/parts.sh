@@ -10,6 +10,8 @@
 #   NEEDS         for what packages must be there: each need has a function missing_<need> (artefacts.sh, or its own file)
 #   JARS          "yes" where it is made of the jars in deploy/<name>/jars.sha256
 #   STOP_SIGNAL   the signal that stops it, where that is not TERM
+#   STOP_WITHIN_S how long it may take to stop before it is killed, where 30 s are not enough
+#   STOP_TAKES    what that waits for, in words
 #
 # and defines these functions:
 #
@@ -20,9 +22,9 @@
 #   download_<name>  puts its jars into a folder; where it has jars
 #   trouble_<name>   may say why one that runs cannot be used until it is restarted
 #   purge_<name>     may remove data that it has outside the instance's folder
-unset -v ORDER OPTIONAL PORT VARIABLE ADDRESS DEFAULT_PORT NEEDS JARS STOP_SIGNAL # the environment may have a PORT
+unset -v ORDER OPTIONAL PORT VARIABLE ADDRESS DEFAULT_PORT NEEDS JARS STOP_SIGNAL STOP_WITHIN_S STOP_TAKES # the environment may have a PORT
 # shellcheck disable=SC2034 # the other files read them
-declare -A ORDER OPTIONAL PORT VARIABLE ADDRESS DEFAULT_PORT NEEDS JARS STOP_SIGNAL
+declare -A ORDER OPTIONAL PORT VARIABLE ADDRESS DEFAULT_PORT NEEDS JARS STOP_SIGNAL STOP_WITHIN_S STOP_TAKES
 
 for file in "$CODE"/parts/*.sh; do
   # shellcheck source=/dev/null # each is checked by itself

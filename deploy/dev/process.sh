@@ -3,6 +3,8 @@
 # instance did not start must never be ended: whatever sends a signal has its process id from pid_of.
 
 readonly STOPPED_WITHIN_S=30
+# A part that takes longer than this says what it waits for.
+readonly STOPS_QUIETLY_S=10
 
 log_of() { echo "$HOME_DIR/logs/$1.log"; }
 pid_file_of() { echo "$HOME_DIR/$1.pid"; }
@@ -62,13 +64,16 @@ are_gone() {
 }
 
 stop() {
-  local part=$1 pid began
+  local part=$1 pid began within=${STOP_WITHIN_S[$1]:-$STOPPED_WITHIN_S}
   if pid=$(pid_of "$part"); then
     began=$(now_ms)
     kill -s "${STOP_SIGNAL[$part]:-TERM}" "$pid"
-    if ! wait_until "$STOPPED_WITHIN_S" are_gone "$pid"; then
-      progress "$part" "did not stop within $STOPPED_WITHIN_S s; killing it"
-      kill_hard "$pid"
+    if ! wait_until "$STOPS_QUIETLY_S" are_gone "$pid"; then
+      progress "$part" "is still stopping${STOP_TAKES[$part]:+: ${STOP_TAKES[$part]}}; it is given $within s"
+      if ! wait_until "$((within - STOPS_QUIETLY_S))" are_gone "$pid"; then
+        progress "$part" "did not stop within $within s; killing it"
+        kill_hard "$pid"
+      fi
     fi
     progress "$part" "stopped in $(elapsed "$began")"
   fi

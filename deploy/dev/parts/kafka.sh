@@ -7,6 +7,10 @@ ADDRESS[kafka]=127.0.0.1:@PORT@
 DEFAULT_PORT[kafka]=9092
 NEEDS[kafka]="java curl"
 JARS[kafka]=yes
+# A broker that is killed has an unclean end: what it had not flushed may be gone with the machine, and the next start looks through
+# its logs. Measured: 14 s of a stop for 1,200 partitions that had been written to, on two busy cores.
+STOP_WITHIN_S[kafka]=300
+STOP_TAKES[kafka]="it flushes and closes the log of each partition"
 
 version_kafka() { sed -n 's/.* kafka_2.13-\(.*\)\.jar/\1/p' "$DEPLOY/kafka/jars.sha256"; }
 marker_kafka() { echo "kafka.Kafka $HOME_DIR/kafka/server.properties"; }
