@@ -4,11 +4,14 @@ mod reached;
 
 pub use reached::{Mark, Reached};
 
+mod client;
+
+use client::{Client, Threaded};
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -147,9 +150,12 @@ impl ProducerContext for Reports {
 }
 
 /// Produces with `acks=all` and idempotence: a record acknowledged is on the log once, in order.
+///
+/// Below it a client that fails for good is replaced by another ([`client`]). What it had under way fails, and is not sent again
+/// here: who waits for it knows whether it may be.
 #[derive(Clone)]
 pub struct Producer {
-    inner: Arc<ThreadedProducer<Reports>>,
+    client: Arc<Client>,
 }
 
 impl Producer {
@@ -162,7 +168,8 @@ impl Producer {
     /// A producer like [`Self::new`]'s that gives a record `linger` to be joined by others: fewer requests, where nobody waits
     /// for the record.
     pub fn lingering(brokers: &str, client_id: &str, timeout: Duration, linger: Duration) -> Result<Self, KafkaError> {
-        let inner = client_config(brokers, client_id)
+        let mut config = client_config(brokers, client_id);
+        config
             .set("enable.idempotence", "true")
             .set("acks", "all")
             // librdkafka's own bound is a quarter of what the topics take.
@@ -172,42 +179,31 @@ impl Producer {
             .set("compression.type", "lz4")
             // Keys land where any Java client would put them.
             .set("partitioner", "murmur2_random")
-            .set("message.timeout.ms", timeout.as_millis().to_string())
-            .create_with_context(Reports)?;
-        Ok(Self { inner: Arc::new(inner) })
+            .set("message.timeout.ms", timeout.as_millis().to_string());
+        Ok(Self { client: Arc::new(Client::new(client_id, config)?) })
     }
 
     /// Hands a record over. Never waits.
     pub fn enqueue(&self, record: Outgoing<'_>) -> Result<Pending, ProduceError> {
         let (sender, pending) = oneshot::channel();
-        self.hand_over(record, Waiter::One(sender))?;
+        let client = self.client()?;
+        hand_over(&client, record, Waiter::One(sender))?;
         Ok(pending)
     }
 
-    fn hand_over(&self, record: Outgoing<'_>, waiter: Waiter) -> Result<(), ProduceError> {
-        let mut outgoing: BaseRecord<'_, [u8], [u8], Box<Waiter>> =
-            BaseRecord::with_opaque_to(record.topic, Box::new(waiter)).key(record.key).payload(record.payload);
-        if !record.headers.is_empty() {
-            let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-            for (key, value) in record.headers {
-                headers = headers.insert(Header { key, value: Some(value.as_ref()) });
-            }
-            outgoing = outgoing.headers(headers);
-        }
-        outgoing.partition = record.partition;
-        self.inner.send(outgoing).map_err(|(error, _)| match error {
-            KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => ProduceError::QueueFull,
-            other => ProduceError::NotAcknowledged(other),
-        })
+    fn client(&self) -> Result<Arc<Threaded>, ProduceError> {
+        self.client.get().map_err(ProduceError::NotAcknowledged)
     }
 
     /// Produces records in order and waits until all are on the log.
     pub async fn produce_all<'a>(&self, records: impl Iterator<Item = Outgoing<'a>>) -> Result<(), ProduceError> {
+        // All of them over one client: where it fails in between, those behind must not be on the log before the one that failed.
+        let client = self.client()?;
         // One stays open until all are handed over, so that the group is not settled before.
         let group = Arc::new(Group { open: AtomicUsize::new(1), ..Group::default() });
         let mut handed_over = Ok(());
         for record in records {
-            handed_over = self.hand_over_waiting(record, &group).await;
+            handed_over = hand_over_waiting(&client, record, &group).await;
             if handed_over.is_err() {
                 break;
             }
@@ -221,35 +217,52 @@ impl Producer {
         failed.map_or(Ok(()), |error| Err(ProduceError::NotAcknowledged(error)))
     }
 
-    async fn hand_over_waiting(&self, record: Outgoing<'_>, group: &Arc<Group>) -> Result<(), ProduceError> {
-        loop {
-            group.open.fetch_add(1, Ordering::AcqRel);
-            match self.hand_over(record, Waiter::Group(Arc::clone(group))) {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    group.open.fetch_sub(1, Ordering::AcqRel);
-                    let ProduceError::QueueFull = error else { return Err(error) };
-                    tokio::time::sleep(QUEUE_FULL_PAUSE).await;
-                }
-            }
-        }
-    }
-
     /// True when the cluster answers within `timeout`. Blocks.
     pub fn reaches_cluster(&self, timeout: Duration) -> Result<(), KafkaError> {
-        self.inner.client().fetch_metadata(None, timeout).map(|_| ())
+        self.client.get()?.client().fetch_metadata(None, timeout).map(|_| ())
     }
 
     /// The cluster's id: offsets mean something only within it. Blocks.
     #[must_use]
     pub fn cluster_id(&self, timeout: Duration) -> Option<String> {
-        self.inner.client().fetch_cluster_id(timeout)
+        self.client.get().ok()?.client().fetch_cluster_id(timeout)
     }
 
     /// How many partitions a topic has. Blocks.
     pub fn partitions(&self, topic: &str, timeout: Duration) -> Result<usize, KafkaError> {
-        let metadata = self.inner.client().fetch_metadata(Some(topic), timeout)?;
+        let metadata = self.client.get()?.client().fetch_metadata(Some(topic), timeout)?;
         Ok(metadata.topics().first().map_or(0, |topic| topic.partitions().len()))
+    }
+}
+
+fn hand_over(client: &Threaded, record: Outgoing<'_>, waiter: Waiter) -> Result<(), ProduceError> {
+    let mut outgoing: BaseRecord<'_, [u8], [u8], Box<Waiter>> =
+        BaseRecord::with_opaque_to(record.topic, Box::new(waiter)).key(record.key).payload(record.payload);
+    if !record.headers.is_empty() {
+        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        for (key, value) in record.headers {
+            headers = headers.insert(Header { key, value: Some(value.as_ref()) });
+        }
+        outgoing = outgoing.headers(headers);
+    }
+    outgoing.partition = record.partition;
+    client.send(outgoing).map_err(|(error, _)| match error {
+        KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => ProduceError::QueueFull,
+        other => ProduceError::NotAcknowledged(other),
+    })
+}
+
+async fn hand_over_waiting(client: &Threaded, record: Outgoing<'_>, group: &Arc<Group>) -> Result<(), ProduceError> {
+    loop {
+        group.open.fetch_add(1, Ordering::AcqRel);
+        match hand_over(client, record, Waiter::Group(Arc::clone(group))) {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                group.open.fetch_sub(1, Ordering::AcqRel);
+                let ProduceError::QueueFull = error else { return Err(error) };
+                tokio::time::sleep(QUEUE_FULL_PAUSE).await;
+            }
+        }
     }
 }
 
