@@ -1,11 +1,12 @@
 //! The catalogue: the one table from which topics are made, schemas registered and the documentation written.
 
 pub use crate::markdown::to_markdown;
-pub use crate::topics::{TopicError, create_topics};
+pub use crate::topics::{Shortfall, TopicError, create_topics};
 use twh_domain::limits::MESSAGE_BYTES_MAX;
 
 /// Acknowledged means that this many replicas have it, where there are enough to lose one and go on.
-const REPLICAS_IN_SYNC_MIN: &str = "2";
+pub(crate) const REPLICAS_IN_SYNC_MIN: u32 = 2;
+pub(crate) const MIN_INSYNC: &str = "min.insync.replicas";
 
 /// What a new schema of a subject must be able to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +98,12 @@ impl Topic {
         }
     }
 
+    /// Something that was acknowledged stands on it for long.
+    #[must_use]
+    pub const fn is_kept(&self) -> bool {
+        !matches!(self.retention, Retention::Hours(_))
+    }
+
     /// The settings that it is made with.
     #[must_use]
     pub fn settings(&self, replication: i32) -> Vec<(&'static str, String)> {
@@ -112,7 +119,7 @@ impl Topic {
             settings.push(("message.timestamp.type", "LogAppendTime".to_owned()));
         }
         if replication > 2 {
-            settings.push(("min.insync.replicas", REPLICAS_IN_SYNC_MIN.to_owned()));
+            settings.push((MIN_INSYNC, REPLICAS_IN_SYNC_MIN.to_string()));
         }
         settings
     }

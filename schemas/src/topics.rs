@@ -1,14 +1,14 @@
 //! Makes the catalogue's topics, and checks those that were there before. Never changes or deletes one: a topic's records and
 //! its number of partitions are not ours to risk.
 
-use crate::catalogue::{Partitions, TOPICS, Topic};
+use crate::catalogue::{MIN_INSYNC, Partitions, REPLICAS_IN_SYNC_MIN, TOPICS, Topic};
 use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,34 @@ const VISIBLE_WITHIN: Duration = Duration::from_secs(30);
 const VISIBLE_CHECK: Duration = Duration::from_millis(50);
 /// Settings that would lose records or make a replay differ; another value of any other setting is the operator's choice.
 const ESSENTIAL: &[&str] = &["cleanup.policy", "message.timestamp.type"];
+
+/// Lets a replica that lacks what was acknowledged become the leader.
+const UNCLEAN: &str = "unclean.leader.election.enable";
+/// Copies of a partition with which one broker may be lost while another is away.
+const REPLICATION_MIN: usize = 3;
+
+/// A topic that is not as the promise needs it, or not as the catalogue says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortfall {
+    /// Which topic.
+    pub topic: String,
+    /// The setting, by Kafka's name; `replication.factor` where there are too few copies.
+    pub setting: &'static str,
+    /// Its value.
+    pub found: String,
+    /// What it should be.
+    pub wanted: String,
+    /// What was acknowledged may be lost.
+    pub loses: bool,
+}
+
+/// A topic as the cluster tells of it.
+#[derive(Debug, Clone, Copy)]
+struct Made {
+    partitions: usize,
+    /// Copies of the partition that has the fewest.
+    replication: usize,
+}
 
 /// Why the topics are not as they must be.
 #[derive(Debug, thiserror::Error)]
@@ -77,46 +105,57 @@ impl TopicError {
 }
 
 /// Makes the topics that are missing and waits until the cluster tells of them; checks the ones that were there. Several
-/// processes may do this at once. Existing topics keep their partitions, for a tenant would move to another one.
+/// processes may do this at once. Existing topics keep their partitions, for a tenant would move to another one. Says what is not
+/// as it should be, and can be lived with.
 pub async fn create_topics(
     client: &ClientConfig,
     prefix: &str,
     partitions: i32,
     replication: i32,
-) -> Result<(), TopicError> {
+) -> Result<Vec<Shortfall>, TopicError> {
     // A broker may make a topic because its name was asked for, with settings of its own.
     let mut client = client.clone();
     client.set("allow.auto.create.topics", "false");
     let admin: Arc<AdminClient<DefaultClientContext>> = Arc::new(client.create()?);
-    let before = partition_counts(&admin, prefix).await?;
+    let before = tell(&admin, prefix).await?;
     let missing: Vec<&Topic> = TOPICS.iter().filter(|topic| !before.contains_key(&topic.full_name(prefix))).collect();
     make(&admin, &missing, prefix, partitions, replication).await?;
-    let counts = visible(&admin, prefix).await?;
+    let made = visible(&admin, prefix).await?;
+    let mut shortfalls = Vec::new();
     for topic in TOPICS {
-        check_partitions(topic, &topic.full_name(prefix), &counts, partitions)?;
+        let name = topic.full_name(prefix);
+        let Some(made) = made.get(&name) else { return Err(TopicError::Invisible(name)) };
+        check_partitions(topic, &name, made.partitions, partitions)?;
+        if topic.is_kept() && made.replication < REPLICATION_MIN {
+            let (found, wanted) = (made.replication.to_string(), REPLICATION_MIN.to_string());
+            shortfalls.push(Shortfall { topic: name, setting: "replication.factor", found, wanted, loses: true });
+        }
     }
-    check_settings(&admin, prefix, replication).await
+    check_settings(&admin, prefix, replication, &mut shortfalls).await?;
+    Ok(shortfalls)
 }
 
-/// The partitions of the catalogue's topics that the cluster has. Asked for by name: a shared cluster may have thousands.
-async fn partition_counts(
+/// The catalogue's topics that the cluster has. Asked for by name: a shared cluster may have thousands.
+async fn tell(
     admin: &Arc<AdminClient<DefaultClientContext>>,
     prefix: &str,
-) -> Result<HashMap<String, usize>, KafkaError> {
+) -> Result<BTreeMap<String, Made>, KafkaError> {
     let names: Vec<String> = TOPICS.iter().map(|topic| topic.full_name(prefix)).collect();
     let asked = Arc::clone(admin);
-    let counts = tokio::task::spawn_blocking(move || {
-        let mut counts = HashMap::new();
+    let told = tokio::task::spawn_blocking(move || {
+        let mut told = BTreeMap::new();
         for name in names {
             let metadata = asked.inner().fetch_metadata(Some(&name), METADATA_TIMEOUT)?;
             let known = metadata.topics().iter().find(|topic| topic.name() == name && topic.error().is_none());
             if let Some(topic) = known {
-                counts.insert(name, topic.partitions().len());
+                let partitions = topic.partitions();
+                let replication = partitions.iter().map(|one| one.replicas().len()).min().unwrap_or_default();
+                told.insert(name, Made { partitions: partitions.len(), replication });
             }
         }
-        Ok(counts)
+        Ok(told)
     });
-    counts.await.map_err(|_| KafkaError::Canceled)?
+    told.await.map_err(|_| KafkaError::Canceled)?
 }
 
 async fn make(
@@ -155,26 +194,20 @@ fn options() -> AdminOptions {
 async fn visible(
     admin: &Arc<AdminClient<DefaultClientContext>>,
     prefix: &str,
-) -> Result<HashMap<String, usize>, TopicError> {
+) -> Result<BTreeMap<String, Made>, TopicError> {
     let begun = Instant::now();
     loop {
-        let counts = partition_counts(admin, prefix).await?;
-        let missing = TOPICS.iter().map(|topic| topic.full_name(prefix)).find(|name| !counts.contains_key(name));
+        let made = tell(admin, prefix).await?;
+        let missing = TOPICS.iter().map(|topic| topic.full_name(prefix)).find(|name| !made.contains_key(name));
         match missing {
-            None => return Ok(counts),
+            None => return Ok(made),
             Some(name) if begun.elapsed() > VISIBLE_WITHIN => return Err(TopicError::Invisible(name)),
             Some(_) => tokio::time::sleep(VISIBLE_CHECK).await,
         }
     }
 }
 
-fn check_partitions(
-    topic: &Topic,
-    name: &str,
-    counts: &HashMap<String, usize>,
-    configured: i32,
-) -> Result<(), TopicError> {
-    let found = counts.get(name).copied().unwrap_or_default();
+fn check_partitions(topic: &Topic, name: &str, found: usize, configured: i32) -> Result<(), TopicError> {
     let wanted = topic.partition_count(configured);
     if usize::try_from(wanted) == Ok(found) {
         return Ok(());
@@ -195,6 +228,7 @@ async fn check_settings(
     admin: &AdminClient<DefaultClientContext>,
     prefix: &str,
     replication: i32,
+    shortfalls: &mut Vec<Shortfall>,
 ) -> Result<(), TopicError> {
     let names: Vec<String> = TOPICS.iter().map(|topic| topic.full_name(prefix)).collect();
     let specifiers: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
@@ -202,7 +236,9 @@ async fn check_settings(
         match described {
             Ok(resource) => {
                 let found = TOPICS.iter().zip(&names).find(|(_, name)| is_of(&resource, name));
-                found.map_or(Ok(()), |(topic, name)| compare(topic, name, &resource, replication))?;
+                if let Some((topic, name)) = found {
+                    shortfalls.extend(compare(topic, name, &resource, replication)?);
+                }
             }
             Err(code) => tracing::warn!(%code, "a topic's settings cannot be read, so they are not checked"),
         }
@@ -214,22 +250,36 @@ fn is_of(resource: &ConfigResource, name: &str) -> bool {
     matches!(&resource.specifier, OwnedResourceSpecifier::Topic(topic) if topic == name)
 }
 
-fn compare(topic: &Topic, name: &str, resource: &ConfigResource, replication: i32) -> Result<(), TopicError> {
+fn compare(
+    topic: &Topic,
+    name: &str,
+    resource: &ConfigResource,
+    replication: i32,
+) -> Result<Vec<Shortfall>, TopicError> {
+    let value = |setting: &str| resource.get(setting).and_then(|entry| entry.value.as_deref());
+    let mut shortfalls = Vec::new();
+    let mut note = |setting, found: &str, wanted: &str, loses| {
+        let (topic, found, wanted) = (name.to_owned(), found.to_owned(), wanted.to_owned());
+        shortfalls.push(Shortfall { topic, setting, found, wanted, loses });
+    };
     for (setting, wanted) in topic.settings(replication) {
-        let Some(found) = resource.get(setting).and_then(|entry| entry.value.as_deref()) else { continue };
-        if found == wanted {
+        let Some(found) = value(setting) else { continue };
+        if found == wanted || setting == MIN_INSYNC {
             continue;
         }
         if ESSENTIAL.contains(&setting) {
             return Err(TopicError::Setting { topic: name.to_owned(), setting, found: found.to_owned(), wanted });
         }
-        tracing::warn!(
-            topic = name,
-            setting,
-            found,
-            wanted,
-            "the topic has another setting than it would be made with"
-        );
+        note(setting, found, &wanted, false);
     }
-    Ok(())
+    if topic.is_kept() {
+        let few = |found: &&str| found.parse::<u32>().is_ok_and(|found| found < REPLICAS_IN_SYNC_MIN);
+        if let Some(found) = value(MIN_INSYNC).filter(few) {
+            note(MIN_INSYNC, found, &REPLICAS_IN_SYNC_MIN.to_string(), true);
+        }
+        if let Some(found) = value(UNCLEAN).filter(|found| *found != "false") {
+            note(UNCLEAN, found, "false", true);
+        }
+    }
+    Ok(shortfalls)
 }

@@ -23,7 +23,7 @@ use serde_json::{Value as Json, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use twh_schemas::Schemas;
-use twh_schemas::catalogue::{COMMANDS, LEVELS, MOVEMENTS, TOPICS, TopicError, create_topics};
+use twh_schemas::catalogue::{COMMANDS, LEVELS, MOVEMENTS, OUTCOMES, Shortfall, TOPICS, TopicError, create_topics};
 use twh_schemas::codec::{Codec, DecodeError};
 use twh_schemas::partition::partition_of;
 use twh_schemas::records::StockMovement;
@@ -189,6 +189,45 @@ async fn processes_that_start_at_once_make_each_topic_once_and_a_tenant_never_mo
 }
 
 #[tokio::test]
+async fn topics_that_a_lost_broker_may_take_along_are_told() {
+    let (prefix, cluster) = (prefix(), cluster());
+    let found = create_topics(&cluster, &prefix, 1, 1).await.unwrap();
+    let names = |found: &[Shortfall], setting: &str| -> Vec<String> {
+        let of = found.iter().filter(|one| one.setting == setting && one.loses);
+        of.map(|one| one.topic.trim_start_matches(&prefix).to_owned()).collect()
+    };
+    // One broker, one copy; what is forgotten after an hour needs no more.
+    let kept: Vec<_> = TOPICS.iter().filter(|topic| **topic != OUTCOMES).map(|topic| topic.name.to_owned()).collect();
+    assert_eq!(names(&found, "replication.factor"), kept);
+    assert_eq!(names(&found, "min.insync.replicas"), kept);
+    assert_eq!(names(&found, "unclean.leader.election.enable"), Vec::<String>::new());
+
+    let admin: AdminClient<DefaultClientContext> = cluster.create().unwrap();
+    let topic = COMMANDS.full_name(&prefix);
+    let unclean = [("unclean.leader.election.enable", "true"), ("min.insync.replicas", "2"), ("retention.ms", "1000")];
+    let change = AlterConfig::new(ResourceSpecifier::Topic(&topic));
+    let change = unclean.iter().fold(change, |change, (setting, value)| change.set(setting, value));
+    let change = COMMANDS
+        .settings(1)
+        .into_iter()
+        .filter(|(setting, _)| *setting != "retention.ms")
+        .fold(change, |change, (setting, value)| change.set(setting, Box::leak(value.into_boxed_str())));
+    admin.alter_configs(&[change], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    let begun = Instant::now();
+    loop {
+        let found = create_topics(&cluster, &prefix, 1, 1).await.unwrap();
+        if names(&found, "unclean.leader.election.enable") == ["commands"] {
+            assert!(!names(&found, "min.insync.replicas").contains(&"commands".to_owned()));
+            let choice = found.iter().find(|one| one.topic == topic && one.setting == "retention.ms").unwrap();
+            assert_eq!((choice.found.as_str(), choice.wanted.as_str(), choice.loses), ("1000", "-1", false));
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{found:?}");
+    }
+    delete_topics(&prefix).await;
+}
+
+#[tokio::test]
 async fn a_topic_that_would_make_a_replay_differ_is_refused() {
     let prefix = prefix();
     let cluster = cluster();
@@ -202,7 +241,7 @@ async fn a_topic_that_would_make_a_replay_differ_is_refused() {
     let error = loop {
         match create_topics(&cluster, &prefix, 1, 1).await {
             Err(error) => break error,
-            Ok(()) => assert!(begun.elapsed() < Duration::from_secs(10), "the topic was accepted"),
+            Ok(_) => assert!(begun.elapsed() < Duration::from_secs(10), "the topic was accepted"),
         }
     };
     assert!(matches!(&error, TopicError::Setting { setting, .. } if *setting == "message.timestamp.type"), "{error}");
