@@ -4,13 +4,14 @@
 use crate::provision::{self, ProvisionError, ResetBy};
 use crate::sso::PublicUrl;
 use prometheus::{IntCounterVec, register_int_counter_vec};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_sinks::mail::{Mail, MailError, Mailer};
 use twh_sinks::postgres::PgPool;
 use twh_sinks::secrets::Secrets;
+use twh_sinks::tasks;
 
 /// Mails that may wait.
 const WAITING_MAX: usize = 1_000;
@@ -52,19 +53,10 @@ impl Post {
     /// Sends what is left here, until the last of those who may leave something is gone. Mails name the API's address.
     #[must_use]
     pub fn start(mailer: Mailer, pool: PgPool, secrets: Secrets, public_url: PublicUrl) -> Self {
-        let (sender, mut letters) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(async move {
-            let office = std::sync::Arc::new(Office { mailer, pool, secrets, public_url });
-            let places = std::sync::Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
-            while let Some(letter) = letters.recv().await {
-                let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await else { return };
-                let office = std::sync::Arc::clone(&office);
-                tokio::spawn(async move {
-                    let _held = place;
-                    office.handle(letter).await;
-                });
-            }
-        });
+        let (sender, letters) = mpsc::channel(WAITING_MAX);
+        let office = Arc::new(Office { mailer, pool, secrets, public_url });
+        let letters = Arc::new(Mutex::new(letters));
+        drop(tasks::keep("mail", "mail", move || send_all(Arc::clone(&office), Arc::clone(&letters))));
         Self(Some(sender))
     }
 
@@ -98,6 +90,22 @@ impl Post {
 /// Why no token is mailed.
 pub(crate) fn not_sent() -> ApiError {
     ApiError::new(ErrorCode::MailNotSent, "this server sends no mails; whoever runs it can make a token")
+}
+
+async fn send_all(office: Arc<Office>, letters: Arc<Mutex<mpsc::Receiver<Letter>>>) {
+    let mut letters = letters.lock().await;
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    while let Some(letter) = letters.recv().await {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let office = Arc::clone(&office);
+        // Nobody waits for it: what becomes of the mail is counted, also where it panics.
+        drop(tokio::spawn(async move {
+            let _held = place;
+            if tasks::guarded("mail_attempt", office.handle(letter)).await.is_err() {
+                MAILS.with_label_values(&["failed"]).inc();
+            }
+        }));
+    }
 }
 
 struct Office {

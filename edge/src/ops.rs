@@ -5,12 +5,13 @@ use actix_web::http::Method;
 use actix_web::{HttpResponse, web};
 use futures::future::BoxFuture;
 use prometheus::{Encoder as _, TextEncoder};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use time::OffsetDateTime;
 use twh_domain::timestamp::Timestamp;
+use twh_sinks::tasks::health;
 
 /// How long a check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -18,9 +19,31 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Asks a part whether it is there.
 pub type Check = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
-/// Everything that must be there before this process can serve, by name.
+/// A role of the process, whose parts say for themselves whether they work ([`health`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Serving {
+    /// Its name.
+    pub role: &'static str,
+    /// Requests stand on it: without it the process is taken out of the load balancer.
+    pub answers: bool,
+}
+
+/// What `/ready` tells.
 #[derive(Clone, Default)]
-pub struct Checks(pub Vec<(&'static str, Check)>);
+pub struct Checks {
+    /// What everything stands on, by name: it is asked each time.
+    pub parts: Vec<(&'static str, Check)>,
+    /// What the process does.
+    pub roles: Vec<Serving>,
+    /// What works, and should be otherwise.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct ReadyQuery {
+    /// Only this role is asked about.
+    role: Option<String>,
+}
 
 /// How far a consumer group is behind, on a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,19 +95,42 @@ async fn health() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "alive" }))
 }
 
-async fn ready(checks: web::Data<Checks>) -> HttpResponse {
-    let asked = checks.0.iter().map(|(name, check)| async move {
+async fn ready(checks: web::Data<Checks>, query: web::Query<ReadyQuery>) -> HttpResponse {
+    let asked_for = query.role.as_deref();
+    let roles: Vec<&Serving> =
+        checks.roles.iter().filter(|one| asked_for.is_none_or(|name| one.role == name)).collect();
+    if asked_for.is_some() && roles.is_empty() {
+        return HttpResponse::NotFound().json(json!({ "status": "the process has no such role" }));
+    }
+    // A process that answers requests is taken from all tenants when it is not ready: not for what only some of them wait for.
+    let answers = asked_for.is_none() && roles.iter().any(|one| one.answers);
+    let asked = checks.parts.iter().map(|(name, check)| async move {
         let answer = tokio::time::timeout(CHECK_TIMEOUT, check()).await;
         (*name, answer.unwrap_or_else(|_| Err("it does not answer in time".to_owned())))
     });
-    let answers = futures::future::join_all(asked).await;
-    let ready = answers.iter().all(|(_, answer)| answer.is_ok());
-    let parts: serde_json::Map<_, _> = answers
+    let checked = futures::future::join_all(asked).await;
+    let (mut ready, mut whole) = (checked.iter().all(|(_, answer)| answer.is_ok()), true);
+    let mut parts: serde_json::Map<_, _> = checked
         .into_iter()
         .map(|(name, answer)| (name.to_owned(), json!(answer.err().unwrap_or_else(|| "ready".to_owned()))))
         .collect();
-    let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
-    response.json(json!({ "status": if ready { "ready" } else { "not ready" }, "parts": parts }))
+    for Serving { role, answers: serves } in roles {
+        let standing = health::standing(role);
+        whole &= standing.is_empty();
+        ready &= standing.is_empty() || (answers && !serves);
+        let said = standing.iter().map(|one| format!("{}: {}", one.part, one.reason)).collect::<Vec<_>>().join("; ");
+        parts.insert((*role).to_owned(), json!(if said.is_empty() { "ready" } else { &said }));
+    }
+    let (mut response, status) = match (ready, whole) {
+        (true, true) => (HttpResponse::Ok(), "ready"),
+        (true, false) => (HttpResponse::Ok(), "degraded"),
+        (false, _) => (HttpResponse::ServiceUnavailable(), "not ready"),
+    };
+    let mut body = json!({ "status": status, "parts": parts });
+    if let (Some(body), false) = (body.as_object_mut(), checks.warnings.is_empty()) {
+        body.insert("warnings".to_owned(), json!(checks.warnings));
+    }
+    response.json(body)
 }
 
 async fn lag(lags: web::Data<Lags>) -> HttpResponse {

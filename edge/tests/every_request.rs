@@ -21,7 +21,7 @@ use twh_edge::body::{Body, BodyLimit};
 use twh_edge::cursor;
 use twh_edge::error::ApiError;
 use twh_edge::openapi::Document;
-use twh_edge::ops::{self, Check, Checks};
+use twh_edge::ops::{self, Check, Checks, Lags, Serving};
 use twh_edge::query::{self, Query};
 use twh_edge::reference::Reference;
 use twh_edge::request::{RequestId, around};
@@ -29,6 +29,7 @@ use twh_edge::routes::{Routes, not_found};
 use twh_edge::tokens::Tokens;
 use twh_sinks::postgres::connect;
 use twh_sinks::secrets::{Secrets, new_master_key};
+use twh_sinks::tasks::health::Part;
 
 const LIMIT_BYTES: usize = 1_000;
 
@@ -115,7 +116,7 @@ impl Answered {
 
 async fn ask(request: TestRequest) -> Answered {
     let refused: Check = Arc::new(|| Box::pin(async { Err("it is away".to_owned()) }));
-    let checks = Checks(vec![("database", refused)]);
+    let checks = Checks { parts: vec![("database", refused)], ..Checks::default() };
     // Nobody listens there: what needs the database meets one that is down.
     let pool = connect("postgres://nobody@127.0.0.1:1/nothing", 1, "edge-tests").unwrap();
     let routes = Routes::new()
@@ -247,6 +248,51 @@ async fn the_one_who_runs_it_is_told_which_part_is_away() {
     assert_eq!(ask(get("/health")).await.status, StatusCode::OK);
     let ready = ask(get("/ready")).await;
     assert_eq!((ready.status.as_u16(), &ready.json()["parts"]["database"]), (503, &json!("it is away")));
+}
+
+#[actix_web::test]
+async fn a_role_that_stands_is_told_and_takes_the_process_out_only_where_requests_stand_on_it() {
+    let reached: Check = Arc::new(|| Box::pin(async { Ok(()) }));
+    let both = vec![Serving { role: "test_http", answers: true }, Serving { role: "test_group", answers: false }];
+    let alone = vec![Serving { role: "test_group", answers: false }];
+    let (http, group) = (Part::new("test_http", "task"), Part::new("test_group", "partition 4 of g"));
+    let asked = async |roles: &[Serving], path: &str| {
+        let checks = Checks {
+            parts: vec![("database", Arc::clone(&reached))],
+            roles: roles.to_vec(),
+            warnings: vec!["one copy".to_owned()],
+        };
+        let app = App::new().configure(|config| ops::configure(&checks, &Lags::default(), config));
+        let answer = call_service(&init_service(app).await, get(path).to_request()).await;
+        let status = answer.status().as_u16();
+        let body: Value = serde_json::from_slice(&read_body(answer).await).unwrap();
+        (status, body["status"].as_str().unwrap().to_owned(), body)
+    };
+    let brief = async |roles: &[Serving], path: &str| {
+        let (code, status, _) = asked(roles, path).await;
+        (code, status)
+    };
+    let (ready, degraded, not) =
+        ((200, "ready".to_owned()), (200, "degraded".to_owned()), (503, "not ready".to_owned()));
+    assert_eq!(brief(&both, "/ready").await, ready);
+    assert_eq!(asked(&both, "/ready").await.2["warnings"], json!(["one copy"]));
+
+    group.stands("halted: the log ends at 7");
+    assert_eq!(brief(&both, "/ready").await, degraded, "other tenants are served");
+    let body = asked(&both, "/ready").await.2;
+    assert_eq!(body["parts"]["test_group"], "partition 4 of g: halted: the log ends at 7");
+    assert_eq!((&body["parts"]["test_http"], &body["parts"]["database"]), (&json!("ready"), &json!("ready")));
+    assert_eq!(brief(&both, "/ready?role=test_group").await, not, "who asks about the role is told");
+    assert_eq!(brief(&both, "/ready?role=test_http").await, ready);
+    assert_eq!(brief(&alone, "/ready").await, not, "nobody is sent to a process without an API");
+    assert_eq!(asked(&alone, "/ready?role=test_http").await.0, 404);
+
+    group.works();
+    http.stands("it panicked");
+    assert_eq!(brief(&both, "/ready").await, not);
+    assert_eq!(brief(&both, "/ready?role=test_group").await, ready);
+    http.works();
+    assert_eq!(brief(&both, "/ready").await, ready);
 }
 
 #[actix_web::test]

@@ -3,6 +3,7 @@
 //! Two processes may share a partition: each passes over what it did not ask for. It never decides anything: an outcome that
 //! nobody waits for any more is found by `GET /v1/commands/{id}` or by a retry with the same Idempotency-Key.
 
+use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
@@ -17,10 +18,13 @@ use tokio::sync::oneshot;
 use twh_domain::id::CommandId;
 use twh_domain::outcome::Outcome;
 use twh_schemas::Schemas;
+use twh_sinks::tasks;
 use uuid::Uuid;
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Between one consumer and the next.
+const REPLACE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Those who wait, by command.
 #[derive(Default)]
@@ -77,28 +81,33 @@ impl Replies {
     /// Takes a reply partition at random and reads it from its end on. Blocks until that end is known: a command sent after
     /// this cannot be answered before it.
     pub fn start(brokers: &str, client_id: &str, topic: &str, schemas: Arc<Schemas>) -> Result<Self, KafkaError> {
-        let consumer: BaseConsumer = twh_sinks::kafka::client_config(brokers, client_id)
+        let mut config = twh_sinks::kafka::client_config(brokers, client_id);
+        config
             // Never a member of a group: the partition is chosen here.
             .set("group.id", client_id)
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "latest")
-            .set("fetch.wait.max.ms", "100")
-            .create()?;
-        let (partition, end) = choose(&consumer, topic)?;
-        let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset(topic, partition, Offset::Offset(end))?;
-        consumer.assign(&assignment)?;
+            .set("fetch.wait.max.ms", "100");
+        let consumer: BaseConsumer = config.create()?;
+        let (partition, next_offset) = choose(&consumer, topic)?;
+        assign(&consumer, topic, partition, next_offset)?;
         let waiting = Arc::new(Waiting::default());
         let stop = Arc::new(AtomicBool::new(false));
-        let reader = Reader {
+        let mut reader = Reader {
+            config,
+            topic: topic.to_owned(),
+            partition,
+            next_offset,
             consumer,
             waiting: Arc::clone(&waiting),
             schemas,
             runtime: Handle::current(),
             stop: Arc::clone(&stop),
         };
-        let thread =
-            std::thread::Builder::new().name("replies".to_owned()).spawn(move || reader.run()).map_err(|_| {
+        let thread = std::thread::Builder::new()
+            .name("replies".to_owned())
+            .spawn(move || tasks::kept_blocking("ingest", "replies", || reader.run()))
+            .map_err(|_| {
                 KafkaError::ClientCreation("the thread that reads outcomes could not be started".to_owned())
             })?;
         Ok(Self { waiting, partition, stop, thread: Some(thread) })
@@ -140,6 +149,12 @@ fn choose(consumer: &BaseConsumer, topic: &str) -> Result<(i32, i64), KafkaError
     }
 }
 
+fn assign(consumer: &BaseConsumer, topic: &str, partition: i32, next_offset: i64) -> Result<(), KafkaError> {
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(topic, partition, Offset::Offset(next_offset))?;
+    consumer.assign(&assignment)
+}
+
 impl Drop for Replies {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
@@ -150,6 +165,11 @@ impl Drop for Replies {
 }
 
 struct Reader {
+    config: ClientConfig,
+    topic: String,
+    partition: i32,
+    /// Where the next consumer would read on.
+    next_offset: i64,
     consumer: BaseConsumer,
     waiting: Arc<Waiting>,
     schemas: Arc<Schemas>,
@@ -158,16 +178,34 @@ struct Reader {
 }
 
 impl Reader {
-    fn run(self) {
+    fn run(&mut self) {
         while !self.stop.load(Ordering::Acquire) {
+            if let Some((code, reason)) = self.consumer.client().fatal_error() {
+                tracing::error!(%code, reason, "kafka: the consumer of outcomes failed for good and is replaced");
+                if let Err(error) = self.replace() {
+                    tracing::warn!(%error, "kafka: the consumer of outcomes cannot be replaced; trying again");
+                }
+                std::thread::sleep(REPLACE_PAUSE);
+            }
             match self.consumer.poll(POLL_INTERVAL) {
                 None => {}
-                Some(Ok(message)) => self.deliver(&message),
+                Some(Ok(message)) => {
+                    // First: what makes it panic is not read again.
+                    self.next_offset = message.offset() + 1;
+                    self.deliver(&message);
+                }
                 Some(Err(error)) => {
                     tracing::warn!(%error, "kafka: outcomes cannot be read now; the client tries again")
                 }
             }
         }
+    }
+
+    fn replace(&mut self) -> Result<(), KafkaError> {
+        let consumer: BaseConsumer = self.config.create()?;
+        assign(&consumer, &self.topic, self.partition, self.next_offset)?;
+        self.consumer = consumer;
+        Ok(())
     }
 
     /// Wakes who waits for the outcome; its key is the command's id, so others' are passed over unread.

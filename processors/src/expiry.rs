@@ -40,7 +40,7 @@ pub struct Expiry {
 
 impl Expiry {
     /// Looks again and again until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(&self, stop: CancellationToken) {
         let mut backoff = Backoff::new(INTERVAL, Duration::from_secs(30));
         let mut round = 0_u32;
         let mut asked = HashMap::new();

@@ -10,13 +10,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use twh_schemas::catalogue::LEDGER_DLQ;
 use twh_sinks::kafka::{Outgoing, ProduceError};
 use twh_sinks::postgres::ledger::Batch;
 use twh_sinks::postgres::outbox::OutboxRecord;
+use twh_sinks::tasks;
 
 /// Committed batches of a partition that may wait in memory for Kafka, and their bytes; then the ledger waits too.
 const QUEUE_BATCHES_MAX: usize = 16;
@@ -71,12 +72,13 @@ enum Work {
     Sweep,
 }
 
-/// A partition's publisher, as the ledger sees it.
+/// A partition's publisher, as the ledger sees it. One that is let go of without being drained publishes nothing more, so that it
+/// does not come after its successor.
 pub struct Publisher {
     work: mpsc::Sender<Work>,
     bytes: Arc<Semaphore>,
     published_through: Arc<AtomicI64>,
-    stop: CancellationToken,
+    stop: DropGuard,
     task: JoinHandle<()>,
 }
 
@@ -87,16 +89,22 @@ impl Publisher {
         let (work, inbox) = mpsc::channel(QUEUE_BATCHES_MAX);
         let published_through = Arc::new(AtomicI64::new(NOTHING_PUBLISHED));
         let stop = CancellationToken::new();
-        let task = Task {
-            publishing,
-            partition,
-            published_through: Arc::clone(&published_through),
-            stop: stop.clone(),
-            deleted_through: NOTHING_PUBLISHED,
-            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
-        };
+        let (inbox, stopped, through) = (Arc::new(Mutex::new(inbox)), stop.clone(), Arc::clone(&published_through));
+        // A batch that a panic takes along is in the table, where each beginning looks first.
+        let task = tasks::keep("ledger", "outbox", move || {
+            let task = Task {
+                publishing: publishing.clone(),
+                partition,
+                published_through: Arc::clone(&through),
+                stop: stopped.clone(),
+                deleted_through: NOTHING_PUBLISHED,
+                backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
+            };
+            let inbox = Arc::clone(&inbox);
+            async move { task.run(&mut *inbox.lock().await).await }
+        });
         let bytes = Arc::new(Semaphore::new(QUEUE_BYTES_MAX / UNIT_BYTES));
-        Self { work, bytes, published_through, stop, task: tokio::spawn(task.run(inbox)) }
+        Self { work, bytes, published_through, stop: stop.drop_guard(), task }
     }
 
     /// Where committed batches are handed in.
@@ -118,10 +126,10 @@ impl Publisher {
 
     /// Publishes what is waiting, within a deadline; the rest is in the table for the partition's next owner.
     pub async fn drain(self) {
-        drop(self.work);
-        let mut task = self.task;
+        let Self { work, mut task, stop, .. } = self;
+        drop(work);
         if tokio::time::timeout(DRAIN_DEADLINE, &mut task).await.is_err() {
-            self.stop.cancel();
+            drop(stop);
             let _ = task.await;
         }
     }
@@ -158,14 +166,14 @@ struct Task<S, L> {
 struct Stopped;
 
 impl<S: Store, L: Log> Task<S, L> {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Work>) {
+    async fn run(mut self, inbox: &mut mpsc::Receiver<Work>) {
         if self.sweep().await.is_err() {
             return;
         }
         loop {
             match tokio::time::timeout(IDLE, inbox.recv()).await {
                 Ok(Some(first)) => {
-                    if self.work(first, &mut inbox).await.is_err() {
+                    if self.work(first, inbox).await.is_err() {
                         return;
                     }
                 }
@@ -303,6 +311,7 @@ impl<S: Store, L: Log> Task<S, L> {
 }
 
 #[cfg(test)]
+#[allow(clippy::panic, reason = "what becomes of a panic is what is tested")]
 mod tests {
     use super::*;
     use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -313,6 +322,7 @@ mod tests {
     use twh_sinks::postgres::ledger::{Claim, Commit, LedgerError};
     use twh_sinks::postgres::outbox::OutboxBatch;
     use twh_sinks::postgres::sqlx;
+    use twh_sinks::tasks::health::standing;
 
     /// A log whose topics take ten bytes, and a table with nothing in it.
     #[derive(Clone, Default)]
@@ -385,5 +395,66 @@ mod tests {
         let mut expected = expected.to_vec();
         expected.dedup();
         assert_eq!(seen, expected);
+    }
+
+    /// A table with one batch, and a log that panics over the first that is put on it.
+    #[derive(Clone, Default)]
+    struct Table(Arc<Mutex<Vec<usize>>>, Arc<AtomicI64>);
+
+    impl Store for Table {
+        async fn claim(&self, _: i32, _: &str, _: &str) -> Result<Claim, LedgerError> {
+            Err(LedgerError::Database(sqlx::Error::PoolClosed))
+        }
+
+        async fn current(&self, _: i32) -> Result<Option<Claim>, LedgerError> {
+            Ok(None)
+        }
+
+        async fn load(&self, _: &mut State, _: BTreeSet<Need>) -> Result<(), LedgerError> {
+            Ok(())
+        }
+
+        async fn commit(&self, _: Commit) -> Result<(), LedgerError> {
+            Ok(())
+        }
+
+        async fn halt(&self, _: Claim, _: Halt) -> Result<(), LedgerError> {
+            Ok(())
+        }
+
+        async fn oldest_after(&self, _: i32, after: i64) -> Result<Option<OutboxBatch>, sqlx::Error> {
+            Ok((after < 5).then(|| OutboxBatch { next_offset: 5, records: Vec::new() }))
+        }
+
+        async fn forget(&self, _: i32, _: i64) -> Result<(), sqlx::Error> {
+            Ok(())
+        }
+    }
+
+    impl Log for Table {
+        async fn append(&self, records: &[Outgoing<'_>]) -> Result<(), ProduceError> {
+            if self.1.fetch_add(1, Ordering::SeqCst) == 0 {
+                panic!("over the first");
+            }
+            self.0.lock().unwrap().push(records.len());
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_publisher_that_panics_once_publishes_what_it_was_at_from_the_table() {
+        let table = Table::default();
+        let names: TopicNames = Arc::new(str::to_owned);
+        let publishing = Publishing { store: table.clone(), log: table.clone(), full_name: names };
+        let publisher = Publisher::start(publishing, 0);
+        let mut seen_down = false;
+        while publisher.published_through() < 5 {
+            seen_down |= standing("ledger").iter().any(|one| one.part == "outbox");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(seen_down, "the ledger was not ready meanwhile");
+        assert!(standing("ledger").is_empty(), "and is again");
+        publisher.drain().await;
+        assert_eq!(*table.0.lock().unwrap(), [0], "once");
     }
 }

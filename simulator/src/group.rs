@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use twh_processors::ledger::{GROUP, Ledger};
 use twh_processors::outbox::Publishing;
-use twh_processors::runtime::{DeadLetters, Ended, Limits, Seat, run_partition};
+use twh_processors::runtime::{DeadLetters, Ended, Limits, Seat, Standing, run_partition};
 use twh_schemas::catalogue::{COMMANDS, LEDGER_DLQ};
 
 /// A partition's task on a process.
@@ -197,6 +197,7 @@ impl Group {
             partition,
             limits: Limits { records_max, bytes_max: 1 << 20 },
             dead_letters: DeadLetters::new(log, GROUP.to_owned(), COMMANDS.name.to_owned(), LEDGER_DLQ.name.to_owned()),
+            standing: Standing::new(GROUP, GROUP, partition),
             stop: stop.clone(),
         };
         let handle = tokio::spawn(run_partition(seat));

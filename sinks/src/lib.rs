@@ -1,4 +1,5 @@
-//! Where results land: one module an outside system, and nothing else that touches it.
+//! Where results land: one module an outside system, and nothing else that touches it; and how tasks are kept, which all above
+//! this use.
 
 #![cfg_attr(
     test,
@@ -18,4 +19,5 @@ pub mod outbound;
 pub mod postgres;
 pub mod search;
 pub mod secrets;
+pub mod tasks;
 pub mod webhook;

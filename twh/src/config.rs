@@ -158,6 +158,8 @@ settings! {
     topic_partitions: i32 = "TWH_TOPIC_PARTITIONS", "6", |v| within(v, 1, 10_000);
     /// Copies of each partition.
     topic_replication: i32 = "TWH_TOPIC_REPLICATION", "1", |v| within(v, 1, 10);
+    /// Whether a process starts only where the topics are as durable as the promise needs it: three copies of each partition, two of them in sync, no unclean leader election ([operations.md](operations.md#what-kafka-must-keep)). `off` warns.
+    kafka_require_replication: bool = "TWH_KAFKA_REQUIRE_REPLICATION", "off", switch;
     /// How long a request waits for its outcome, in milliseconds, before it is answered with 202.
     outcome_wait: Duration = "TWH_OUTCOME_WAIT_MS", "10000", |v| millis(v, 1, 600_000);
     /// How long the log may take to acknowledge a command, in milliseconds, before it is answered with 503.

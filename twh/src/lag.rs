@@ -60,7 +60,7 @@ impl LagWatch {
         Ok(Self { pool, ends, commands: name(COMMANDS), events: name(EVENTS), lags })
     }
 
-    pub(crate) async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(&self, stop: CancellationToken) {
         let mut says_so = true;
         while !stop.is_cancelled() {
             match self.look().await {

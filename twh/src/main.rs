@@ -1,6 +1,7 @@
 //! The Warehouse Hub: one binary, every role.
 
 mod config;
+mod durability;
 mod halts;
 mod key_files;
 mod lag;

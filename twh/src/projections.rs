@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::print;
 use crate::progress::Progress;
+use crate::roles::Role;
 use crate::serve::{BATCH_BYTES_MAX, KAFKA_TIMEOUT, Parts, pool, prepare_topics};
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
@@ -78,6 +79,7 @@ async fn run_group<M: Model>(
     let dead_letters =
         DeadLetters::new(producer, group.clone(), topic.clone(), PROJECTIONS_DLQ.full_name(&config.topic_prefix));
     let options = runtime::Options {
+        role: Role::Projections.name(),
         brokers: config.kafka_brokers.clone(),
         client_id: format!("{client_id}-{name}"),
         group,
@@ -114,6 +116,7 @@ pub(crate) async fn start(
     let (config, client_id) = (&parts.config, &parts.client_id);
     let schemas = || Arc::clone(&parts.schemas);
     let model = supply_model(config, client_id, schemas())?;
+    parts.uses(&model.producer);
     let target = Target::Serving { first: "supply-000001".to_owned() };
     tasks.spawn(run_group(config, client_id, schemas(), model, target, stop.clone()).await?);
     let Some(elastic) = elastic(config)? else {
@@ -208,7 +211,7 @@ pub(crate) async fn rebuild(config: &Config, arguments: RebuildArguments) -> any
         What::Supply => (Place::Supply(pool.clone()), "supply".to_owned()),
     };
     postgres::migrate(&pool).await.context("the tables could not be brought up to date")?;
-    let schemas = Arc::new(prepare_topics(config).await?);
+    let schemas = Arc::new(prepare_topics(config).await?.0);
     let projection = place.projection();
     if let Some(build) = builds::in_state(&pool, projection, State::Building).await?
         && (arguments.anew || !place.is_there(&pool, &build).await?)

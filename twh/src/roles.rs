@@ -36,6 +36,11 @@ impl Role {
         Self::Projections,
     ];
 
+    /// True where requests stand on it.
+    pub(crate) const fn answers_requests(self) -> bool {
+        matches!(self, Self::Ingest | Self::Api | Self::Accounts)
+    }
+
     /// The stable name.
     pub(crate) const fn name(self) -> &'static str {
         match self {

@@ -1,6 +1,7 @@
 //! Runs roles in one process: prepares what they stand on, starts each, and stops them in order when told to.
 
 use crate::config::Config;
+use crate::durability;
 use crate::lag::LagWatch;
 use crate::openapi;
 use crate::projections;
@@ -11,7 +12,7 @@ use anyhow::Context as _;
 use futures::FutureExt as _;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use twh_edge::auth::Authenticator;
 use twh_edge::body::BodyLimit;
 use twh_edge::guard::{self, OnlyTls, TrustedProxies, cors};
 use twh_edge::limits::RateLimits;
-use twh_edge::ops::{self, Check, Checks, Lags};
+use twh_edge::ops::{self, Check, Checks, Lags, Serving};
 use twh_edge::reference::Reference;
 use twh_edge::request::{around, under_way_per_mille};
 use twh_edge::routes::{Routes, not_found};
@@ -44,6 +45,7 @@ use twh_sinks::outbound::Outbound;
 use twh_sinks::postgres::tenant::TenantPool;
 use twh_sinks::postgres::{self, PgPool};
 use twh_sinks::secrets::Secrets;
+use twh_sinks::tasks::kept;
 
 /// How long a starting process waits for the parts that it stands on.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -77,13 +79,15 @@ fn readers(config: &Config) -> anyhow::Result<TenantPool> {
         .context("TWH_DATABASE_URL is not usable")
 }
 
-/// Makes the topics and registers their schemas.
-pub(crate) async fn prepare_topics(config: &Config) -> anyhow::Result<Schemas> {
+/// Makes the topics and registers their schemas; says what of the topics is not as it should be.
+pub(crate) async fn prepare_topics(config: &Config) -> anyhow::Result<(Schemas, Vec<String>)> {
     let client = client_config(&config.kafka_brokers, "twh-admin");
-    catalogue::create_topics(&client, &config.topic_prefix, config.topic_partitions, config.topic_replication)
-        .await
-        .with_context(|| format!("Kafka at {}", config.kafka_brokers))?;
-    Ok(Schemas::connect(&config.schema_registry_url, &config.topic_prefix).await?)
+    let found =
+        catalogue::create_topics(&client, &config.topic_prefix, config.topic_partitions, config.topic_replication)
+            .await
+            .with_context(|| format!("Kafka at {}", config.kafka_brokers))?;
+    let warnings = durability::judge(&found, config.kafka_require_replication)?;
+    Ok((Schemas::connect(&config.schema_registry_url, &config.topic_prefix).await?, warnings))
 }
 
 /// Everything that roles share.
@@ -94,15 +98,29 @@ pub(crate) struct Parts {
     readers: TenantPool,
     pub(crate) schemas: Arc<Schemas>,
     pub(crate) client_id: String,
+    /// What of the topics is not as the promise needs it.
+    warnings: Vec<String>,
+    /// What roles write to Kafka with: readiness asks these.
+    producers: Mutex<Vec<Producer>>,
+}
+
+impl Parts {
+    /// Has readiness ask a producer.
+    pub(crate) fn uses(&self, producer: &Producer) {
+        self.producers.lock().unwrap_or_else(PoisonError::into_inner).push(producer.clone());
+    }
 }
 
 /// Runs roles until SIGTERM or SIGINT.
 pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCode> {
     let names: Vec<_> = roles.iter().map(|role| role.name()).collect();
+    let (schemas, warnings) = prepare(&config).await?;
     let parts = Parts {
         pool: pool(&config)?,
         readers: readers(&config)?,
-        schemas: Arc::new(prepare(&config).await?),
+        schemas: Arc::new(schemas),
+        warnings,
+        producers: Mutex::default(),
         client_id: format!("twh-{}", uuid::Uuid::new_v4().simple()),
         config,
     };
@@ -122,7 +140,8 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
         start_expiry(&parts, &mut tasks, &stop)?;
     }
     if roles.contains(&Role::Sealing) {
-        tasks.spawn(sealing::run(parts.pool.clone(), stop.clone()).map(Ok));
+        let (pool, stop) = (parts.pool.clone(), stop.clone());
+        tasks.spawn(kept(Role::Sealing.name(), "sealing", move || sealing::run(pool.clone(), stop.clone())).map(Ok));
     }
     if roles.contains(&Role::Projections) {
         projections::start(&parts, &mut tasks, &stop).await?;
@@ -130,7 +149,7 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
     if roles.contains(&Role::Webhooks) {
         webhooks::start(&parts, &mut tasks, &stop).await?;
     }
-    let (checks, lags) = (checks(&parts)?, Lags::default());
+    let (checks, lags) = (checks(&parts, roles), Lags::default());
     let ops = serve_ops(&parts.config, &checks, &lags)?;
     let server = serve_http(&parts, gateway, roles, (checks, lags), &mut tasks, &stop).await?;
     let (handle, ops_handle) = (server.handle(), ops.handle());
@@ -165,7 +184,7 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
 }
 
 /// Brings tables, topics and schemas up to date; parts that are still starting are waited for.
-async fn prepare(config: &Config) -> anyhow::Result<Schemas> {
+async fn prepare(config: &Config) -> anyhow::Result<(Schemas, Vec<String>)> {
     let begun = tokio::time::Instant::now();
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
     loop {
@@ -174,7 +193,7 @@ async fn prepare(config: &Config) -> anyhow::Result<Schemas> {
             prepare_topics(config).await
         };
         match prepared.await {
-            Ok(schemas) => return Ok(schemas),
+            Ok(prepared) => return Ok(prepared),
             // What the registry or the database refuses stays refused.
             Err(error) if is_final(&error) || begun.elapsed() > START_PATIENCE => return Err(error),
             Err(error) => {
@@ -187,7 +206,11 @@ async fn prepare(config: &Config) -> anyhow::Result<Schemas> {
 
 fn is_final(error: &anyhow::Error) -> bool {
     use twh_schemas::registry::RegistryError;
-    matches!(error.downcast_ref::<RegistryError>(), Some(RegistryError::Refused { .. } | RegistryError::Unusable(_)))
+    error.is::<durability::Refused>()
+        || matches!(
+            error.downcast_ref::<RegistryError>(),
+            Some(RegistryError::Refused { .. } | RegistryError::Unusable(_))
+        )
         || error
             .downcast_ref::<sqlx::migrate::MigrateError>()
             .is_some_and(|error| !matches!(error, sqlx::migrate::MigrateError::Execute(_)))
@@ -203,6 +226,7 @@ async fn start_ledger(
     let prefix = config.topic_prefix.clone();
     let client_id = format!("{}-outbox", parts.client_id);
     let producer = Producer::lingering(&config.kafka_brokers, &client_id, OUTBOX_TIMEOUT, OUTBOX_LINGER)?;
+    parts.uses(&producer);
     let asked = producer.clone();
     let kafka_cluster_id = tokio::task::spawn_blocking(move || asked.cluster_id(KAFKA_TIMEOUT))
         .await?
@@ -229,6 +253,7 @@ async fn start_ledger(
         }),
     };
     let options = runtime::Options {
+        role: Role::Ledger.name(),
         brokers: config.kafka_brokers.clone(),
         client_id: format!("{}-ledger", parts.client_id),
         group,
@@ -256,7 +281,13 @@ fn start_expiry(
         schemas: Arc::clone(&parts.schemas),
         commands_topic: COMMANDS.full_name(&parts.config.topic_prefix),
     };
-    tasks.spawn(expiry.run(stop.clone()).map(Ok));
+    parts.uses(&expiry.producer);
+    let (expiry, stop) = (Arc::new(expiry), stop.clone());
+    let run = move || {
+        let (expiry, stop) = (Arc::clone(&expiry), stop.clone());
+        async move { expiry.run(stop).await }
+    };
+    tasks.spawn(kept(Role::Expiry.name(), "expiry", run).map(Ok));
     Ok(())
 }
 
@@ -268,6 +299,7 @@ async fn gateway(
     let config = &parts.config;
     let producer =
         Producer::new(&config.kafka_brokers, &format!("{}-ingest", parts.client_id), config.produce_timeout)?;
+    parts.uses(&producer);
     let (brokers, client_id) = (config.kafka_brokers.clone(), format!("{}-replies", parts.client_id));
     let (topic, schemas) = (OUTCOMES.full_name(&config.topic_prefix), Arc::clone(&parts.schemas));
     let replies = tokio::task::spawn_blocking(move || Replies::start(&brokers, &client_id, &topic, schemas)).await??;
@@ -326,13 +358,21 @@ async fn serve_http(
     let config = &parts.config;
     if roles.contains(&Role::Api) {
         let watch = LagWatch::new(config, parts.pool.clone(), lags)?;
-        tasks.spawn(watch.run(stop.clone()).map(Ok));
+        let (watch, stop) = (Arc::new(watch), stop.clone());
+        let run = move || {
+            let (watch, stop) = (Arc::clone(&watch), stop.clone());
+            async move { watch.run(stop).await }
+        };
+        // How far groups are is told by one that is seldom asked: it is not what the API stands on.
+        tasks.spawn(kept("lag", "lag", run).map(Ok));
     }
     let (api, accounts) = (roles.contains(&Role::Api), roles.contains(&Role::Accounts));
     let callers = if gateway.is_some() || api || accounts { Some(callers(parts).await?) } else { None };
     if let Some((authenticator, _)) = &callers {
         let pool = postgres::connect(&config.database_url, 1, "twh-uses")?;
-        tasks.spawn(note_uses(authenticator.clone(), pool, stop.clone()).map(Ok));
+        let (authenticator, stop) = (authenticator.clone(), stop.clone());
+        let run = move || note_uses(authenticator.clone(), pool.clone(), stop.clone());
+        tasks.spawn(kept("keys", "key_uses", run).map(Ok));
     }
     let reads = if api { Some(reads(parts).await?) } else { None };
     let hooks = if accounts { Some(hooks(parts)?) } else { None };
@@ -498,19 +538,32 @@ fn signer(file: &Path, name: &str) -> anyhow::Result<Signer> {
         .with_context(|| format!("TWH_LEDGER_KEY_FILE {} holds no Ed25519 key as PKCS#8 PEM", file.display()))
 }
 
-fn checks(parts: &Parts) -> anyhow::Result<Checks> {
+/// What keeps the process at work without requests standing on it.
+const IN_THE_BACKGROUND: [&str; 4] = ["limits", "keys", "lag", "mail"];
+
+/// What `/ready` asks: the very pool that callers are looked up with, and the producers that roles write with.
+fn checks(parts: &Parts, roles: &[Role]) -> Checks {
     let pool = parts.pool.clone();
     let database: Check = Arc::new(move || {
         let pool = pool.clone();
         async move { postgres::ping(&pool).await.map_err(|error| error.to_string()) }.boxed()
     });
-    let producer = Producer::new(&parts.config.kafka_brokers, &format!("{}-ready", parts.client_id), KAFKA_TIMEOUT)?;
-    let kafka: Check = Arc::new(move || {
-        let producer = producer.clone();
-        let asked = tokio::task::spawn_blocking(move || producer.reaches_cluster(Duration::from_secs(2)));
-        async move { asked.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string()) }.boxed()
+    let mut checks = vec![("database", database)];
+    let producers = parts.producers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if !producers.is_empty() {
+        checks.push(("kafka", Arc::new(move || reach(producers.clone()).boxed())));
+    }
+    let background = IN_THE_BACKGROUND.map(|role| Serving { role, answers: false });
+    let roles = roles.iter().map(|role| Serving { role: role.name(), answers: role.answers_requests() });
+    Checks { parts: checks, roles: roles.chain(background).collect(), warnings: parts.warnings.clone() }
+}
+
+async fn reach(producers: Vec<Producer>) -> Result<(), String> {
+    let asked = producers.into_iter().map(|producer| async move {
+        let reached = tokio::task::spawn_blocking(move || producer.reaches_cluster(Duration::from_secs(2)));
+        reached.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     });
-    Ok(Checks(vec![("database", database), ("kafka", kafka)]))
+    futures::future::try_join_all(asked).await.map(|_| ())
 }
 
 async fn signal() -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! Starts the consumer group that sends webhooks.
 
+use crate::roles::Role;
 use crate::serve::{BATCH_BYTES_MAX, KAFKA_TIMEOUT, Parts, secrets};
 use anyhow::Context as _;
 use futures::FutureExt as _;
@@ -13,6 +14,7 @@ use twh_schemas::catalogue::{EVENTS, WEBHOOKS_DLQ};
 use twh_sinks::kafka::Producer;
 use twh_sinks::outbound::Outbound;
 use twh_sinks::postgres;
+use twh_sinks::tasks::kept as kept_task;
 
 /// Shared by the partitions: each writes what it queues and what it has sent, and loads queues.
 const CONNECTIONS: u32 = 8;
@@ -28,6 +30,7 @@ pub(crate) async fn start(
 ) -> anyhow::Result<()> {
     let config = &parts.config;
     let producer = Producer::new(&config.kafka_brokers, &format!("{}-webhooks-dlq", parts.client_id), NEVER)?;
+    parts.uses(&producer);
     let topic = EVENTS.full_name(&config.topic_prefix);
     let (asked, name) = (producer.clone(), topic.clone());
     let (cluster_id, partitions) =
@@ -51,6 +54,7 @@ pub(crate) async fn start(
     let dead_letters =
         DeadLetters::new(producer, group.clone(), topic.clone(), WEBHOOKS_DLQ.full_name(&config.topic_prefix));
     let options = runtime::Options {
+        role: Role::Webhooks.name(),
         brokers: config.kafka_brokers.clone(),
         client_id: format!("{}-webhooks", parts.client_id),
         group,
@@ -62,6 +66,8 @@ pub(crate) async fn start(
     let stopped = stop.clone();
     tasks.spawn(async move { Ok(runtime::run(group, options, dead_letters, stopped).await?) });
     // Where what is old begins differs from time to time, and the plan with it: not for a pool that plans once.
-    tasks.spawn(webhooks::keep(parts.pool.clone(), config.webhook_keep, stop.clone()).map(Ok));
+    let (pool, kept, stop) = (parts.pool.clone(), config.webhook_keep, stop.clone());
+    let forgets = move || webhooks::keep(pool.clone(), kept, stop.clone());
+    tasks.spawn(kept_task(Role::Webhooks.name(), "webhook_forgetting", forgets).map(Ok));
     Ok(())
 }

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use twh_domain::id::TenantId;
 use twh_sinks::counters::gcra::{Level, Rate, Verdict, charge_all, take_all};
 use twh_sinks::counters::{Asked, Bucket, Counters, CountersError};
+use twh_sinks::tasks;
 use uuid::Uuid;
 
 /// What a process lets through alone, of a plan's rate and burst: one part in so many. A platform of up to so many processes
@@ -209,25 +210,27 @@ impl Keeper {
     pub(super) fn start(store: &Arc<Store>) -> Option<Self> {
         store.counters.as_ref()?;
         let store = Arc::clone(store);
-        Some(Self(tokio::spawn(async move {
-            let Some(counters) = &store.counters else { return };
-            let mut told = false;
-            loop {
-                match counters.connect().await {
-                    Ok(()) => {
-                        store.close();
-                        store.failed.notified().await;
-                        told = true;
-                    }
-                    Err(error) if !told => {
-                        tracing::warn!(%error, kind = error.kind(), "Redis is not there: rate limits are of each process, a quarter of the plan's");
-                        told = true;
-                    }
-                    Err(_) => {}
-                }
-                tokio::time::sleep(Duration::from_millis(fastrand::u64(PAUSE_MS.0..=PAUSE_MS.1))).await;
+        Some(Self(tasks::keep("limits", "limits_redis", move || keep(Arc::clone(&store)))))
+    }
+}
+
+async fn keep(store: Arc<Store>) {
+    let Some(counters) = &store.counters else { return };
+    let mut told = false;
+    loop {
+        match counters.connect().await {
+            Ok(()) => {
+                store.close();
+                store.failed.notified().await;
+                told = true;
             }
-        })))
+            Err(error) if !told => {
+                tracing::warn!(%error, kind = error.kind(), "Redis is not there: rate limits are of each process, a quarter of the plan's");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(PAUSE_MS.0..=PAUSE_MS.1))).await;
     }
 }
 

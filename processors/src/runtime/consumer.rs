@@ -3,9 +3,9 @@
 //! Records do not pass through it: each partition's task reads its own queue, so a slow partition holds up no other, and
 //! librdkafka stops fetching for it by itself once that queue is full.
 
-use super::backoff::Backoff;
 use super::partition::{self, Ended, Limits, Seat};
 use super::queue::Queue;
+use super::standing::Standing;
 use super::{DeadLetters, Group};
 use crate::seams::Log;
 use rdkafka::ClientConfig;
@@ -14,12 +14,14 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use std::collections::HashMap;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use twh_sinks::tasks::{Backoff, guarded, guarded_blocking};
 
 /// How often the membership thread looks up from polling.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -32,6 +34,8 @@ const QUIET: Duration = Duration::from_secs(60);
 /// What a group needs to run.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The role that the group is of: `/ready` tells of its partitions under this name.
+    pub role: &'static str,
     /// Where the cluster is.
     pub brokers: String,
     /// Who we are, in the brokers' logs.
@@ -52,6 +56,9 @@ pub enum RunError {
     /// Kafka's client refused.
     #[error("the consumer group could not start: {0}")]
     Kafka(#[from] KafkaError),
+    /// The consumer failed for good: a process that begins again has another.
+    #[error("the consumer of the group failed for good: {0}")]
+    Failed(String),
     /// The membership thread ended unexpectedly.
     #[error("the membership thread of the consumer group ended unexpectedly")]
     Thread,
@@ -132,6 +139,7 @@ impl<G: Group, L: Log> Membership<G, L> {
             return;
         };
         let stop = CancellationToken::new();
+        let standing = Standing::new(self.options.role, &self.options.group, partition);
         let seat = Seat {
             group: Arc::clone(&self.group),
             name: self.options.group.clone(),
@@ -139,11 +147,18 @@ impl<G: Group, L: Log> Membership<G, L> {
             partition,
             limits: self.options.limits,
             dead_letters: self.dead_letters.clone(),
+            standing: standing.clone(),
             stop: stop.clone(),
         };
         let rejoin = Arc::clone(&self.rejoin);
         let handle = self.runtime.spawn(async move {
-            if partition::run(seat).await == Ended::Fenced {
+            let run = guarded("partition", partition::run(seat));
+            let ended = tokio::select! {
+                ended = run => ended,
+                () = standing.watch() => return,
+            };
+            // A panic that the partition itself does not survive: whoever is given it next claims it.
+            if ended != Ok(Ended::Stopped) {
                 rejoin.store(true, Ordering::Release);
             }
         });
@@ -205,13 +220,22 @@ fn config(options: &Options) -> ClientConfig {
     config
 }
 
-/// Runs the group until `stop`; partitions are drained before it returns.
+/// Runs the group until `stop`; partitions are drained before it returns, however it ends.
 pub async fn run<G: Group, L: Log>(
     group: G,
     options: Options,
     dead_letters: DeadLetters<L>,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
+    let consumer = join(group, &options, dead_letters)?;
+    stay(consumer, options, stop).await
+}
+
+fn join<G: Group, L: Log>(
+    group: G,
+    options: &Options,
+    dead_letters: DeadLetters<L>,
+) -> Result<Arc<GroupConsumer<G, L>>, KafkaError> {
     let membership = Membership {
         group: Arc::new(group),
         options: options.clone(),
@@ -222,10 +246,27 @@ pub async fn run<G: Group, L: Log>(
         rejoin: Arc::default(),
         troubles: AtomicU64::default(),
     };
-    let consumer: Arc<GroupConsumer<G, L>> = Arc::new(config(&options).create_with_context(membership)?);
+    let consumer: Arc<GroupConsumer<G, L>> = Arc::new(config(options).create_with_context(membership)?);
     // The context reaches the consumer that it lives in, without keeping it alive.
     let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
-    tokio::task::spawn_blocking(move || poll(&consumer, &options, &stop)).await.map_err(|_| RunError::Thread)?
+    Ok(consumer)
+}
+
+async fn stay<G: Group, L: Log>(
+    consumer: Arc<GroupConsumer<G, L>>,
+    options: Options,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let polling = move || {
+        let left = guarded_blocking("consumer", || poll(&consumer, &options, &stop)).unwrap_or(Err(RunError::Thread));
+        consumer.context().stop_all();
+        if matches!(left, Err(RunError::Failed(_))) {
+            // librdkafka (2.12.1) waits for ever when a consumer that failed is destroyed. It is left as it is: the process ends.
+            let _ = ManuallyDrop::new(consumer);
+        }
+        left
+    };
+    tokio::task::spawn_blocking(polling).await.map_err(|_| RunError::Thread)?
 }
 
 fn poll<G: Group, L: Log>(
@@ -246,6 +287,9 @@ fn poll<G: Group, L: Log>(
                 tracing::warn!(group = %options.group, %error, "kafka: polling failed; the client tries again")
             }
         }
+        if let Some((code, reason)) = consumer.client().fatal_error() {
+            return Err(RunError::Failed(format!("{code}: {reason}")));
+        }
         if consumer.context().rejoin.swap(false, Ordering::AcqRel) {
             // What went well for a while is no reason to wait longer than at first.
             if rejoined.is_none_or(|at| at.elapsed() > QUIET) {
@@ -263,4 +307,103 @@ fn poll<G: Group, L: Log>(
     consumer.context().stop_all();
     consumer.unsubscribe();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Record, Watermarks, Worker};
+    use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+    use rdkafka::client::DefaultClientContext;
+    use twh_faults::fail_for_good;
+    use twh_sinks::kafka::{Outgoing, Producer};
+
+    /// A group that counts what it reads.
+    #[derive(Clone, Default)]
+    struct Reads(Arc<Mutex<Vec<i64>>>, Arc<AtomicBool>);
+
+    impl Reads {
+        fn offsets(&self) -> Vec<i64> {
+            self.0.lock().unwrap().clone()
+        }
+    }
+
+    impl Group for Reads {
+        type Item = i64;
+        type Worker = Self;
+
+        async fn claim(&self, _: i32) -> Result<Claimed<Self>, ApplyError> {
+            Ok(Claimed { worker: self.clone(), next_offset: self.applied_through() })
+        }
+
+        fn check_log(&self, _: i64, _: Watermarks) -> Result<(), ApplyError> {
+            Ok(())
+        }
+    }
+
+    impl Worker for Reads {
+        type Item = i64;
+
+        async fn decode(&mut self, record: &Record) -> Result<i64, DecodeError> {
+            Ok(record.offset)
+        }
+
+        async fn apply(&mut self, batch: Vec<Decoded<i64>>, _: i64) -> Result<(), ApplyError> {
+            self.0.lock().unwrap().extend(batch.iter().map(|one| one.item));
+            Ok(())
+        }
+
+        async fn written(&mut self) -> Result<(), ApplyError> {
+            Ok(())
+        }
+
+        async fn finish(&mut self) -> Result<(), ApplyError> {
+            Ok(())
+        }
+
+        fn applied_through(&self) -> i64 {
+            self.offsets().last().map_or(0, |last| last + 1)
+        }
+
+        async fn drain(self) {
+            self.1.store(true, Ordering::Release);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_consumer_that_failed_for_good_drains_its_partitions_and_ends_the_group() {
+        let brokers = std::env::var("TWH_KAFKA_BROKERS").unwrap_or_else(|_| "127.0.0.1:19092".to_owned());
+        let topic = format!("processors-test-{}", uuid::Uuid::new_v4().simple());
+        let config = twh_sinks::kafka::client_config(&brokers, "test");
+        let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+        let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1));
+        admin.create_topics([&new], &AdminOptions::new()).await.unwrap();
+        let producer = Producer::new(&brokers, "test", Duration::from_secs(10)).unwrap();
+        let record = || Outgoing { topic: &topic, partition: None, key: b"", headers: &[], payload: b"" };
+        producer.produce_all(std::iter::once(record())).await.unwrap();
+
+        let reads = Reads::default();
+        let options = Options {
+            role: "consumer_test",
+            brokers,
+            client_id: "test".to_owned(),
+            group: topic.clone(),
+            topic: topic.clone(),
+            session: Duration::from_secs(6),
+            limits: Limits { records_max: 10, bytes_max: 1_000 },
+        };
+        let dead_letters = DeadLetters::new(producer.clone(), String::new(), String::new(), String::new());
+        let consumer = join(reads.clone(), &options, dead_letters).unwrap();
+        let (failing, begun) = (Arc::downgrade(&consumer), Instant::now());
+        let running = tokio::spawn(stay(consumer, options, CancellationToken::new()));
+        while reads.offsets() != [0] {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", reads.offsets());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        fail_for_good(failing.upgrade().unwrap().client());
+        let ended = tokio::time::timeout(Duration::from_secs(10), running).await.expect("it ends").unwrap();
+        assert!(matches!(ended, Err(RunError::Failed(_))), "{ended:?}");
+        assert!(reads.1.load(Ordering::Acquire), "its partition was drained");
+        admin.delete_topics(&[&topic], &AdminOptions::new()).await.unwrap();
+    }
 }

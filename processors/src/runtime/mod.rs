@@ -9,20 +9,22 @@
 //! It never skips a record, also not of a log that has lost some and grown again (`continuity`), and never commits an offset to
 //! Kafka before the worker has applied everything before it.
 
-mod backoff;
 mod consumer;
 mod continuity;
 mod dead_letters;
 mod partition;
 mod queue;
+mod standing;
 mod suspects;
 
-pub use backoff::Backoff;
 pub use consumer::{Options, RunError, run};
 pub use continuity::Loss;
 pub(crate) use continuity::{comparable, same, within};
 pub use dead_letters::DeadLetters;
 pub(crate) use queue::record;
+
+pub use standing::Standing;
+pub use twh_sinks::tasks::Backoff;
 
 pub use partition::{Ended, Limits, Seat, run as run_partition};
 

@@ -1,7 +1,7 @@
 //! One partition, from its assignment to its revocation: claim, seek, then batch after batch.
 
-use super::backoff::Backoff;
 use super::continuity::{IDLE_CHECK, look};
+use super::standing::Standing;
 use super::suspects::Suspects;
 use super::{ApplyError, Claimed, DeadLetters, DecodeError, Decoded, Group, Loss, Record, Source, Watermarks, Worker};
 use crate::seams::Log;
@@ -9,12 +9,12 @@ use futures::FutureExt as _;
 use prometheus::{
     HistogramVec, IntCounterVec, IntGaugeVec, register_histogram_vec, register_int_counter_vec, register_int_gauge_vec,
 };
-use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use twh_sinks::kafka::Reached;
+use twh_sinks::tasks::{Backoff, said};
 
 /// A batch is begun before the one before it is written when it has this part of what a batch may hold.
 const LARGE: usize = 4;
@@ -68,6 +68,8 @@ pub struct Seat<G, S, L> {
     pub limits: Limits,
     /// Where undecodable records go.
     pub dead_letters: DeadLetters<L>,
+    /// What `/ready` says of the partition.
+    pub standing: Standing,
     /// Ends the task once what is under way is finished.
     pub stop: CancellationToken,
 }
@@ -121,12 +123,6 @@ pub async fn run<G: Group, S: Source, L: Log>(mut seat: Seat<G, S, L>) -> Ended 
             return ended;
         }
     }
-}
-
-/// What a panic said.
-fn said(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
 async fn attempt<G: Group, S: Source, L: Log>(seat: &mut Seat<G, S, L>, suspects: &mut Suspects) -> Left {
@@ -374,6 +370,7 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
         reached: Reached,
         suspects: &Suspects,
     ) -> Result<(), Ended> {
+        self.standing.taken(through);
         let batch = self.decode(worker, records, suspects).await?;
         BATCH_RECORDS
             .with_label_values(&[&self.name])
@@ -448,6 +445,7 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
     fn checkpoint(&self, next_offset: i64) {
         NEXT_OFFSET.with_label_values(&[&self.name, &self.partition.to_string()]).set(next_offset);
         self.source.checkpoint(next_offset);
+        self.standing.applied(next_offset);
     }
 
     fn trouble(&self, error: &ApplyError, what: &str) {
@@ -461,6 +459,7 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
 
     fn trouble_of_kind(&self, kind: &str, reason: &str, what: &str) {
         TROUBLE.with_label_values(&[self.name.as_str(), kind]).inc();
+        self.standing.failed(kind, reason);
         tracing::warn!(group = %self.name, partition = self.partition, kind, reason, "{what}");
     }
 
@@ -589,6 +588,7 @@ mod tests {
             partition: 0,
             limits: Limits { records_max: 1, bytes_max: 1 },
             dead_letters: DeadLetters::new(Nowhere, String::new(), String::new(), String::new()),
+            standing: Standing::new("tests", "counts", 0),
             stop: seen.stop.clone(),
         };
         assert_eq!(run(seat).await, Ended::Stopped);
@@ -733,6 +733,7 @@ mod tests {
             partition: 0,
             limits: Limits { records_max: 100, bytes_max: 100 },
             dead_letters: DeadLetters::new(shared.clone(), String::new(), String::new(), String::new()),
+            standing: Standing::new("tests", "panics", 0),
             stop: shared.1.clone(),
         };
         let ended = tokio::time::timeout(patience, run(seat)).await.ok();

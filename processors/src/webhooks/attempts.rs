@@ -7,8 +7,10 @@ use prometheus::{
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
+use std::time::Instant;
 use twh_domain::timestamp::Timestamp;
 use twh_sinks::postgres::webhooks::deliveries::Waiting;
+use twh_sinks::tasks::guarded;
 use twh_sinks::webhook::{Attempt, Endpoint, Message};
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
@@ -67,7 +69,14 @@ pub(super) async fn send(endpoint: &Endpoint, waiting: &Waiting) -> Attempt {
     }
     let id = event.id.to_string();
     let timestamp = now().micros().div_euclid(1_000_000);
-    let attempt = endpoint.post(Message { id: &id, timestamp, body: &event.body, headers: &headers }).await;
+    let (begun, message) = (Instant::now(), Message { id: &id, timestamp, body: &event.body, headers: &headers });
+    // What one subscriber answers must not end the work for others.
+    let attempt = guarded("webhook_attempt", endpoint.post(message)).await.unwrap_or_else(|_| Attempt {
+        status: None,
+        error: Some("a defect of the sender".to_owned()),
+        took: begun.elapsed(),
+        ..Attempt::default()
+    });
     count(waiting, &attempt);
     attempt
 }

@@ -4,6 +4,7 @@
 //! it is shared. Under heavy load batches are large, and each goes by itself, beside the others.
 
 use super::ledger::{Commit, LedgerError, commit};
+use crate::tasks;
 use sqlx::PgPool;
 use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -21,14 +22,16 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Starts as many tasks as transactions may be under way at once; they end with the last handle.
+    /// Starts as many tasks as transactions may be under way at once; they end with the last handle. Whose commit a panic takes
+    /// along is told that it is in doubt.
     #[must_use]
     pub fn start(pool: &PgPool, transactions_max: usize) -> Self {
         // Never longer than there are partitions: a writer has one commit under way.
         let (queue, requests) = mpsc::unbounded_channel();
         let requests = Arc::new(Mutex::new(requests));
         for _ in 0..transactions_max.max(1) {
-            tokio::spawn(run(pool.clone(), Arc::clone(&requests)));
+            let (pool, requests) = (pool.clone(), Arc::clone(&requests));
+            drop(tasks::keep("ledger", "ledger_commit", move || run(pool.clone(), Arc::clone(&requests))));
         }
         Self { queue }
     }

@@ -24,6 +24,7 @@ mod lost_log;
 mod month;
 mod openapi;
 mod proof;
+mod readiness;
 mod search;
 mod search_engine;
 mod speed;
