@@ -25,8 +25,6 @@ use twh_sinks::secrets::random;
 use twh_sinks::webhook::{SECRET_BYTES, SigningSecret, certificate_purpose, secret_purpose};
 use uuid::Uuid;
 
-/// Subscriptions of a tenant.
-const SUBSCRIPTIONS_MAX: i64 = 10_000;
 const PATTERNS_MAX: usize = 50;
 const NARROWED_MAX: usize = 100;
 const DESCRIPTION_LENGTH_MAX: usize = 500;
@@ -326,8 +324,11 @@ pub(crate) async fn register(
     let client_certificate = body.client_certificate.as_deref().map(|pem| seal_certificate(&webhooks, id, pem));
     let sealed = Sealed { secret: sealed, previous_secret: None, client_certificate: client_certificate.transpose()? };
     let mut tx = webhooks.pool.begin().await.map_err(ApiError::database)?;
-    if store::count(&mut tx, caller.tenant_id).await.map_err(ApiError::database)? >= SUBSCRIPTIONS_MAX {
-        let message = format!("a tenant has {SUBSCRIPTIONS_MAX} webhook subscriptions at most");
+    // Those that register at once take turns from here on: none of them counts past another.
+    touch(&mut tx, caller.tenant_id).await.map_err(ApiError::database)?;
+    let most = caller.plan.webhooks_max();
+    if store::count(&mut tx, caller.tenant_id).await.map_err(ApiError::database)? >= most {
+        let message = format!("a tenant of the plan {} has {most} webhook subscriptions at most", caller.plan);
         return Err(ApiError::new(ErrorCode::LimitReached, message));
     }
     store::put(&mut tx, &subscription, &sealed).await.map_err(ApiError::database)?;

@@ -35,6 +35,17 @@ impl Plan {
         }
     }
 
+    /// Webhook subscriptions that a tenant may have. Each event is delivered to at most so many.
+    #[must_use]
+    pub const fn webhooks_max(self) -> i64 {
+        match self {
+            Self::Free => 10,
+            Self::Growth => 100,
+            Self::Scale => 1_000,
+            Self::Enterprise => 10_000,
+        }
+    }
+
     /// The plan with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {

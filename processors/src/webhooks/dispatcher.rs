@@ -3,6 +3,7 @@
 //! One task knows all lanes and does nothing slow itself: attempts, loads and records are tasks of their own, whose ends it is
 //! told. What it holds is bounded: attempts under way, deliveries in memory, and attempts that are not written down yet.
 
+use super::backlog::{self, Behind};
 use super::lane::{Lane, Next, Rules};
 use super::shares::Shares;
 use super::{Webhooks, attempts, now, replaying, transition};
@@ -13,16 +14,18 @@ use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
 use twh_sinks::outbound::{Identity, OutboundError};
+use twh_sinks::postgres::positions::Hold;
 use twh_sinks::postgres::sqlx;
 use twh_sinks::postgres::webhooks::deliveries::{self, Attempted, Fate, NewDelivery, Queue, Waiting};
 use twh_sinks::postgres::webhooks::replays::{self, Replay};
 use twh_sinks::postgres::webhooks::subscriptions::{self, Sealed, State, Subscription};
+use twh_sinks::tasks;
 use twh_sinks::webhook::{Attempt, Endpoint, SigningSecret, certificate_purpose, secret_purpose};
 use uuid::Uuid;
 
@@ -60,27 +63,47 @@ static UNDER_WAY: LazyLock<IntGauge> = LazyLock::new(|| {
         .expect("the metric's name is unique")
 });
 
+/// What the fan-out tells.
+enum Told {
+    /// Deliveries that are queued.
+    Queued(Vec<NewDelivery>),
+    /// A tenant that has a backlog from now on.
+    Behind(TenantId),
+}
+
 /// The dispatcher of a partition, as its owner sees it.
 pub(super) struct Dispatcher {
-    queued: mpsc::Sender<Vec<NewDelivery>>,
+    told: mpsc::Sender<Told>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Dispatcher {
-    pub(super) fn start(webhooks: Webhooks, partition: i32) -> Self {
-        let (queued, receiver) = mpsc::channel(BATCHES_MAX);
+    pub(super) fn start(webhooks: Webhooks, hold: Hold, behind: Behind) -> Self {
+        let (told, receiver) = mpsc::channel(BATCHES_MAX);
         let stop = CancellationToken::new();
-        let task = tokio::spawn(Dispatch::new(webhooks, partition).run(receiver, stop.clone()));
-        Self { queued, stop, task }
+        let (receiver, stopped) = (Arc::new(Mutex::new(receiver)), stop.clone());
+        // What is queued is in the database: one that begins again goes on there, and sends again what was not written down.
+        let task = tasks::keep("webhooks", "webhook_dispatcher", move || {
+            let (dispatch, receiver) =
+                (Dispatch::new(webhooks.clone(), hold.clone(), Arc::clone(&behind)), Arc::clone(&receiver));
+            let stop = stopped.clone();
+            async move { dispatch.run(&mut *receiver.lock().await, stop).await }
+        });
+        Self { told, stop, task }
     }
 
     /// Hands over deliveries that were queued.
     pub(super) async fn queued(&self, deliveries: Vec<NewDelivery>) {
         if !deliveries.is_empty() {
             // One that has ended leaves them to its successor.
-            let _ = self.queued.send(deliveries).await;
+            let _ = self.told.send(Told::Queued(deliveries)).await;
         }
+    }
+
+    /// Hands over a tenant whose backlog begins.
+    pub(super) async fn behind(&self, tenant: TenantId) {
+        let _ = self.told.send(Told::Behind(tenant)).await;
     }
 
     /// Ends it, once what is under way is written down.
@@ -128,6 +151,7 @@ enum Ended {
     Recorded(Vec<Attempted>, Result<HashMap<Uuid, Fate>, sqlx::Error>),
     Refreshed(Vec<(TenantId, i64)>, Result<Refreshed, sqlx::Error>),
     Stepped(Uuid, Result<Step, sqlx::Error>),
+    CaughtUp(TenantId, Result<backlog::Step, sqlx::Error>),
     GivenUp(Vec<Uuid>, Timestamp, Result<u64, sqlx::Error>),
     Changed(Uuid),
 }
@@ -147,6 +171,7 @@ struct Running {
 
 struct Dispatch {
     webhooks: Webhooks,
+    hold: Hold,
     partition: i32,
     slots: HashMap<Uuid, Slot>,
     /// The tenants' versions that the slots are of.
@@ -169,15 +194,21 @@ struct Dispatch {
     turns: VecDeque<Uuid>,
     steps: usize,
     resting: VecDeque<(Timestamp, Uuid)>,
+    behind: Behind,
+    /// Tenants with a backlog that is to make a step, in turn; whether one does; and those whose backlog rests, until when.
+    backlogs: VecDeque<TenantId>,
+    catching_up: bool,
+    resting_backlogs: VecDeque<(Timestamp, TenantId)>,
     next_round: Timestamp,
     tasks: JoinSet<Ended>,
 }
 
 impl Dispatch {
-    fn new(webhooks: Webhooks, partition: i32) -> Self {
+    fn new(webhooks: Webhooks, hold: Hold, behind: Behind) -> Self {
         Self {
             webhooks,
-            partition,
+            partition: hold.partition,
+            hold,
             slots: HashMap::new(),
             versions: HashMap::new(),
             refreshing: false,
@@ -196,20 +227,26 @@ impl Dispatch {
             turns: VecDeque::new(),
             steps: 0,
             resting: VecDeque::new(),
+            behind,
+            backlogs: VecDeque::new(),
+            catching_up: false,
+            resting_backlogs: VecDeque::new(),
             next_round: later(now(), ROUND),
             tasks: JoinSet::new(),
         }
     }
 
-    async fn run(mut self, mut queued: mpsc::Receiver<Vec<NewDelivery>>, stop: CancellationToken) {
+    async fn run(mut self, told: &mut mpsc::Receiver<Told>, stop: CancellationToken) {
         let mut versions = self.webhooks.versions.clone();
         self.refresh();
+        self.backlogs.extend(self.behind.lock().await.iter());
         // No branch comes first by rule: under load something has always ended, and a change of a subscription is to be seen.
         while !stop.is_cancelled() {
             self.fire_timers();
             self.send();
             self.load();
             self.step_replays();
+            self.catch_up();
             self.record();
             let wake = self.wake_at();
             let has_tasks = !self.tasks.is_empty();
@@ -221,8 +258,9 @@ impl Dispatch {
                         self.take(ended);
                     }
                 }
-                batch = queued.recv() => match batch {
-                    Some(batch) => self.accept(batch),
+                told = told.recv() => match told {
+                    Some(Told::Queued(batch)) => self.accept(batch),
+                    Some(Told::Behind(tenant)) => self.backlogs.push_back(tenant),
                     None => break,
                 },
                 Ok(()) = versions.changed() => self.refresh(),
@@ -373,6 +411,7 @@ impl Dispatch {
             Ok(Ended::Recorded(batch, written)) => self.recorded(batch, written),
             Ok(Ended::Refreshed(changed, refreshed)) => self.refreshed(changed, refreshed),
             Ok(Ended::Stepped(id, step)) => self.stepped(id, step),
+            Ok(Ended::CaughtUp(tenant, step)) => self.caught_up(tenant, step),
             Ok(Ended::GivenUp(ids, before, count)) => self.given_up(&ids, before, count),
             Ok(Ended::Changed(id)) => {
                 if let Some(slot) = self.slots.get_mut(&id) {
@@ -380,7 +419,12 @@ impl Dispatch {
                 }
                 self.change(id);
             }
-            Err(error) => tracing::error!(%error, "a task of the dispatcher ended unexpectedly"),
+            // What it was about to tell is not known any more: all is read again.
+            Err(error) => {
+                if let Ok(panic) = error.try_into_panic() {
+                    std::panic::resume_unwind(panic);
+                }
+            }
         }
     }
 
@@ -575,7 +619,8 @@ impl Dispatch {
     fn wake_at(&self) -> Duration {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         let rested = self.resting.front().map(|(until, _)| *until);
-        let next = [timer, rested, self.record_after, Some(self.next_round)].into_iter().flatten().min();
+        let caught_up = self.resting_backlogs.front().map(|(until, _)| *until);
+        let next = [timer, rested, caught_up, self.record_after, Some(self.next_round)].into_iter().flatten().min();
         let micros = next.map_or(0, |at| at.micros().saturating_sub(now().micros()));
         Duration::from_micros(u64::try_from(micros).unwrap_or_default())
     }
@@ -665,6 +710,38 @@ impl Dispatch {
         }
     }
 
+    /// Lets one backlog make a step, and then the next: what happens now comes first.
+    fn catch_up(&mut self) {
+        let now = now();
+        while let Some((_, tenant)) = self.resting_backlogs.front().copied().filter(|(until, _)| *until <= now) {
+            self.resting_backlogs.pop_front();
+            self.backlogs.push_back(tenant);
+        }
+        if self.catching_up {
+            return;
+        }
+        let Some(tenant) = self.backlogs.pop_front() else { return };
+        self.catching_up = true;
+        let (pool, hold, behind) = (self.webhooks.settings.pool.clone(), self.hold.clone(), Arc::clone(&self.behind));
+        self.tasks.spawn(async move { Ended::CaughtUp(tenant, backlog::next(&pool, &hold, &behind, tenant).await) });
+    }
+
+    fn caught_up(&mut self, tenant: TenantId, step: Result<backlog::Step, sqlx::Error>) {
+        self.catching_up = false;
+        match step {
+            Ok(backlog::Step::Over) => {}
+            Ok(backlog::Step::Made(queued)) => {
+                self.accept(queued);
+                self.backlogs.push_back(tenant);
+            }
+            Ok(backlog::Step::Full) => self.resting_backlogs.push_back((later(now(), AGAIN), tenant)),
+            Err(error) => {
+                tracing::warn!(%error, tenant_id = %tenant, "a backlog of deliveries cannot be queued now; trying again");
+                self.resting_backlogs.push_back((later(now(), AGAIN), tenant));
+            }
+        }
+    }
+
     /// Waits for what is under way, and writes it down.
     async fn drain(mut self) {
         let deadline = tokio::time::Instant::now() + DRAIN;
@@ -679,15 +756,20 @@ impl Dispatch {
                 break;
             }
         }
-        let open = i64::try_from(self.attempts).unwrap_or_default();
-        UNDER_WAY.sub(open);
-        if open > 0 {
+        if self.attempts > 0 {
             tracing::info!(
                 partition = self.partition,
-                attempts = open,
+                attempts = self.attempts,
                 "attempts were given up with the partition; they are made again by its next owner"
             );
         }
+    }
+}
+
+/// Attempts that are still under way end with it.
+impl Drop for Dispatch {
+    fn drop(&mut self) {
+        UNDER_WAY.sub(i64::try_from(self.attempts).unwrap_or_default());
     }
 }
 

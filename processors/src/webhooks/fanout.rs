@@ -1,12 +1,14 @@
 //! Turns events into deliveries: keeps the events of tenants that have webhooks, and queues one delivery for each subscription
 //! that wants one, in the transaction that moves the partition.
 
+use super::backlog::Behind;
 use super::dispatcher::Dispatcher;
 use super::{Webhooks, apply_error, now, render};
 use crate::runtime::{ApplyError, DecodeError, Decoded, Record, Worker};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 use twh_domain::id::TenantId;
 use twh_schemas::records::DomainEvent;
 use twh_sinks::kafka::Reached;
@@ -24,12 +26,22 @@ const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 /// times subscriptions, and has no bound of its own.
 const QUEUED_MAX: usize = 20_000;
 
+/// Deliveries of a tenant in one transaction; what more there is of it is queued by its own backlog, so that others of the
+/// partition do not wait for it.
+const TENANT_QUEUED_MAX: usize = 5_000;
+/// Tenants and subscriptions that are remembered; then all are forgotten, and looked up as they come.
+const REMEMBERED_MAX: usize = 100_000;
+
 /// The first of a batch's records, and what is to be written of them.
 #[derive(Default)]
 struct Part {
     records: usize,
     events: Vec<Arc<Event>>,
     queued: Vec<NewDelivery>,
+    /// How many are queued of each tenant.
+    shares: HashMap<TenantId, usize>,
+    /// The tenants that get a backlog, and through which sequence all is queued.
+    behind: BTreeMap<TenantId, i64>,
 }
 
 /// What works on one partition of the events.
@@ -39,6 +51,7 @@ pub struct Fanout {
     subscriptions: HashMap<TenantId, (i64, Vec<Subscription>)>,
     /// The last sequence of each tenant that was written here.
     last: HashMap<TenantId, i64>,
+    behind: Behind,
     /// Sends, once the partition stands where it is to be read from.
     dispatcher: Option<Dispatcher>,
     /// What was taken on and is not written.
@@ -46,8 +59,16 @@ pub struct Fanout {
 }
 
 impl Fanout {
-    pub(super) fn new(webhooks: Webhooks, hold: Hold) -> Self {
-        Self { webhooks, hold, subscriptions: HashMap::new(), last: HashMap::new(), dispatcher: None, taken: None }
+    pub(super) fn new(webhooks: Webhooks, hold: Hold, behind: HashSet<TenantId>) -> Self {
+        Self {
+            webhooks,
+            hold,
+            subscriptions: HashMap::new(),
+            last: HashMap::new(),
+            behind: Arc::new(Mutex::new(behind)),
+            dispatcher: None,
+            taken: None,
+        }
     }
 
     /// The group, as its positions name it.
@@ -70,9 +91,13 @@ impl Fanout {
 
     /// Queues what the first of a batch's records lead to, and says how many records that were.
     async fn queue(&mut self, batch: &[Decoded<DomainEvent>], reached: Reached) -> Result<usize, ApplyError> {
+        self.forget_some();
         let kept = self.look_up(batch).await?;
         let repeats = self.repeats(batch, &kept).await?;
-        let Part { records, events, queued } = self.part(batch, &kept, repeats);
+        let shared = Arc::clone(&self.behind);
+        let mut behind = shared.lock().await;
+        let Part { records, events, queued, behind: begun, .. } = self.part(batch, &kept, repeats, &behind);
+        let begun: Vec<_> = begun.into_iter().collect();
         // What the last record of a part was is not known any more; the one that was written last stands for it.
         let last = self.hold.reached.last;
         let reached = batch.get(records).map_or(reached, |next| Reached { next_offset: next.record.offset, last });
@@ -81,17 +106,34 @@ impl Fanout {
             // Nobody is to hear of it: a crash that forgets the move costs a second look.
             skip(pool, &self.hold, reached).await.map_err(apply_error)?;
         } else {
-            deliveries::fan_out(pool, &self.hold, reached, &events, &queued).await.map_err(apply_error)?;
+            deliveries::fan_out(pool, &self.hold, reached, &events, &queued, &begun).await.map_err(apply_error)?;
         }
         self.hold.reached = reached;
+        behind.extend(begun.iter().map(|(tenant, _)| *tenant));
+        drop(behind);
         for (tenant, sequence) in events.iter().filter_map(|event| Some((event.tenant, event.sequence?))) {
             let last = self.last.entry(tenant).or_insert(sequence);
             *last = sequence.max(*last);
         }
         if let Some(dispatcher) = &self.dispatcher {
             dispatcher.queued(queued).await;
+            for (tenant, sequence) in begun {
+                tracing::info!(tenant_id = %tenant, sequence, "webhooks: a tenant's events lead to many deliveries; they are queued by its own backlog");
+                dispatcher.behind(tenant).await;
+            }
         }
         Ok(records)
+    }
+
+    /// What is remembered has a bound.
+    fn forget_some(&mut self) {
+        let subscriptions: usize = self.subscriptions.values().map(|(_, list)| list.len()).sum();
+        if self.subscriptions.len() + subscriptions > REMEMBERED_MAX {
+            self.subscriptions.clear();
+        }
+        if self.last.len() > REMEMBERED_MAX {
+            self.last.clear();
+        }
     }
 
     /// Of the batch's tenants, those whose events are kept; their subscriptions are as they are now.
@@ -145,6 +187,7 @@ impl Fanout {
         batch: &[Decoded<DomainEvent>],
         kept: &BTreeSet<TenantId>,
         mut repeats: HashSet<(TenantId, Uuid)>,
+        behind: &HashSet<TenantId>,
     ) -> Part {
         let mut part = Part::default();
         for decoded in batch {
@@ -164,19 +207,39 @@ impl Fanout {
                     continue;
                 }
             };
-            if let Some((_, list)) = self.subscriptions.get(&event.tenant) {
-                part.queued.extend(list.iter().filter(|one| is_for(one, &event)).map(|one| NewDelivery {
-                    id: delivery_id(&event, fastrand::u32(..)),
-                    subscription: one.id,
-                    event: Arc::clone(&event),
-                    replay: None,
-                    at: now(),
-                }));
+            if !behind.contains(&event.tenant) {
+                part.queue(&event, self.subscriptions.get(&event.tenant).map_or(&[], |(_, list)| list));
             }
             part.events.push(event);
         }
         part
     }
+}
+
+impl Part {
+    /// Queues an event for those who want it, or begins its tenant's backlog before it.
+    fn queue(&mut self, event: &Arc<Event>, subscriptions: &[Subscription]) {
+        if self.behind.contains_key(&event.tenant) {
+            return;
+        }
+        let told: Vec<_> = subscriptions.iter().filter(|one| is_for(one, event)).collect();
+        let share = self.shares.entry(event.tenant).or_default();
+        match event.sequence {
+            Some(sequence) if *share + told.len() > TENANT_QUEUED_MAX => {
+                self.behind.insert(event.tenant, sequence - 1);
+            }
+            _ => {
+                *share += told.len();
+                self.queued.extend(told.into_iter().map(|one| delivery(event, one.id)));
+            }
+        }
+    }
+}
+
+/// A delivery of an event that happens.
+pub(super) fn delivery(event: &Arc<Event>, subscription: Uuid) -> NewDelivery {
+    let id = delivery_id(event, fastrand::u32(..));
+    NewDelivery { id, subscription, event: Arc::clone(event), replay: None, at: now() }
 }
 
 /// A delivery's id, of version 7: it sorts as its event does among the tenant's, whichever machine queues it and whatever its clock
@@ -192,7 +255,7 @@ fn delivery_id(event: &Event, drawn: u32) -> Uuid {
 }
 
 /// Whether a subscription is told of an event that happens now.
-fn is_for(subscription: &Subscription, event: &Event) -> bool {
+pub(super) fn is_for(subscription: &Subscription, event: &Event) -> bool {
     let slack = i64::try_from(CLOCKS_DIFFER.as_micros()).unwrap_or_default();
     matches!(subscription.state, State::Active | State::Quarantined)
         && event.recorded_at.micros() + slack >= subscription.created_at.micros()
@@ -203,7 +266,7 @@ impl Worker for Fanout {
     type Item = DomainEvent;
 
     fn begin(&mut self) {
-        self.dispatcher = Some(Dispatcher::start(self.webhooks.clone(), self.hold.partition));
+        self.dispatcher = Some(Dispatcher::start(self.webhooks.clone(), self.hold.clone(), Arc::clone(&self.behind)));
     }
 
     async fn decode(&mut self, record: &Record) -> Result<DomainEvent, DecodeError> {

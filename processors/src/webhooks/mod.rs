@@ -7,6 +7,7 @@
 //! It never sends what is not queued, and never forgets what is not written down as sent.
 
 mod attempts;
+mod backlog;
 mod directory;
 mod dispatcher;
 mod fanout;
@@ -23,6 +24,7 @@ pub use policy::Policy;
 
 use crate::runtime::{ApplyError, Claimed, Group, Loss};
 use fanout::Fanout;
+use std::collections::HashSet;
 use std::sync::Arc;
 use time::OffsetDateTime;
 use tokio::sync::{Mutex, watch};
@@ -35,6 +37,7 @@ use twh_schemas::records::DomainEvent;
 use twh_sinks::outbound::Outbound;
 use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::positions::{self, PositionError};
+use twh_sinks::postgres::webhooks::backlogs;
 use twh_sinks::secrets::Secrets;
 
 /// The group's name, without prefixes.
@@ -105,7 +108,9 @@ impl Group for Webhooks {
         let Settings { pool, group, kafka_cluster_id, owner, .. } = &*self.settings;
         let hold = positions::claim(pool, group, partition, 0, kafka_cluster_id, owner).await.map_err(apply_error)?;
         let reached = hold.reached;
-        Ok(Claimed { worker: Fanout::new(self.clone(), hold), reached })
+        let behind = backlogs::all(pool).await.map_err(ApplyError::unavailable)?;
+        let behind: HashSet<_> = behind.into_iter().filter(|tenant| self.is_on(*tenant, partition)).collect();
+        Ok(Claimed { worker: Fanout::new(self.clone(), hold, behind), reached })
     }
 
     async fn lost(&self, worker: &Fanout, loss: Loss) -> ApplyError {

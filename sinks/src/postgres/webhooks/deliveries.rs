@@ -1,7 +1,7 @@
 //! Deliveries: an event for a subscription, and every attempt at it.
 
 use super::events::{self, Event};
-use super::optional_time;
+use super::{backlogs, optional_time};
 use crate::kafka::Reached;
 use crate::postgres::page::{self, Page};
 use crate::postgres::positions::{Hold, PositionError};
@@ -110,18 +110,21 @@ pub async fn insert(connection: &mut PgConnection, deliveries: &[NewDelivery]) -
     statement.run_in(connection).await
 }
 
-/// Keeps events, queues their deliveries, and moves the partition that they were read from: all of it, or nothing.
+/// Keeps events, queues their deliveries, begins backlogs behind a sequence of a tenant, and moves the partition that they were
+/// read from: all of it, or nothing.
 pub async fn fan_out(
     pool: &PgPool,
     hold: &Hold,
     reached: Reached,
     events: &[Arc<Event>],
     deliveries: &[NewDelivery],
+    behind: &[(TenantId, i64)],
 ) -> Result<(), PositionError> {
     let mut statement = Statement::default();
     hold.advance_by(&mut statement, reached)?;
     events::insert_by(&mut statement, events.iter().map(|event| &**event))?;
     insert_by(&mut statement, deliveries)?;
+    backlogs::begin_by(&mut statement, behind)?;
     statement.run(pool).await.map_err(|error| hold.refused(error))
 }
 

@@ -1,5 +1,6 @@
 //! Webhooks as they are kept: subscriptions, events, deliveries and replays.
 
+pub mod backlogs;
 pub mod deliveries;
 pub mod events;
 pub mod replays;

@@ -253,6 +253,15 @@ pub async fn active(connection: &mut PgConnection, tenant: TenantId) -> Result<V
     rows.iter().map(subscription).collect()
 }
 
+/// A tenant's for which deliveries are queued, in the order of their ids.
+pub async fn told(connection: &mut PgConnection, tenant: TenantId) -> Result<Vec<Subscription>, sqlx::Error> {
+    let select = format!(
+        "select {SHOWN} from webhook_subscriptions where tenant_id = $1 and state in ('active', 'quarantined') order by id"
+    );
+    let rows = sqlx::query(&select).bind(tenant.0).fetch_all(connection).await?;
+    rows.iter().map(subscription).collect()
+}
+
 /// A tenant whose events are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {

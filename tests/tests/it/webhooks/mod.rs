@@ -2,6 +2,7 @@
 //! crashes, in order where it was asked for, and never to where they must not go.
 
 mod crashes;
+mod crowd;
 mod events;
 mod failing;
 mod listening;
