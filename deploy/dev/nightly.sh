@@ -64,7 +64,7 @@ nightly_speed() {
 nightly_fuzz() {
   local target folder=$ROOT/.twh/fuzz failed=0
   cargo metadata --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
-  for target in json_reader tokens saml; do
+  for target in json_reader tokens saml decide; do
     mkdir -p "$folder/$target" "$folder/found-$target"
     PATH=$VENV/bin:$PATH cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none --target-dir "$folder/target" \
       "$target" "$folder/$target" "tests/fuzz/seeds/$target" -- -dict="tests/fuzz/dictionaries/$target.dict" \

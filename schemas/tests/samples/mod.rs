@@ -49,7 +49,7 @@ pub fn codec_beside<T: Serialize + DeserializeOwned>(topic: &Topic, other: &str)
     Codec::new(OWN_ID, avsc(topic), Arc::new(Registry(Some(other.to_owned())))).unwrap()
 }
 
-fn full_bodies() -> Vec<(&'static str, Value)> {
+pub fn full_bodies() -> Vec<(&'static str, Value)> {
     let id = Uuid::from_u128(9);
     let money = json!({"amount": "2.55", "currency": "GBP"});
     let at = "2010-12-01T08:26:00Z";
