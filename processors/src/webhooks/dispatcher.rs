@@ -766,7 +766,7 @@ impl Dispatch {
     }
 }
 
-/// Attempts that are still under way end with it.
+/// Attempts in flight end with it.
 impl Drop for Dispatch {
     fn drop(&mut self) {
         UNDER_WAY.sub(i64::try_from(self.attempts).unwrap_or_default());
