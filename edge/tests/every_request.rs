@@ -21,7 +21,7 @@ use twh_edge::body::{Body, BodyLimit};
 use twh_edge::cursor;
 use twh_edge::error::ApiError;
 use twh_edge::openapi::Document;
-use twh_edge::ops::{self, Check, Checks, Lags, Serving};
+use twh_edge::ops::{self, Check, Checks, Serving};
 use twh_edge::query::{self, Query};
 use twh_edge::reference::Reference;
 use twh_edge::request::{RequestId, around};
@@ -262,7 +262,7 @@ async fn a_role_that_stands_is_told_and_takes_the_process_out_only_where_request
             roles: roles.to_vec(),
             warnings: vec!["one copy".to_owned()],
         };
-        let app = App::new().configure(|config| ops::configure(&checks, &Lags::default(), config));
+        let app = App::new().configure(|config| ops::probes(&checks, config));
         let answer = call_service(&init_service(app).await, get(path).to_request()).await;
         let status = answer.status().as_u16();
         let body: Value = serde_json::from_slice(&read_body(answer).await).unwrap();

@@ -312,11 +312,11 @@ fn poll<G: Group, L: Log>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Record, Watermarks, Worker};
+    use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Loss, Record, Worker};
     use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
     use rdkafka::client::DefaultClientContext;
     use twh_faults::fail_for_good;
-    use twh_sinks::kafka::{Outgoing, Producer};
+    use twh_sinks::kafka::{Outgoing, Producer, Reached};
 
     /// A group that counts what it reads.
     #[derive(Clone, Default)]
@@ -333,11 +333,11 @@ mod tests {
         type Worker = Self;
 
         async fn claim(&self, _: i32) -> Result<Claimed<Self>, ApplyError> {
-            Ok(Claimed { worker: self.clone(), next_offset: self.applied_through() })
+            Ok(Claimed { worker: self.clone(), reached: Reached::before(self.applied_through()) })
         }
 
-        fn check_log(&self, _: i64, _: Watermarks) -> Result<(), ApplyError> {
-            Ok(())
+        async fn lost(&self, _: &Self, loss: Loss) -> ApplyError {
+            ApplyError::Halted(loss.to_string())
         }
     }
 
@@ -348,7 +348,7 @@ mod tests {
             Ok(record.offset)
         }
 
-        async fn apply(&mut self, batch: Vec<Decoded<i64>>, _: i64) -> Result<(), ApplyError> {
+        async fn apply(&mut self, batch: Vec<Decoded<i64>>, _: Reached) -> Result<(), ApplyError> {
             self.0.lock().unwrap().extend(batch.iter().map(|one| one.item));
             Ok(())
         }

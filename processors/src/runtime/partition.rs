@@ -370,7 +370,7 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
         reached: Reached,
         suspects: &Suspects,
     ) -> Result<(), Ended> {
-        self.standing.taken(through);
+        self.standing.taken(reached.next_offset);
         let batch = self.decode(worker, records, suspects).await?;
         BATCH_RECORDS
             .with_label_values(&[&self.name])

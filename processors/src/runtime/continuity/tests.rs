@@ -1,4 +1,5 @@
 use super::*;
+use crate::runtime::standing::Standing;
 use crate::runtime::{
     Claimed, DeadLetters, DecodeError, Decoded, Ended, Group, Limits, Record, Seat, Worker, run_partition,
 };
@@ -226,6 +227,7 @@ async fn work_while(happens: Happens) -> (Vec<u8>, Vec<Loss>) {
         limits: Limits { records_max: 1, bytes_max: 100 },
         dead_letters: DeadLetters::new(run.clone(), String::new(), String::new(), String::new()),
         stop: run.1.clone(),
+        standing: Standing::new("tests", "continuity", 0),
     };
     let ended = tokio::time::timeout(Duration::from_secs(60), run_partition(seat)).await.unwrap();
     assert_eq!(ended, Ended::Stopped);
