@@ -2,16 +2,18 @@
 //! reads it. Source: Confluent's "Wire format" page of the schema registry.
 //!
 //! A record is decoded by the schema that wrote it; fields that the writer did not have take the reader's default. A record of
-//! our own kind that is sound, yet says what this version does not know (a newer one is at work beside it), is never poison:
-//! it waits for an upgrade, for nothing that was acknowledged may be set aside.
+//! our own kind that is sound, by a schema that can say what ours cannot (a newer version is at work next to this one), is never
+//! poison: it waits for an upgrade, for nothing that was acknowledged may be set aside. By a schema that says nothing but what
+//! ours does, no upgrade makes it readable: its data is wrong.
 
+use crate::says::says;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_avro_fast::de::{DeserializerConfig, DeserializerState, read::SliceRead};
 use serde_avro_fast::schema::{Name, SchemaMut};
 use serde_avro_fast::ser::SerializerConfig;
 use serde_avro_fast::{Schema, to_datum};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read as _;
 use std::marker::PhantomData;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -86,6 +88,8 @@ struct Writer {
     schema: Schema,
     /// The name of its record, without the namespace.
     name: Option<String>,
+    /// What its records can say.
+    says: BTreeSet<String>,
 }
 
 /// Writes and reads the records of one subject.
@@ -130,8 +134,8 @@ impl<T: Serialize + DeserializeOwned, S: SchemaSource> Codec<T, S> {
 
     fn why(&self, writer: &Writer, datum: &[u8], reason: String) -> DecodeError {
         let id = writer.id;
-        let ours = id != self.own.id && writer.name == self.own.name;
-        if ours && read::<IgnoredAny>(writer, datum).is_ok() {
+        let is_newer = writer.name == self.own.name && !writer.says.is_subset(&self.own.says);
+        if is_newer && read::<IgnoredAny>(writer, datum).is_ok() {
             DecodeError::NotUnderstood { id, reason }
         } else {
             DecodeError::BadDatum { id, reason }
@@ -143,7 +147,8 @@ fn parse(id: u32, schema: &str) -> Result<Writer, DecodeError> {
     let parsed = schema.parse().and_then(|mut schema: SchemaMut| {
         schema.nodes_mut().iter_mut().filter_map(|node| node.type_.name_mut()).for_each(forget_namespace);
         let name = schema.root().type_.name().map(|name| name.name().to_owned());
-        Ok(Writer { id, schema: schema.freeze()?, name })
+        let says = says(&schema);
+        Ok(Writer { id, schema: schema.freeze()?, name, says })
     });
     parsed.map_err(|error| DecodeError::BadSchema { id, reason: error.to_string() })
 }

@@ -19,6 +19,7 @@ mod markdown;
 pub mod partition;
 pub mod records;
 pub mod registry;
+mod says;
 mod topics;
 
 pub use registry::Schemas;

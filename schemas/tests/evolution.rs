@@ -229,3 +229,43 @@ fn a_command_of_a_newer_version_waits() {
     let damaged = block_on(reader.decode(&bytes)).unwrap_err();
     assert!(damaged.is_poison(), "{damaged}");
 }
+
+/// A record of a schema that ours has outgrown: whatever cannot be read of it no upgrade makes readable.
+#[test]
+fn wrong_data_under_a_known_schema_is_poison_and_under_a_newer_one_waits() {
+    let current: Json = serde_json::from_str(avsc(&COMMANDS)).unwrap();
+    let mut records = BTreeMap::new();
+    definitions(&current, &mut records);
+    let mut wrong = value(&COMMANDS, &samples::commands()[0]);
+    change(&current, &records, "Command", &mut wrong, &|fields| {
+        fields
+            .iter_mut()
+            .filter(|(name, _)| name == "tenant_id")
+            .for_each(|(_, value)| *value = Value::String("nobody".into()));
+    });
+    let decoded = |schema: &Json, value: Value| {
+        let reader = codec_beside::<Command>(&COMMANDS, &schema.to_string());
+        block_on(reader.decode(&record(OTHER_ID, schema, value))).unwrap_err()
+    };
+    // The same schema under another number, as another registry has it, and one from before a field was there.
+    let error = decoded(&current, wrong.clone());
+    assert!(error.is_poison() && error.to_string().contains("does not decode"), "{error}");
+    let (name, field) = first_with_default(&records);
+    let mut older = current.clone();
+    without(&mut older, &name, &field);
+    let mut before = wrong.clone();
+    change(&current, &records, &name, &mut before, &|fields| fields.retain(|(own, _)| *own != field));
+    let error = decoded(&older, before);
+    assert!(error.is_poison() && error.to_string().contains("does not decode"), "{error}");
+    let newer = with_new_field(&COMMANDS, "AllocateSalesOrder", &json!("string"));
+    given(&COMMANDS, "AllocateSalesOrder", &mut wrong);
+    assert!(!decoded(&newer, wrong).is_poison());
+}
+
+fn first_with_default(records: &BTreeMap<String, Json>) -> (String, String) {
+    let fields = records
+        .iter()
+        .flat_map(|(name, definition)| definition["fields"].as_array().unwrap().iter().map(move |field| (name, field)));
+    let (name, field) = fields.into_iter().find(|(_, field)| field.get("default").is_some()).unwrap();
+    (name.clone(), field["name"].as_str().unwrap().to_owned())
+}
