@@ -109,7 +109,8 @@ impl Engine {
     async fn fresh(reader: &Read, connection: &mut PgConnection) -> Result<Option<Freshness>, ApiError> {
         let fresh = freshness(connection, Projection::Search, reader.tenant_id).await;
         let most = |fresh: &Freshness| EVENTS_BEHIND_MAX.max(fresh.events / EVENTS_BEHIND_PART_MAX);
-        let is_made = |fresh: &Freshness| fresh.has_begun() && fresh.events_behind <= most(fresh);
+        let is_whole = |fresh: &Freshness| fresh.events_left_out == 0;
+        let is_made = |fresh: &Freshness| fresh.has_begun() && fresh.events_behind <= most(fresh) && is_whole(fresh);
         let reaches = |fresh: &Freshness| reader.at_least.is_none_or(|wanted| fresh.reaches(wanted));
         Ok(fresh.map_err(ApiError::database)?.filter(|fresh| is_made(fresh) && reaches(fresh)))
     }
@@ -152,7 +153,7 @@ impl Engine {
                 SEARCHES.with_label_values(&["failed"]).inc();
                 match &error {
                     // One query that it will not have says nothing of the next.
-                    ElasticError::Refused(_) => {
+                    ElasticError::Refused(_) | ElasticError::Document(_) => {
                         self.has_answered();
                         tracing::error!(%error, tenant_id = %tenant, "the search engine does not take a query; PostgreSQL answers it");
                     }

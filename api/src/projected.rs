@@ -15,15 +15,16 @@ use twh_sinks::postgres::builds::{Freshness, Projection, freshness};
 use twh_sinks::postgres::sqlx::{Connection as _, PgConnection, Postgres, Transaction};
 use twh_sinks::postgres::tenant::TenantConnection;
 
-/// What a read model says, and the last command that it reflects.
+/// What a read model says, the last command that it reflects, and how many events it leaves out.
 pub(crate) struct Projected<T> {
     body: T,
     reflects: Option<Position>,
+    left_out: i64,
 }
 
 impl<T> Projected<T> {
     pub(crate) fn of(body: T, fresh: &Freshness) -> Self {
-        Self { body, reflects: fresh.reflects }
+        Self { body, reflects: fresh.reflects, left_out: fresh.events_left_out }
     }
 }
 
@@ -35,6 +36,9 @@ impl<T: Serialize> Responder for Projected<T> {
         if let Some(position) = self.reflects {
             response.insert_header(("x-twh-reflects", position.to_string()));
         }
+        if self.left_out > 0 {
+            response.insert_header(("x-twh-incomplete", self.left_out.to_string()));
+        }
         response.json(&self.body)
     }
 }
@@ -42,7 +46,7 @@ impl<T: Serialize> Responder for Projected<T> {
 impl<T: JsonSchema> Describe for Projected<T> {
     fn describe(operation: &mut Operation<'_>) {
         let schema = json!(operation.output::<T>());
-        operation.answers(200, "OK", Some(&schema), &["X-TWH-Reflects"]);
+        operation.answers(200, "OK", Some(&schema), &["X-TWH-Reflects", "X-TWH-Incomplete"]);
         operation.refuses(&[ErrorCode::ServiceUnavailable]);
     }
 }

@@ -381,6 +381,9 @@ struct FreshnessOfModel {
     reflects: Option<String>,
     /// Events of yours that it does not reflect yet; `null` where there is no build.
     events_behind: Option<i64>,
+    /// Events of yours that it leaves out, since they cannot be stored in it: what it says lacks them. More than none is a defect
+    /// of ours; `null` where there is no build.
+    events_left_out: Option<i64>,
 }
 
 pub(crate) async fn all_freshness(reader: Reader<GetFreshness>) -> Result<Answer<FreshnessOfAll>, ApiError> {
@@ -393,7 +396,8 @@ pub(crate) async fn all_freshness(reader: Reader<GetFreshness>) -> Result<Answer
             name: projection.name(),
             build: found.as_ref().map(|fresh| fresh.build.name.clone()),
             reflects: found.as_ref().and_then(|fresh| fresh.reflects).map(|position| position.to_string()),
-            events_behind: found.map(|fresh| fresh.events_behind.max(0)),
+            events_behind: found.as_ref().map(|fresh| fresh.events_behind.max(0)),
+            events_left_out: found.map(|fresh| fresh.events_left_out),
         });
     }
     Ok(Answer::of(&FreshnessOfAll { ledger: ledger.map(|position| position.to_string()), read_models }))

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use twh_sinks::postgres::queries::is_away;
+use twh_sinks::postgres::failure::is_away;
 
 /// How long an answer is believed: what is revoked elsewhere works for so long.
 const BELIEVED: Duration = Duration::from_secs(5);

@@ -18,8 +18,8 @@ use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::limits::raise;
 use twh_schemas::{Schemas, headers};
 use twh_sinks::kafka::{Outgoing, Pending, Producer, RecordHeader, settle};
+use twh_sinks::postgres::failure::is_away;
 use twh_sinks::postgres::ledger::{LedgerError, answered};
-use twh_sinks::postgres::queries::is_away;
 use twh_sinks::postgres::tenant::TenantPool;
 
 /// How long a command that nobody waits for counts as in flight, where it is not heard of.

@@ -245,6 +245,9 @@ pub async fn partition<S: Store, L: Log>(
 
 fn reason(error: ApplyError) -> String {
     match error {
-        ApplyError::Unavailable(reason) | ApplyError::Fenced(reason) | ApplyError::Halted(reason) => reason,
+        ApplyError::Unavailable(reason)
+        | ApplyError::Fenced(reason)
+        | ApplyError::Halted(reason)
+        | ApplyError::Refused(reason) => reason,
     }
 }

@@ -193,6 +193,7 @@ fn headers() -> Value {
         "Location": text("Where it is.", "/v1/items/0193…"),
         "X-TWH-Position": text("The command's place in the log; send it as X-TWH-At-Least with a read that must see it.", "3-1042"),
         "X-TWH-Reflects": text("The last command that the answer reflects; it may reflect more.", "3-1042"),
+        "X-TWH-Incomplete": text("How many of your events the read model leaves out, since they cannot be stored in it; absent where it has all.", "1"),
         "X-TWH-Search": text("What answered: `postgres` or `elasticsearch`.", "postgres"),
         "X-TWH-Command-Id": text("The command; movements carry it.", "0193…"),
         "Idempotent-Replayed": text("`true` where this answer was given before.", "true"),

@@ -151,6 +151,7 @@ fn apply_error(error: LedgerError) -> ApplyError {
         | LedgerError::Corrupt { .. }
         | LedgerError::Taken(_) => ApplyError::Halted(error.to_string()),
         LedgerError::Database(_) => ApplyError::Unavailable(error.to_string()),
+        LedgerError::Refused(_) => ApplyError::Refused(error.to_string()),
     }
 }
 
@@ -210,6 +211,9 @@ pub struct Writer<S, L> {
 
 impl<S: Store, L: Log> Worker for Writer<S, L> {
     type Item = Command;
+
+    /// An acknowledged command is decided, or waits for somebody to look.
+    const LEAVES_OUT: bool = false;
 
     async fn decode(&mut self, record: &Record) -> Result<Command, DecodeError> {
         let command: Command = self.shared.schemas.commands.decode(&record.payload).await.map_err(|error| {

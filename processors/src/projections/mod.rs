@@ -24,7 +24,7 @@ use twh_schemas::records::DomainEvent;
 use twh_sinks::kafka::Reached;
 use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::builds::{self, Build, Progress, Projection, State};
-use twh_sinks::postgres::positions::{self, Hold, PositionError};
+use twh_sinks::postgres::positions::{self, Hold};
 
 /// Between two batches of a partition: a batch costs the same however little is in it, so under load there is more in each. What
 /// comes after a pause is written at once.
@@ -116,12 +116,10 @@ struct Parts<M> {
     model: M,
 }
 
-fn position_error(error: PositionError) -> ApplyError {
-    match error {
-        PositionError::Fenced { .. } => ApplyError::Fenced(error.to_string()),
-        PositionError::OtherCluster { .. } => ApplyError::Halted(error.to_string()),
-        PositionError::Database(_) => ApplyError::Unavailable(error.to_string()),
-    }
+/// How far a build is once it reflects an event.
+fn progress(event: &DomainEvent) -> Progress {
+    let position = Position { partition: event.partition, offset: event.offset };
+    Progress { tenant: event.tenant_id, sequence: event.sequence, position }
 }
 
 /// The items that an event changes.
@@ -155,12 +153,12 @@ impl<M: Model> Projections<M> {
             Target::Building { build, .. } => return Ok(build.clone()),
             Target::Serving { first } => first,
         };
-        let serving = builds::in_state(pool, M::PROJECTION, State::Serving).await.map_err(ApplyError::unavailable)?;
+        let serving = builds::in_state(pool, M::PROJECTION, State::Serving).await?;
         if let Some(build) = serving {
             return Ok(build);
         }
         self.0.model.make_first(first).await?;
-        let build = builds::begin(pool, M::PROJECTION, first, State::Serving).await.map_err(ApplyError::unavailable)?;
+        let build = builds::begin(pool, M::PROJECTION, first, State::Serving).await?;
         tracing::info!(
             projection = M::PROJECTION.name(),
             build = build.name,
@@ -177,7 +175,7 @@ impl<M: Model> Projections<M> {
             Target::Serving { .. } => State::Serving,
         };
         let now = builds::in_state(&self.0.settings.pool, M::PROJECTION, state).await;
-        Ok(now.map_err(ApplyError::unavailable)?.as_ref() == Some(build))
+        Ok(now?.as_ref() == Some(build))
     }
 }
 
@@ -196,7 +194,7 @@ impl<M: Model> Group for Projections<M> {
         self.0.model.check(&build).await?;
         let Settings { pool, kafka_cluster_id, owner, .. } = &self.0.settings;
         let hold = positions::claim(pool, &build.positions(), partition, 0, kafka_cluster_id, owner).await;
-        let hold = hold.map_err(position_error)?;
+        let hold = hold?;
         let reached = hold.reached;
         // Who had it before may have left something.
         self.0.model.settle(&build, partition).await?;
@@ -268,17 +266,16 @@ impl<M: Model> Projector<M> {
         if is_serving && !self.projections.is_still(&self.build).await? {
             return Err(ApplyError::Fenced(format!("{} does not answer any more", self.build.name)));
         }
-        let mut progress: BTreeMap<TenantId, Progress> = BTreeMap::new();
+        let mut tenants: BTreeMap<TenantId, Progress> = BTreeMap::new();
         for Decoded { item: event, .. } in events {
-            let position = Position { partition: event.partition, offset: event.offset };
-            let one = Progress { tenant: event.tenant_id, sequence: event.sequence, position };
-            let last = progress.entry(event.tenant_id).or_insert(one);
+            let one = progress(event);
+            let last = tenants.entry(event.tenant_id).or_insert(one);
             // Events may come again, and then an older one after a newer one.
             if last.sequence < one.sequence {
                 *last = one;
             }
         }
-        let progress: Vec<_> = progress.into_values().collect();
+        let progress: Vec<_> = tenants.into_values().collect();
         let (build, hold) = (&self.build, &self.hold);
         model.write(&Batch { build, hold, events, reached, progress: &progress, answers }).await
     }
@@ -286,6 +283,9 @@ impl<M: Model> Projector<M> {
 
 impl<M: Model> Worker for Projector<M> {
     type Item = DomainEvent;
+
+    /// Readers are told: see [`builds::leave_out`].
+    const LEAVES_OUT: bool = true;
 
     async fn decode(&mut self, record: &Record) -> Result<DomainEvent, DecodeError> {
         self.projections.0.settings.schemas.events.decode(&record.payload).await.map_err(|error| {
@@ -310,6 +310,11 @@ impl<M: Model> Worker for Projector<M> {
 
     async fn finish(&mut self) -> Result<(), ApplyError> {
         self.write().await
+    }
+
+    async fn leave_out(&mut self, event: &DomainEvent, reason: &str) -> Result<(), ApplyError> {
+        let pool = &self.projections.0.settings.pool;
+        Ok(builds::leave_out(pool, &self.build, &progress(event), reason).await?)
     }
 
     fn applied_through(&self) -> i64 {

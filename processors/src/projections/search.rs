@@ -5,7 +5,7 @@
 //! changes, adds it, writes it under the last such event's number, and then moves the partition. A crash between the two writes
 //! the same once more; who has lost the partition without knowing it is refused by the numbers, and by the epoch.
 
-use super::{Batch, Model, Written, is_document_of, position_error};
+use super::{Batch, Model, Written, is_document_of};
 use crate::runtime::ApplyError;
 use prometheus::{IntCounterVec, register_int_counter_vec};
 use std::collections::{BTreeSet, HashMap};
@@ -39,6 +39,7 @@ pub struct SearchIndex {
 fn elastic_error(error: ElasticError) -> ApplyError {
     match error {
         ElasticError::Away(_) => ApplyError::Unavailable(error.to_string()),
+        ElasticError::Document(_) => ApplyError::Refused(error.to_string()),
         ElasticError::NoIndex(_) => ApplyError::Halted(format!(
             "{error}: it was deleted, or the search engine is another; twh rebuild search makes one of all that was ever told"
         )),
@@ -111,8 +112,7 @@ impl Model for SearchIndex {
         let written = elastic.write(index, &items, batch.answers).await.map_err(elastic_error)?;
         WRITTEN.with_label_values(&["written"]).inc_by(u64::try_from(written.written).unwrap_or_default());
         WRITTEN.with_label_values(&["outdated"]).inc_by(u64::try_from(written.outdated).unwrap_or_default());
-        let advanced = builds::advance(&self.pool, batch.build, batch.hold, batch.reached, batch.progress).await;
-        advanced.map_err(position_error)?;
+        builds::advance(&self.pool, batch.build, batch.hold, batch.reached, batch.progress).await?;
         Ok(Written::Settled)
     }
 }

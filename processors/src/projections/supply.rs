@@ -11,7 +11,7 @@ mod sums_tests;
 #[cfg(test)]
 mod tests;
 
-use super::{Batch, Model, Written, all_touched, position_error};
+use super::{Batch, Model, Written, all_touched};
 use crate::runtime::ApplyError;
 use fold::Fold;
 use std::sync::Arc;
@@ -101,28 +101,24 @@ impl Model for Supply {
     async fn write(&self, batch: &Batch<'_>) -> Result<Written, ApplyError> {
         let tenants: Vec<TenantId> = batch.progress.iter().map(|progress| progress.tenant).collect();
         let touched = all_touched(batch.events);
-        let held = supply::held(&self.pool, batch.build, batch.hold, &touched, &tenants).await;
-        let (held, reflected) = held.map_err(position_error)?;
+        let (held, reflected) = supply::held(&self.pool, batch.build, batch.hold, &touched, &tenants).await?;
         let mut fold = Fold::new(held, reflected, (OffsetDateTime::now_utc() - TOLD_WITHIN).into());
         for decoded in batch.events {
             fold.add(&decoded.item);
         }
         let changed = fold.finish();
-        supply::write(&self.pool, batch.build, batch.hold, batch.reached, batch.progress, &changed)
-            .await
-            .map_err(position_error)?;
+        supply::write(&self.pool, batch.build, batch.hold, batch.reached, batch.progress, &changed).await?;
         Ok(if changed.crossings.is_empty() { Written::Settled } else { Written::Unsettled })
     }
 
     async fn settle(&self, build: &Build, partition: i32) -> Result<(), ApplyError> {
         loop {
-            let crossings = supply::crossings(&self.pool, build, partition).await.map_err(ApplyError::unavailable)?;
+            let crossings = supply::crossings(&self.pool, build, partition).await?;
             if crossings.is_empty() {
                 return Ok(());
             }
             self.tell(&crossings).await?;
-            let forgotten = supply::forget_crossings(&self.pool, build, partition, &crossings).await;
-            forgotten.map_err(ApplyError::unavailable)?;
+            supply::forget_crossings(&self.pool, build, partition, &crossings).await?;
         }
     }
 }

@@ -344,6 +344,8 @@ mod tests {
     impl Worker for Reads {
         type Item = i64;
 
+        const LEAVES_OUT: bool = false;
+
         async fn decode(&mut self, record: &Record) -> Result<i64, DecodeError> {
             Ok(record.offset)
         }

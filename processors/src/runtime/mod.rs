@@ -3,10 +3,11 @@
 //! A group brings a [`Group`] (how to take a partition) and a [`Worker`] (what to do with its records). The loop guarantees:
 //! a worker sees its partition's records in order and once an assignment; a batch that cannot be applied for want of a
 //! database or a registry is tried again until it can, while polling goes on; a record that can never be decoded goes to the
-//! dead letters, with its reason, before the partition moves past it, and so does one that makes the worker panic again and
-//! again; a revoked partition is drained before it is given up.
+//! dead letters, with its reason, before the partition moves past it, and so do one that makes the worker panic again and
+//! again, and one that the worker's store refuses, where the worker can do without; a revoked partition is drained before it is
+//! given up.
 //!
-//! It never skips a record, also not of a log that has lost some and grown again (`continuity`), and never commits an offset to
+//! It never skips a record unseen, also not of a log that has lost some and grown again (`continuity`), and never commits an offset to
 //! Kafka before the worker has applied everything before it.
 
 mod consumer;
@@ -14,6 +15,8 @@ mod continuity;
 mod dead_letters;
 mod partition;
 mod queue;
+#[cfg(test)]
+mod refusal_tests;
 mod standing;
 mod suspects;
 
@@ -32,6 +35,9 @@ use std::fmt::Display;
 use std::future::Future;
 use twh_domain::timestamp::Timestamp;
 use twh_sinks::kafka::{Mark, Reached, RecordHeader};
+use twh_sinks::postgres::failure::{Failure, described};
+use twh_sinks::postgres::positions::PositionError;
+use twh_sinks::postgres::sqlx;
 
 /// A record as it was read.
 #[derive(Debug, Clone)]
@@ -91,12 +97,34 @@ pub enum ApplyError {
     Fenced(String),
     /// Going on would be wrong until someone looks: the partition stands still, loudly.
     Halted(String),
+    /// The store refuses what is in the batch: trying again does not help, a batch without the record at fault does.
+    Refused(String),
 }
 
 impl ApplyError {
     /// Something is away.
     pub fn unavailable(reason: impl Display) -> Self {
         Self::Unavailable(reason.to_string())
+    }
+}
+
+impl From<sqlx::Error> for ApplyError {
+    fn from(error: sqlx::Error) -> Self {
+        match Failure::of(&error) {
+            Failure::Data => Self::Refused(described(&error)),
+            // Of a table that is not there, or may not be written, no record is the cause.
+            Failure::Away | Failure::Defect => Self::Unavailable(described(&error)),
+        }
+    }
+}
+
+impl From<PositionError> for ApplyError {
+    fn from(error: PositionError) -> Self {
+        match error {
+            PositionError::Fenced { .. } => Self::Fenced(error.to_string()),
+            PositionError::OtherCluster { .. } => Self::Halted(error.to_string()),
+            PositionError::Database(error) => error.into(),
+        }
     }
 }
 
@@ -162,6 +190,9 @@ pub trait Worker: Send + 'static {
     /// What its records decode to.
     type Item: Send + Sync + 'static;
 
+    /// Whether it can do without a record that its store refuses. Where it cannot, the partition stands at that record.
+    const LEAVES_OUT: bool;
+
     /// The partition is claimed and stands where it is to be read from: called once, before anything else. What works beside
     /// the records begins here, so that a claim that is tried again leaves nothing behind.
     fn begin(&mut self) {}
@@ -185,6 +216,12 @@ pub trait Worker: Send + 'static {
     /// Applies all that was taken on, trying again what failed. Called again while it fails with
     /// [`ApplyError::Unavailable`].
     fn finish(&mut self) -> impl Future<Output = Result<(), ApplyError>> + Send;
+
+    /// Notes that a record is left out, so that readers are told that something is missing. Called before the record goes to the
+    /// dead letters, again until it succeeds.
+    fn leave_out(&mut self, _: &Self::Item, _reason: &str) -> impl Future<Output = Result<(), ApplyError>> + Send {
+        std::future::ready(Ok(()))
+    }
 
     /// All before this offset is applied.
     fn applied_through(&self) -> i64;

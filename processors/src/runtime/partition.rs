@@ -2,7 +2,7 @@
 
 use super::continuity::{IDLE_CHECK, look};
 use super::standing::Standing;
-use super::suspects::Suspects;
+use super::suspects::{Guilt, Search, Suspects};
 use super::{ApplyError, Claimed, DeadLetters, DecodeError, Decoded, Group, Loss, Record, Source, Watermarks, Worker};
 use crate::seams::Log;
 use futures::FutureExt as _;
@@ -48,7 +48,7 @@ static NEXT_OFFSET: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 static TROUBLE: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "twh_partition_trouble_total",
-        "What held a partition up: unavailable, halted, fenced, poison, gap, panicked.",
+        "What held a partition up: unavailable, halted, fenced, poison, refused, gap, panicked.",
         &["group", "kind"]
     )
     .expect("the metric's name is unique")
@@ -93,12 +93,16 @@ pub enum Ended {
 }
 
 /// Why a partition's task stops working, for good or until it has claimed the partition again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Left {
     /// It ends.
     Ended(Ended),
     /// The log is not the one that was read: a claim says what that means.
     LogChanged,
+    /// The store refuses something of what was taken on: less is taken on at once.
+    Searching,
+    /// Going on would be wrong until someone looks.
+    Halted(String),
 }
 
 impl From<Ended> for Left {
@@ -107,8 +111,8 @@ impl From<Ended> for Left {
     }
 }
 
-/// Works on a partition until it is told to stop or fenced. A panic does not end it: the partition is claimed again, and goes on
-/// at its checkpoint.
+/// Works on a partition until it is told to stop or fenced. Neither a panic nor a record that the store refuses ends it: the
+/// partition is claimed again, and goes on at its checkpoint.
 pub async fn run<G: Group, S: Source, L: Log>(mut seat: Seat<G, S, L>) -> Ended {
     let mut suspects = Suspects::default();
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
@@ -117,6 +121,8 @@ pub async fn run<G: Group, S: Source, L: Log>(mut seat: Seat<G, S, L>) -> Ended 
         match AssertUnwindSafe(attempt(&mut seat, &mut suspects)).catch_unwind().await {
             Ok(Left::Ended(ended)) => return ended,
             Ok(Left::LogChanged) => {}
+            Ok(Left::Searching) => continue,
+            Ok(Left::Halted(reason)) => seat.trouble(&ApplyError::Halted(reason), "the partition stands"),
             Err(panic) => seat.panicked(&said(panic.as_ref()), &mut suspects),
         }
         if let Err(ended) = seat.pause(&mut backoff).await {
@@ -130,6 +136,7 @@ async fn attempt<G: Group, S: Source, L: Log>(seat: &mut Seat<G, S, L>, suspects
         Ok(claimed) => claimed,
         Err(ended) => return ended.into(),
     };
+    suspects.claimed();
     worker.begin();
     let left = work(seat, &mut worker, reached, suspects).await;
     worker.drain().await;
@@ -222,11 +229,10 @@ async fn work<G: Group, S: Source, L: Log>(
         let busy = worker.applied_through() < taken.next_offset;
         let stepped = match waiting.records.last() {
             // While a batch is written, the next one gathers; it is begun before that only when it is a large one.
-            Some(last) if !busy || (seat.is_large(&waiting) && !suspects.alone(last.offset)) => {
+            Some(last) if !busy || (seat.is_large(&waiting) && !suspects.waits(last.offset)) => {
                 taken = last.mark().into();
                 let records = std::mem::take(&mut waiting).records;
-                let through = taken.next_offset;
-                suspects.taken(records.first().map_or(through, |first| first.offset), through);
+                suspects.taken(&records);
                 seat.take_on(worker, records, taken, suspects).await
             }
             _ if busy => {
@@ -238,7 +244,7 @@ async fn work<G: Group, S: Source, L: Log>(
                         Err(error) => {
                             tracing::debug!(group = %seat.name, partition = seat.partition, ?error, "a batch was not written; trying again");
                             let again = worker.finish().await;
-                            seat.insist(worker, again).await
+                            seat.insist(worker, again, suspects).await
                         }
                     },
                     () = seat.source.ready() => Ok(()),
@@ -254,8 +260,8 @@ async fn work<G: Group, S: Source, L: Log>(
                 Ok(())
             }
         };
-        if let Err(ended) = stepped {
-            return ended.into();
+        if let Err(left) = stepped {
+            return left;
         }
         suspects.written(worker.applied_through());
         seat.checkpoint(worker.applied_through());
@@ -326,7 +332,7 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
         }
         while waiting.records.len() < self.limits.records_max && waiting.bytes < self.limits.bytes_max {
             let expected = waiting.expected(taken);
-            if !waiting.records.is_empty() && suspects.alone(expected - 1) {
+            if waiting.records.last().is_some_and(|last| suspects.ends_batch(last.offset)) {
                 break;
             }
             match self.source.poll() {
@@ -368,8 +374,8 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
         worker: &mut G::Worker,
         records: Vec<Record>,
         reached: Reached,
-        suspects: &Suspects,
-    ) -> Result<(), Ended> {
+        suspects: &mut Suspects,
+    ) -> Result<(), Left> {
         self.standing.taken(reached.next_offset);
         let batch = self.decode(worker, records, suspects).await?;
         BATCH_RECORDS
@@ -378,16 +384,24 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
         let begun = Instant::now();
         let applied = worker.apply(batch, reached).await;
         APPLY_SECONDS.with_label_values(&[&self.name]).observe(begun.elapsed().as_secs_f64());
-        self.insist(worker, applied).await
+        self.insist(worker, applied, suspects).await
     }
 
-    /// Tries again what failed, until it is done.
-    async fn insist(&self, worker: &mut G::Worker, mut applied: Result<(), ApplyError>) -> Result<(), Ended> {
+    /// Tries again what failed, until it is done. What is refused is not tried again: the record at fault is looked for.
+    async fn insist(
+        &self,
+        worker: &mut G::Worker,
+        mut applied: Result<(), ApplyError>,
+        suspects: &mut Suspects,
+    ) -> Result<(), Left> {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         while let Err(error) = applied {
+            if let ApplyError::Refused(reason) = error {
+                return Err(self.search(worker.applied_through(), &reason, suspects));
+            }
             self.trouble(&error, "a batch cannot be applied");
             if matches!(error, ApplyError::Fenced(_)) {
-                return Err(Ended::Fenced);
+                return Err(Ended::Fenced.into());
             }
             self.pause(&mut backoff).await?;
             applied = worker.finish().await;
@@ -395,16 +409,38 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
         Ok(())
     }
 
+    /// Looks for the record that the store refuses, among those that were taken on from an offset.
+    fn search(&self, from: i64, reason: &str, suspects: &mut Suspects) -> Left {
+        match suspects.refused(from) {
+            Search::Goes => {
+                tracing::warn!(group = %self.name, partition = self.partition, from, reason, "the store refuses a batch; looking for the record at fault");
+                Left::Searching
+            }
+            Search::Found(offset) if G::Worker::LEAVES_OUT => {
+                suspects.blame(offset, reason);
+                Left::Searching
+            }
+            Search::Found(offset) => Left::Halted(format!("the store refuses the record at offset {offset}: {reason}")),
+            Search::Failed => Left::Halted(format!("the store refuses to move on from offset {from}: {reason}")),
+        }
+    }
+
     async fn decode(
         &self,
         worker: &mut G::Worker,
         records: Vec<Record>,
-        suspects: &Suspects,
-    ) -> Result<Vec<Decoded<G::Item>>, Ended> {
+        suspects: &mut Suspects,
+    ) -> Result<Vec<Decoded<G::Item>>, Left> {
         let mut batch = Vec::with_capacity(records.len());
         for mut record in records {
-            let decoded = match suspects.guilt(record.offset) {
-                Some(said) => self.set_aside(&record, &format!("it makes the task panic: {said}")).await?,
+            let decoded = match suspects.guilt(record.offset).cloned() {
+                Some(Guilt::Panics(said)) => {
+                    self.set_aside(&record, "poison", &format!("it makes the task panic: {said}")).await?
+                }
+                Some(Guilt::Refused(reason)) => {
+                    self.leave_out(worker, &record, &reason, suspects).await?;
+                    None
+                }
                 None => self.decode_one(worker, &record).await?,
             };
             if let Some(item) = decoded {
@@ -422,23 +458,50 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
             let error = match worker.decode(record).await {
                 Ok(item) => return Ok(Some(item)),
                 Err(DecodeError::Unavailable(reason)) => reason,
-                Err(DecodeError::Poison(reason)) => return self.set_aside(record, &reason).await,
+                Err(DecodeError::Poison(reason)) => return self.set_aside(record, "poison", &reason).await,
             };
             self.trouble(&ApplyError::Unavailable(error), "a record cannot be decoded yet");
             self.pause(&mut backoff).await?;
         }
     }
 
+    /// Leaves a record out that the store refuses, once its worker has noted that.
+    async fn leave_out(
+        &self,
+        worker: &mut G::Worker,
+        record: &Record,
+        reason: &str,
+        suspects: &mut Suspects,
+    ) -> Result<(), Left> {
+        if !suspects.may_leave_out(record.key.as_deref().unwrap_or_default()) {
+            return Err(Left::Halted(format!(
+                "records of one tenant after another are refused, this one with: {reason}"
+            )));
+        }
+        let Some(item) = self.decode_one(worker, record).await? else { return Ok(()) };
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        while let Err(error) = worker.leave_out(&item, reason).await {
+            self.trouble(&error, "a record cannot be left out yet");
+            if matches!(error, ApplyError::Fenced(_)) {
+                return Err(Ended::Fenced.into());
+            }
+            self.pause(&mut backoff).await?;
+        }
+        self.set_aside::<G::Item>(record, "refused", &format!("the store refuses it: {reason}")).await?;
+        Ok(())
+    }
+
     /// Puts a record to the dead letters, however long that takes: nothing is skipped unseen.
-    async fn set_aside<T>(&self, record: &Record, reason: &str) -> Result<Option<T>, Ended> {
+    async fn set_aside<T>(&self, record: &Record, kind: &str, reason: &str) -> Result<Option<T>, Ended> {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         while let Err(error) = self.dead_letters.send(record, reason).await {
             let error = format!("the dead letters cannot be written: {error}");
             self.trouble(&ApplyError::Unavailable(error), "a record cannot be set aside yet");
             self.pause(&mut backoff).await?;
         }
-        TROUBLE.with_label_values(&[self.name.as_str(), "poison"]).inc();
-        tracing::error!(group = %self.name, partition = self.partition, offset = record.offset, reason, "a record went to the dead letters");
+        TROUBLE.with_label_values(&[self.name.as_str(), kind]).inc();
+        let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
+        tracing::error!(group = %self.name, partition = self.partition, offset = record.offset, tenant_id = %key, kind, reason, "a record went to the dead letters");
         Ok(None)
     }
 
@@ -453,6 +516,7 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
             ApplyError::Unavailable(reason) => ("unavailable", reason),
             ApplyError::Fenced(reason) => ("fenced", reason),
             ApplyError::Halted(reason) => ("halted", reason),
+            ApplyError::Refused(reason) => ("refused", reason),
         };
         self.trouble_of_kind(kind, reason, what);
     }
@@ -547,6 +611,8 @@ mod tests {
 
     impl Worker for Counted {
         type Item = ();
+
+        const LEAVES_OUT: bool = false;
 
         fn begin(&mut self) {
             self.0.begun.fetch_add(1, Ordering::Relaxed);
@@ -685,6 +751,8 @@ mod tests {
 
     impl Worker for Shared {
         type Item = i64;
+
+        const LEAVES_OUT: bool = false;
 
         async fn decode(&mut self, record: &Record) -> Result<i64, DecodeError> {
             Ok(record.offset)

@@ -6,7 +6,7 @@
 use super::backlog::{self, Behind};
 use super::lane::{Lane, Next, Rules};
 use super::shares::Shares;
-use super::{Webhooks, attempts, now, replaying, transition};
+use super::{Webhooks, attempts, now, recording, replaying, transition};
 use prometheus::{IntGauge, register_int_gauge};
 use replaying::Step;
 use std::cmp::Reverse;
@@ -598,7 +598,7 @@ impl Dispatch {
         let batch: Vec<_> = self.unrecorded.drain(..self.unrecorded.len().min(RECORD_MAX)).collect();
         let pool = self.webhooks.settings.pool.clone();
         self.tasks.spawn(async move {
-            let written = deliveries::record(&pool, &batch).await;
+            let written = recording::record(&pool, &batch).await;
             Ended::Recorded(batch, written)
         });
     }

@@ -3,7 +3,7 @@
 
 use super::backlog::Behind;
 use super::dispatcher::Dispatcher;
-use super::{Webhooks, apply_error, now, render};
+use super::{Webhooks, now, render};
 use crate::runtime::{ApplyError, DecodeError, Decoded, Record, Worker};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -104,9 +104,9 @@ impl Fanout {
         let pool = &self.webhooks.settings.pool;
         if events.is_empty() {
             // Nobody is to hear of it: a crash that forgets the move costs a second look.
-            skip(pool, &self.hold, reached).await.map_err(apply_error)?;
+            skip(pool, &self.hold, reached).await?;
         } else {
-            deliveries::fan_out(pool, &self.hold, reached, &events, &queued, &begun).await.map_err(apply_error)?;
+            deliveries::fan_out(pool, &self.hold, reached, &events, &queued, &begun).await?;
         }
         self.hold.reached = reached;
         behind.extend(begun.iter().map(|(tenant, _)| *tenant));
@@ -141,14 +141,14 @@ impl Fanout {
         let tenants: BTreeSet<Uuid> = batch.iter().map(|decoded| decoded.item.tenant_id.0).collect();
         let tenants: Vec<Uuid> = tenants.into_iter().collect();
         let pool = &self.webhooks.settings.pool;
-        let kept = subscriptions::kept_among(pool, &tenants).await.map_err(ApplyError::unavailable)?;
+        let kept = subscriptions::kept_among(pool, &tenants).await?;
         let changed: Vec<_> = kept
             .iter()
             .filter(|kept| self.subscriptions.get(&kept.tenant).is_none_or(|(version, _)| *version != kept.version))
             .collect();
         if !changed.is_empty() {
             let ids: Vec<Uuid> = changed.iter().map(|kept| kept.tenant.0).collect();
-            let found = subscriptions::of_tenants(pool, &ids).await.map_err(ApplyError::unavailable)?;
+            let found = subscriptions::of_tenants(pool, &ids).await?;
             // A change after the version was read is met with the next batch.
             for kept in changed {
                 self.subscriptions.insert(kept.tenant, (kept.version, Vec::new()));
@@ -178,7 +178,7 @@ impl Fanout {
         if ids.is_empty() {
             return Ok(HashSet::new());
         }
-        events::kept_of(&self.webhooks.settings.pool, &tenants, &ids).await.map_err(ApplyError::unavailable)
+        Ok(events::kept_of(&self.webhooks.settings.pool, &tenants, &ids).await?)
     }
 
     /// As many of a batch's records as one transaction should write, with their deliveries.
@@ -264,6 +264,9 @@ pub(super) fn is_for(subscription: &Subscription, event: &Event) -> bool {
 
 impl Worker for Fanout {
     type Item = DomainEvent;
+
+    /// A gap in the sequence tells subscribers of it.
+    const LEAVES_OUT: bool = true;
 
     fn begin(&mut self) {
         self.dispatcher = Some(Dispatcher::start(self.webhooks.clone(), self.hold.clone(), Arc::clone(&self.behind)));

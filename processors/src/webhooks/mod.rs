@@ -14,6 +14,7 @@ mod fanout;
 mod keeping;
 mod lane;
 pub mod policy;
+mod recording;
 mod render;
 mod replaying;
 mod shares;
@@ -36,7 +37,7 @@ use twh_schemas::partition::partition_of;
 use twh_schemas::records::DomainEvent;
 use twh_sinks::outbound::Outbound;
 use twh_sinks::postgres::PgPool;
-use twh_sinks::postgres::positions::{self, PositionError};
+use twh_sinks::postgres::positions;
 use twh_sinks::postgres::webhooks::backlogs;
 use twh_sinks::secrets::Secrets;
 
@@ -92,23 +93,15 @@ impl Webhooks {
     }
 }
 
-fn apply_error(error: PositionError) -> ApplyError {
-    match error {
-        PositionError::Fenced { .. } => ApplyError::Fenced(error.to_string()),
-        PositionError::OtherCluster { .. } => ApplyError::Halted(error.to_string()),
-        PositionError::Database(_) => ApplyError::Unavailable(error.to_string()),
-    }
-}
-
 impl Group for Webhooks {
     type Item = DomainEvent;
     type Worker = Fanout;
 
     async fn claim(&self, partition: i32) -> Result<Claimed<Fanout>, ApplyError> {
         let Settings { pool, group, kafka_cluster_id, owner, .. } = &*self.settings;
-        let hold = positions::claim(pool, group, partition, 0, kafka_cluster_id, owner).await.map_err(apply_error)?;
+        let hold = positions::claim(pool, group, partition, 0, kafka_cluster_id, owner).await?;
         let reached = hold.reached;
-        let behind = backlogs::all(pool).await.map_err(ApplyError::unavailable)?;
+        let behind = backlogs::all(pool).await?;
         let behind: HashSet<_> = behind.into_iter().filter(|tenant| self.is_on(*tenant, partition)).collect();
         Ok(Claimed { worker: Fanout::new(self.clone(), hold, behind), reached })
     }

@@ -143,7 +143,9 @@ pub async fn end(pool: &PgPool, build: &Build) -> Result<(), sqlx::Error> {
 /// Forgets a build that was ended and is gone.
 pub async fn forget(pool: &PgPool, build: &Build) -> Result<(), sqlx::Error> {
     let mut tx = pool.begin().await?;
-    sqlx::query("delete from projection_progress where build = $1").bind(build.number).execute(&mut *tx).await?;
+    for table in ["projection_progress", "projection_left_out"] {
+        sqlx::query(&format!("delete from {table} where build = $1")).bind(build.number).execute(&mut *tx).await?;
+    }
     sqlx::query("delete from projection_builds where number = $1").bind(build.number).execute(&mut *tx).await?;
     tx.commit().await
 }
@@ -186,6 +188,30 @@ pub(crate) async fn reflected(
             .fetch_all(connection)
             .await?;
     Ok(rows.into_iter().map(|(tenant, sequence)| (TenantId(tenant), sequence)).collect())
+}
+
+/// Notes that a build leaves an event out, which it passes over.
+pub async fn leave_out(pool: &PgPool, build: &Build, event: &Progress, reason: &str) -> Result<(), sqlx::Error> {
+    let Progress { tenant, sequence, position } = event;
+    sqlx::query(
+        "with noted as (
+             insert into projection_left_out (build, tenant_id, sequence, partition, log_offset, reason)
+             values ($1, $2, $3, $4, $5, $6) on conflict do nothing)
+         insert into projection_progress as p (build, tenant_id, sequence, partition, log_offset)
+         values ($1, $2, $3, $4, $5)
+         on conflict (build, tenant_id) do update
+             set sequence = excluded.sequence, partition = excluded.partition, log_offset = excluded.log_offset
+             where p.sequence < excluded.sequence",
+    )
+    .bind(build.number)
+    .bind(tenant.0)
+    .bind(sequence)
+    .bind(position.partition)
+    .bind(position.offset)
+    .bind(reason)
+    .execute(pool)
+    .await
+    .map(|_| ())
 }
 
 /// Moves a build's partition, once it reflects what was read on the way.
@@ -243,6 +269,8 @@ pub struct Freshness {
     pub events: i64,
     /// Those of them that it does not reflect yet.
     pub events_behind: i64,
+    /// Those that it leaves out, since its store refuses them: what it says of the tenant lacks them.
+    pub events_left_out: i64,
 }
 
 impl Freshness {
@@ -269,7 +297,8 @@ pub async fn freshness(
     // Before the events are counted: what was applied until now is among them.
     let applied = reflects(connection, tenant).await?;
     let row = sqlx::query(
-        "select b.number, b.name, h.event_sequence, p.sequence, p.partition, p.log_offset
+        "select b.number, b.name, h.event_sequence, p.sequence, p.partition, p.log_offset,
+             (select count(*) from projection_left_out l where l.build = b.number and l.tenant_id = $1) as left_out
          from projection_builds b
          left join ledger_heads h on h.tenant_id = $1
          left join projection_progress p on p.build = b.number and p.tenant_id = $1
@@ -284,15 +313,16 @@ pub async fn freshness(
     let newest: Option<i64> = row.try_get("event_sequence")?;
     let sequence: Option<i64> = row.try_get("sequence")?;
     let events = newest.unwrap_or_default();
+    let events_left_out = row.try_get("left_out")?;
     let events_behind = events - sequence.unwrap_or_default();
     if events_behind <= 0 {
         // Commands since the last event have changed nothing that it shows.
-        return Ok(Some(Freshness { build, reflects: applied, events, events_behind: 0 }));
+        return Ok(Some(Freshness { build, reflects: applied, events, events_behind: 0, events_left_out }));
     }
     let partition: Option<i32> = row.try_get("partition")?;
     let offset: Option<i64> = row.try_get("log_offset")?;
     // The rest of the last command's events may be among those that are behind.
     let before = |(partition, offset)| (offset > 0).then(|| Position { partition, offset: offset - 1 });
     let reflects = partition.zip(offset).and_then(before);
-    Ok(Some(Freshness { build, reflects, events, events_behind }))
+    Ok(Some(Freshness { build, reflects, events, events_behind, events_left_out }))
 }

@@ -70,7 +70,7 @@ async fn run(pool: PgPool, requests: Arc<Mutex<mpsc::UnboundedReceiver<Request>>
 /// out from its checkpoint.
 async fn settle(pool: &PgPool, commits: Vec<Commit>, waiting: Vec<Done>) {
     let together = commit(pool, &commits).await;
-    if commits.len() > 1 && matches!(together, Err(LedgerError::Fenced { .. } | LedgerError::Taken(_))) {
+    if commits.len() > 1 && together.as_ref().is_err_and(LedgerError::is_of_one) {
         for (one, done) in commits.into_iter().zip(waiting) {
             let _ = done.send(commit(pool, &[one]).await);
         }

@@ -37,6 +37,7 @@ const FILES: &[File] = files![
     "0030_control_state",
     "0031_lost_log",
     "0032_supply_exact",
+    "0033_left_out",
     "0034_webhook_backlogs",
 ];
 

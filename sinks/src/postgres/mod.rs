@@ -5,6 +5,7 @@ pub mod audit;
 pub mod builds;
 pub mod committer;
 pub mod digest;
+pub mod failure;
 pub mod ledger;
 mod migrations;
 pub mod outbox;

@@ -14,25 +14,6 @@ use twh_domain::timestamp::Timestamp;
 use twh_domain::total::Total;
 use uuid::Uuid;
 
-/// True when the database is away or worn out, so that the same query may work a little later; false for a defect.
-#[must_use]
-pub fn is_away(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed
-        | sqlx::Error::BeginFailed => true,
-        // PostgreSQL's appendix A: 08 connection, 40 rolled back, 53 resources, 57 an operator stepped in, 58 its system;
-        // 25006 is what a primary that was demoted says.
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            code == "25006" || ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
-        }),
-        _ => false,
-    }
-}
-
 /// Whether a query was cancelled because it took longer than it may (PostgreSQL's code 57014).
 #[must_use]
 pub fn took_too_long(error: &sqlx::Error) -> bool {

@@ -25,6 +25,7 @@ mod month;
 mod openapi;
 mod proof;
 mod readiness;
+mod refused;
 mod search;
 mod search_engine;
 mod speed;

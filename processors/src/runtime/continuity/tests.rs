@@ -168,6 +168,8 @@ impl Group for Run {
 impl Worker for Run {
     type Item = u8;
 
+    const LEAVES_OUT: bool = false;
+
     async fn decode(&mut self, record: &Record) -> Result<u8, DecodeError> {
         Ok(record.payload.first().copied().unwrap_or_default())
     }

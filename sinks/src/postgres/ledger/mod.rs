@@ -9,6 +9,7 @@ pub(super) use load::load_on;
 pub use load::{answered, load};
 pub use write::commit;
 
+use super::failure::{Failure, described};
 use super::outbox::OutboxRecord;
 use crate::kafka::{Mark, Reached};
 use sqlx::postgres::PgRow;
@@ -67,6 +68,9 @@ pub enum LedgerError {
     /// The database failed or cannot be reached.
     #[error("the database failed: {0}")]
     Database(#[source] sqlx::Error),
+    /// The database does not take what a batch writes, whenever it is asked: nothing was changed.
+    #[error("the database refuses what a batch writes: {}", described(.0))]
+    Refused(#[source] sqlx::Error),
     /// A stored value does not read as what it must be.
     #[error("a stored {what} cannot be read: {reason}")]
     Corrupt {
@@ -81,12 +85,19 @@ impl From<sqlx::Error> for LedgerError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
             sqlx::Error::Database(refusal) if refusal.is_unique_violation() => Self::Taken(error.to_string()),
+            _ if Failure::of(&error) == Failure::Data => Self::Refused(error),
             _ => Self::Database(error),
         }
     }
 }
 
 impl LedgerError {
+    /// Whether it is of one of the batches that were to be written together, and not of all of them.
+    #[must_use]
+    pub const fn is_of_one(&self) -> bool {
+        matches!(self, Self::Fenced { .. } | Self::Taken(_) | Self::Refused(_) | Self::Corrupt { .. })
+    }
+
     /// The stable name, as a metric label.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
@@ -96,6 +107,7 @@ impl LedgerError {
             Self::Halted { .. } => "halted",
             Self::Taken(_) => "taken",
             Self::Database(_) => "database",
+            Self::Refused(_) => "refused",
             Self::Corrupt { .. } => "corrupt",
         }
     }

@@ -65,6 +65,9 @@ pub enum ElasticError {
     /// It answers that it will not.
     #[error("the search engine refuses: {0}")]
     Refused(String),
+    /// It does not take a document, or gives one that is not understood, whenever it is asked; others it does.
+    #[error("the search engine refuses a document: {0}")]
+    Document(String),
 }
 
 impl From<elasticsearch::Error> for ElasticError {
@@ -137,6 +140,7 @@ async fn accepted(response: Response) -> Result<Response, ElasticError> {
     Err(match status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => ElasticError::Away(reason),
         status if status.is_server_error() => ElasticError::Away(reason),
+        StatusCode::PAYLOAD_TOO_LARGE => ElasticError::Document(reason),
         _ => ElasticError::Refused(reason),
     })
 }
@@ -180,7 +184,7 @@ struct Got {
 #[derive(Deserialize)]
 struct GotOne {
     #[serde(rename = "_source")]
-    source: Option<IndexedItem>,
+    source: Option<Box<RawValue>>,
     error: Option<Failure>,
 }
 
@@ -300,7 +304,12 @@ impl Elastic {
                 ElasticError::Away(error.reason.clone())
             });
         }
-        Ok(got.docs.into_iter().filter_map(|one| one.source).map(|item| (item.item, item)).collect())
+        let item = |source: Box<RawValue>| {
+            let item: IndexedItem = serde_json::from_str(source.get())
+                .map_err(|error| ElasticError::Document(format!("one that stands in it is not understood: {error}")))?;
+            Ok((item.item, item))
+        };
+        got.docs.into_iter().filter_map(|one| one.source).map(item).collect()
     }
 
     /// Writes items into an index; returns once they are found, where asked to wait for that: the index has one shard, so with the
@@ -338,11 +347,10 @@ impl Elastic {
                 (status, error) => {
                     let reason = error.map(|error| error.reason).unwrap_or_default();
                     let text = format!("{status}: {}", reason.chars().take(REASON_LENGTH_MAX).collect::<String>());
-                    // One that can never be written would be tried for ever: whoever is on call is told which.
-                    return Err(if status == 429 || status >= 500 {
-                        ElasticError::Away(text)
-                    } else {
-                        ElasticError::Refused(text)
+                    return Err(match status {
+                        429 | 500.. => ElasticError::Away(text),
+                        400 | 413 => ElasticError::Document(text),
+                        _ => ElasticError::Refused(text),
                     });
                 }
             }
