@@ -110,12 +110,19 @@ impl SimStore {
             self.trip(step).await?;
         }
         world.lock().tables.unique(batch, claim.partition, next_offset, world.sabotage)?;
+        let refused = world.refuses();
+        if batch.outcomes.iter().any(|row| Some(row.outcome.tenant) == refused) {
+            world.lock().stats.refused += 1;
+            world.trace(|| format!("{}: the database refuses a batch of partition {}", self.0.name, claim.partition));
+            return Err(sqlx::Error::Decode("what no retry mends".into()).into());
+        }
         self.trip("commit").await?;
         let checked = {
             let mut inner = world.lock();
             let inner = &mut *inner;
             inner.tables.write(claim, reached, published_through, batch);
             inner.stats.commits += 1;
+            inner.stats.commits_while_refused += u64::from(refused.is_some());
             inner.model.committed(claim, next_offset, batch, &inner.tables)
         };
         drop(held);
@@ -386,6 +393,13 @@ impl Tables {
     fn forget(&mut self, partition: i32, next_offset: i64) {
         self.outbox.retain(|(of, offset), _| *of != partition || *offset > next_offset);
     }
+}
+
+/// Has the database refuse a tenant's commands for a while, whatever is in them.
+pub(crate) fn refuse(inner: &mut Inner, number: u64, how_long: Duration) {
+    let tenants = inner.tables.heads.len();
+    let chosen = usize::try_from(number).unwrap_or_default() % tenants.max(1);
+    inner.refuses = inner.tables.heads.keys().nth(chosen).map(|tenant| (*tenant, Instant::now() + how_long));
 }
 
 /// Takes the database away for a while.

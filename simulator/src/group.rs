@@ -1,6 +1,6 @@
 //! The consumer group: processes that come and go, partitions that change hands, sometimes before the old owner knows.
 
-use crate::database::{SimStore, take_down};
+use crate::database::{SimStore, refuse, take_down};
 use crate::log::{SimLog, SimSource};
 use crate::model::first_undecided;
 use crate::world::{Incarnation, World};
@@ -93,6 +93,11 @@ impl Group {
             }
             12 if self.world.loses_ends && self.world.one_in(8) => self.lose_end(),
             13 => self.clear_halt(),
+            14 => {
+                let (number, how_long) = (self.world.below(100), Duration::from_millis(500 + self.world.below(5_000)));
+                self.world.trace(|| format!("a tenant's commands are refused for {} ms", how_long.as_millis()));
+                refuse(&mut self.world.lock(), number, how_long);
+            }
             _ => {}
         }
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
 use twh_schemas::Schemas;
 
@@ -45,6 +46,10 @@ pub struct Stats {
     pub lost_acknowledgements: u64,
     /// Calls that failed before they did anything.
     pub failures: u64,
+    /// Batches that the database refused for what was in them.
+    pub refused: u64,
+    /// Batches committed while one tenant's commands were refused.
+    pub commits_while_refused: u64,
     /// Processes that crashed.
     pub crashes: u64,
     /// Partitions that changed hands.
@@ -67,6 +72,8 @@ impl Stats {
         self.fenced += other.fenced;
         self.lost_acknowledgements += other.lost_acknowledgements;
         self.failures += other.failures;
+        self.refused += other.refused;
+        self.commits_while_refused += other.commits_while_refused;
         self.crashes += other.crashes;
         self.rebalances += other.rebalances;
         self.lost_ends += other.lost_ends;
@@ -87,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) faults: bool,
     /// Until when the database is down.
     pub(crate) database_down_until: Option<Instant>,
+    /// Whose commands the database refuses, and until when.
+    pub(crate) refuses: Option<(TenantId, Instant)>,
     trace: VecDeque<String>,
     trace_hash: Sha256,
     finding: Option<String>,
@@ -116,6 +125,7 @@ impl World {
             stats: Stats::default(),
             faults: true,
             database_down_until: None,
+            refuses: None,
             trace: VecDeque::new(),
             trace_hash: Sha256::new(),
             finding: None,
@@ -193,6 +203,12 @@ impl World {
     pub(crate) fn finding(&self) -> Option<(String, Vec<String>)> {
         let inner = self.lock();
         inner.finding.clone().map(|what| (what, inner.trace.iter().cloned().collect()))
+    }
+
+    /// Whose commands the database refuses now.
+    pub(crate) fn refuses(&self) -> Option<TenantId> {
+        let inner = self.lock();
+        inner.refuses.filter(|(_, until)| inner.faults && Instant::now() < *until).map(|(tenant, _)| tenant)
     }
 
     /// A hash over everything that happened.

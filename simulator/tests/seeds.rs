@@ -44,6 +44,7 @@ fn no_seed_finds_anything() {
     assert!(total.crashes > 250 && total.rebalances > 500 && total.fenced > 100, "{total:?}");
     assert!(total.lost_acknowledgements > 250 && total.failures > 250, "{total:?}");
     assert!(total.lost_ends > 10 && total.cleared > 5, "{total:?}");
+    assert!(total.refused > 100 && total.commits_while_refused > 50, "{total:?}");
 }
 
 #[test]
