@@ -28,7 +28,7 @@ const FREE_ON_ACCOUNT: f64 = 5.0;
 const FREE_FROM_ADDRESS: f64 = 50.0;
 /// After so long one failure from an address counts no more.
 const ADDRESS_WANES: Duration = Duration::from_secs(60);
-/// Mails of one kind to one account that cost nothing, whoever asks.
+/// Mails of one kind to one account that cost nothing, from all who ask.
 const FREE_TO_ACCOUNT: f64 = 10.0;
 /// After so long one of these counts no more.
 const ACCOUNT_WANES: Duration = Duration::from_secs(6 * 60);
@@ -86,7 +86,7 @@ pub(crate) enum Attempted {
     Mail,
     /// To have a person invited by mail. The tenant counts in place of the address: its people may be anywhere.
     Invitation(TenantId),
-    /// To have an invitation mailed, whoever invites.
+    /// To have an invitation mailed, by any tenant.
     InvitationMail,
 }
 

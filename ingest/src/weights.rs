@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 /// What a tenant's requests may make the ledger write at once, in this process. It is what the ledger writes in about a second.
 const IN_FLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// A tenant with less than this in flight is not looked up: whoever sends one command after another pays nothing.
+/// A tenant with less than this in flight is not looked up: a client that sends one command after another pays nothing.
 const TRUSTED_BYTES: usize = 64 * 1024;
 /// How long a request waits for those of its tenant that are in flight.
 const PATIENCE: Duration = Duration::from_secs(2);

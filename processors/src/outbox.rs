@@ -324,7 +324,7 @@ mod tests {
     use twh_sinks::postgres::sqlx;
     use twh_sinks::tasks::health::standing;
 
-    /// A log whose topics take ten bytes, and a table with nothing in it.
+    /// A log whose topics take ten bytes.
     #[derive(Clone, Default)]
     struct Narrow(Arc<Mutex<Vec<(String, usize)>>>);
 
@@ -341,65 +341,11 @@ mod tests {
         }
     }
 
-    impl Store for Narrow {
-        async fn claim(&self, _: i32, _: &str, _: &str) -> Result<Claim, LedgerError> {
-            unreachable!("nobody claims")
-        }
-
-        async fn current(&self, _: i32) -> Result<Option<Claim>, LedgerError> {
-            Ok(None)
-        }
-
-        async fn load(&self, _: &mut State, _: BTreeSet<Need>) -> Result<(), LedgerError> {
-            Ok(())
-        }
-
-        async fn commit(&self, _: Commit) -> Result<(), LedgerError> {
-            Ok(())
-        }
-
-        async fn halt(&self, _: Claim, _: Halt) -> Result<(), LedgerError> {
-            Ok(())
-        }
-
-        async fn oldest_after(&self, _: i32, _: i64) -> Result<Option<OutboxBatch>, sqlx::Error> {
-            Ok(None)
-        }
-
-        async fn forget(&self, _: i32, _: i64) -> Result<(), sqlx::Error> {
-            Ok(())
-        }
-    }
-
-    fn record(topic: &'static str, bytes: usize) -> OutboxRecord {
-        OutboxRecord { topic, partition: None, key: b"key".to_vec(), headers: Vec::new(), payload: vec![0; bytes] }
-    }
-
-    #[tokio::test]
-    async fn a_record_that_is_too_large_is_named_and_the_others_are_published() {
-        let log = Narrow::default();
-        let publishing =
-            Publishing { store: log.clone(), log: log.clone(), full_name: Arc::new(|name| format!("test.{name}")) };
-        let publisher = Publisher::start(publishing, 0);
-        let batch = Batch { outbox: vec![record("a", 1), record("b", 11), record("c", 2)], ..Batch::default() };
-        publisher.inbox().publish(1, batch.into()).await;
-        let batch = Batch { outbox: vec![record("d", 3)], ..Batch::default() };
-        publisher.inbox().publish(2, batch.into()).await;
-        publisher.drain().await;
-        let there = log.0.lock().unwrap().clone();
-        let letter = format!("test.{}", LEDGER_DLQ.name);
-        let expected = [("test.a", 1), ("test.a", 1), (letter.as_str(), 0), ("test.c", 2), ("test.d", 3)];
-        // Both batches may go together, and then the last comes once more.
-        let mut seen: Vec<_> = there.iter().map(|(topic, bytes)| (topic.as_str(), *bytes)).collect();
-        seen.dedup();
-        let mut expected = expected.to_vec();
-        expected.dedup();
-        assert_eq!(seen, expected);
-    }
-
-    /// A table with one batch, and a log that panics over the first that is put on it.
+    /// A table that holds one batch, or nothing.
     #[derive(Clone, Default)]
-    struct Table(Arc<Mutex<Vec<usize>>>, Arc<AtomicI64>);
+    struct Table {
+        holds: Option<i64>,
+    }
 
     impl Store for Table {
         async fn claim(&self, _: i32, _: &str, _: &str) -> Result<Claim, LedgerError> {
@@ -423,7 +369,8 @@ mod tests {
         }
 
         async fn oldest_after(&self, _: i32, after: i64) -> Result<Option<OutboxBatch>, sqlx::Error> {
-            Ok((after < 5).then(|| OutboxBatch { next_offset: 5, records: Vec::new() }))
+            let held = self.holds.filter(|next_offset| after < *next_offset);
+            Ok(held.map(|next_offset| OutboxBatch { next_offset, records: Vec::new() }))
         }
 
         async fn forget(&self, _: i32, _: i64) -> Result<(), sqlx::Error> {
@@ -431,7 +378,40 @@ mod tests {
         }
     }
 
-    impl Log for Table {
+    fn record(topic: &'static str, bytes: usize) -> OutboxRecord {
+        OutboxRecord { topic, partition: None, key: b"key".to_vec(), headers: Vec::new(), payload: vec![0; bytes] }
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_too_large_is_named_and_the_others_are_published() {
+        let log = Narrow::default();
+        let publishing = Publishing {
+            store: Table::default(),
+            log: log.clone(),
+            full_name: Arc::new(|name| format!("test.{name}")),
+        };
+        let publisher = Publisher::start(publishing, 0);
+        let batch = Batch { outbox: vec![record("a", 1), record("b", 11), record("c", 2)], ..Batch::default() };
+        publisher.inbox().publish(1, batch.into()).await;
+        let batch = Batch { outbox: vec![record("d", 3)], ..Batch::default() };
+        publisher.inbox().publish(2, batch.into()).await;
+        publisher.drain().await;
+        let there = log.0.lock().unwrap().clone();
+        let letter = format!("test.{}", LEDGER_DLQ.name);
+        let expected = [("test.a", 1), ("test.a", 1), (letter.as_str(), 0), ("test.c", 2), ("test.d", 3)];
+        // Both batches may go together, and then the last comes once more.
+        let mut seen: Vec<_> = there.iter().map(|(topic, bytes)| (topic.as_str(), *bytes)).collect();
+        seen.dedup();
+        let mut expected = expected.to_vec();
+        expected.dedup();
+        assert_eq!(seen, expected);
+    }
+
+    /// A log that panics over the first that is put on it.
+    #[derive(Clone, Default)]
+    struct Panics(Arc<Mutex<Vec<usize>>>, Arc<AtomicI64>);
+
+    impl Log for Panics {
         async fn append(&self, records: &[Outgoing<'_>]) -> Result<(), ProduceError> {
             if self.1.fetch_add(1, Ordering::SeqCst) == 0 {
                 panic!("over the first");
@@ -443,9 +423,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_publisher_that_panics_once_publishes_what_it_was_at_from_the_table() {
-        let table = Table::default();
+        let log = Panics::default();
         let names: TopicNames = Arc::new(str::to_owned);
-        let publishing = Publishing { store: table.clone(), log: table.clone(), full_name: names };
+        let publishing = Publishing { store: Table { holds: Some(5) }, log: log.clone(), full_name: names };
         let publisher = Publisher::start(publishing, 0);
         let mut seen_down = false;
         while publisher.published_through() < 5 {
@@ -455,6 +435,6 @@ mod tests {
         assert!(seen_down, "the ledger was not ready meanwhile");
         assert!(standing("ledger").is_empty(), "and is again");
         publisher.drain().await;
-        assert_eq!(*table.0.lock().unwrap(), [0], "once");
+        assert_eq!(*log.0.lock().unwrap(), [0], "once");
     }
 }
