@@ -6,9 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
-use twh_domain::entity::EntityKind;
 use twh_domain::id::CommandId;
-use twh_domain::outcome::{Position, Refusal};
+use twh_domain::outcome::{Position, Refusal, Resource};
 use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{GetCommand, may_see};
 use twh_edge::answer::Answer;
@@ -16,7 +15,7 @@ use twh_edge::error::ApiError;
 use twh_edge::query::{self, Query};
 use twh_edge::request::RequestId;
 use twh_edge::results::{BatchResult, Made, Results};
-use twh_sinks::postgres::queries::{Answered, Document, OutcomeRow, Reference, find_outcome};
+use twh_sinks::postgres::outcomes::{Answered, OutcomeRow, Reference, find_outcome};
 use uuid::Uuid;
 
 #[derive(Deserialize, JsonSchema)]
@@ -98,10 +97,9 @@ fn decided(command: CommandId, outcome: &OutcomeRow, request_id: &str) -> Comman
         }
         None => match &outcome.documents {
             Answered::Whole(documents) => match documents.as_slice() {
-                [(kind, document)] => ("accepted", made(*kind, document).status(), json_of(&document.json)),
+                [one] => ("accepted", made(one).status(), json_of(&one.document)),
                 many => {
-                    let of =
-                        |(kind, document): &(_, Document)| BatchResult::document(made(*kind, document), &document.json);
+                    let of = |one: &Resource| BatchResult::document(made(one), &one.document);
                     ("accepted", 200, results(many.iter().map(of)))
                 }
             },
@@ -124,8 +122,8 @@ fn decided(command: CommandId, outcome: &OutcomeRow, request_id: &str) -> Comman
     }
 }
 
-fn made(kind: EntityKind, document: &Document) -> Made {
-    Made { kind, id: document.id, version: document.version }
+fn made(document: &Resource) -> Made {
+    Made { kind: document.kind, id: document.id, version: document.version }
 }
 
 #[derive(Serialize)]

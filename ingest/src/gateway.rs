@@ -12,14 +12,13 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use twh_domain::command::Command;
 use twh_domain::id::TenantId;
-use twh_domain::limits::{OUTPUT_BYTES_MAX, VALUE_BYTES_MAX};
+use twh_domain::limits::VALUE_BYTES_MAX;
 use twh_domain::outcome::{Outcome, Position, Verdict};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::limits::raise;
 use twh_schemas::{Schemas, headers};
 use twh_sinks::kafka::{Outgoing, Pending, Producer, RecordHeader, settle};
-use twh_sinks::postgres::failure::is_away;
-use twh_sinks::postgres::ledger::{LedgerError, answered};
+use twh_sinks::postgres::outcomes::documents;
 use twh_sinks::postgres::tenant::TenantPool;
 
 /// How long a command that nobody waits for counts as in flight, where it is not heard of.
@@ -111,8 +110,8 @@ impl Gateway {
         self.weights.learn(&outcome);
         let Some(audit_sequences) = outcome.verdict.left_out() else { return Ok(Some(outcome)) };
         let mut connection = self.pool.of(outcome.tenant).await.map_err(ApiError::database)?;
-        let found = answered(&mut connection, outcome.tenant, audit_sequences, OUTPUT_BYTES_MAX).await;
-        let resources = found.map_err(ledger_error)?;
+        let found = documents(&mut connection, outcome.tenant, audit_sequences).await;
+        let resources = found.map_err(ApiError::database)?;
         Ok(resources.map(|resources| {
             let verdict = Arc::new(Verdict::Accepted { resources, audit_sequences });
             Outcome { verdict, ..outcome }
@@ -176,14 +175,6 @@ impl Gateway {
         };
         let delivery = self.producer.enqueue(record).map_err(unavailable)?;
         Ok(UnderWay { delivery, ticket, ledger: Arc::clone(&self.ledger), floor, _permit: permit })
-    }
-}
-
-/// The ledger could not be read.
-pub(crate) fn ledger_error(error: LedgerError) -> ApiError {
-    match error {
-        LedgerError::Database(error) if is_away(&error) => ApiError::database(error),
-        other => ApiError::internal(other),
     }
 }
 

@@ -4,7 +4,7 @@ use crate::answer::{entry, outcome_entry};
 use crate::batch::{asked, in_batch};
 use crate::compose::command;
 use crate::describe::{BatchResults, BeforeAndAfter, StockChange};
-use crate::gateway::{Gateway, ledger_error};
+use crate::gateway::Gateway;
 use actix_web::{HttpRequest, HttpResponse};
 use time::OffsetDateTime;
 use twh_domain::command::Command;
@@ -18,6 +18,7 @@ use twh_edge::headers::check_idempotency_key;
 use twh_edge::limits::cost_of_batch;
 use twh_edge::request::RequestId;
 use twh_edge::results::{BatchResult, Results};
+use twh_sinks::postgres::ledger::LedgerError;
 use twh_sinks::postgres::rehearsal::{Change, Rehearsed, rehearse};
 use uuid::Uuid;
 
@@ -121,5 +122,13 @@ fn change((key, change): (&LevelKey, &Change)) -> StockChange {
         qty_on_hand: pair(Some(before.on_hand), Some(after.on_hand)),
         qty_reserved: pair(Some(before.reserved), Some(after.reserved)),
         available: pair(before.available(), after.available()),
+    }
+}
+
+/// The ledger could not be read.
+fn ledger_error(error: LedgerError) -> ApiError {
+    match error {
+        LedgerError::Database(error) => ApiError::database(error),
+        other => ApiError::internal(other),
     }
 }

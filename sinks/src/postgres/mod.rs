@@ -9,6 +9,7 @@ pub mod failure;
 pub mod ledger;
 mod migrations;
 pub mod outbox;
+pub mod outcomes;
 pub mod page;
 pub mod positions;
 pub mod queries;

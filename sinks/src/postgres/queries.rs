@@ -8,7 +8,7 @@ use sqlx::{Connection as _, PgConnection, Row};
 use time::OffsetDateTime;
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::EntityKind;
-use twh_domain::id::{CommandId, TenantId};
+use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
 use twh_domain::timestamp::Timestamp;
 use twh_domain::total::Total;
@@ -158,7 +158,7 @@ pub(crate) fn micros(row: &PgRow, column: &str) -> Result<Quantity, sqlx::Error>
         .ok_or_else(|| sqlx::Error::Decode(format!("{column} is out of range: {micros}").into()))
 }
 
-fn time(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Error> {
+pub(super) fn time(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Error> {
     Ok(row.try_get::<OffsetDateTime, _>(column)?.into())
 }
 
@@ -462,81 +462,6 @@ fn movement(row: &PgRow) -> Result<MovementRow, sqlx::Error> {
     })
 }
 
-/// A document as an operation left it, without its content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reference {
-    /// Which kind it is of.
-    pub kind: EntityKind,
-    /// Its id.
-    pub id: Uuid,
-    /// The version that the operation made.
-    pub version: i64,
-}
-
-/// What a command is answered with.
-#[derive(Debug, Clone)]
-pub enum Answered {
-    /// The documents.
-    Whole(Vec<(EntityKind, Document)>),
-    /// Where they are: together they are more than an answer may hold.
-    References(Vec<Reference>),
-}
-
-impl Answered {
-    /// The kinds of the documents.
-    pub fn kinds(&self) -> Box<dyn Iterator<Item = EntityKind> + '_> {
-        match self {
-            Self::Whole(documents) => Box::new(documents.iter().map(|(kind, _)| *kind)),
-            Self::References(references) => Box::new(references.iter().map(|reference| reference.kind)),
-        }
-    }
-}
-
-/// What became of a command, as it is kept.
-#[derive(Debug, Clone)]
-pub struct OutcomeRow {
-    /// The command that this one repeats.
-    pub replay_of: Option<CommandId>,
-    /// The refusal: code, message, details; `None` when it was accepted.
-    pub refusal: Option<(String, String, String)>,
-    /// The documents that answered it, in the order of its operations.
-    pub documents: Answered,
-    /// Where the command that was decided stands in the log.
-    pub position: (i32, i64),
-    /// When the ledger took it.
-    pub recorded_at: Timestamp,
-}
-
-/// What became of a command; `None` when that is not known (yet).
-pub async fn find_outcome(
-    connection: &mut TenantConnection,
-    tenant: TenantId,
-    command: CommandId,
-) -> Result<Option<OutcomeRow>, sqlx::Error> {
-    let row = sqlx::query(
-        "select o.replay_of, d.code, d.message, d.details::text as details, d.first_audit, d.last_audit, d.partition, d.log_offset, d.recorded_at
-         from command_outcomes o join command_outcomes d on d.tenant_id = o.tenant_id and d.command_id = coalesce(o.replay_of, o.command_id)
-         where o.tenant_id = $1 and o.command_id = $2 order by o.log_offset, d.log_offset limit 1",
-    )
-    .bind(tenant.0)
-    .bind(command.0)
-    .fetch_optional(&mut **connection)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    let refusal = match row.try_get::<Option<String>, _>("code")? {
-        Some(code) => Some((code, row.try_get("message")?, row.try_get("details")?)),
-        None => None,
-    };
-    let within = (row.try_get("first_audit")?, row.try_get("last_audit")?);
-    Ok(Some(OutcomeRow {
-        replay_of: row.try_get::<Option<Uuid>, _>("replay_of")?.map(CommandId),
-        refusal,
-        documents: answered(connection, tenant, within).await?,
-        position: (row.try_get("partition")?, row.try_get("log_offset")?),
-        recorded_at: time(&row, "recorded_at")?,
-    }))
-}
-
 /// How many bytes each of a tenant's documents has, of those that are there.
 pub async fn document_lengths(
     connection: &mut PgConnection,
@@ -553,36 +478,6 @@ pub async fn document_lengths(
     let length =
         |row: &PgRow| row.try_get::<i32, _>("length").map(|length| usize::try_from(length).unwrap_or_default());
     rows.iter().map(|row| Ok((row.try_get("id")?, length(row)?))).collect()
-}
-
-fn entity_kind(row: &PgRow) -> Result<EntityKind, sqlx::Error> {
-    let name: String = row.try_get("entity_kind")?;
-    EntityKind::from_name(&name).ok_or_else(|| sqlx::Error::Decode(format!("there is no kind {name:?}").into()))
-}
-
-/// The documents that a command's audit records hold: from the first of these numbers to the second.
-async fn answered(
-    connection: &mut TenantConnection,
-    tenant: TenantId,
-    (first, last): (Option<i64>, Option<i64>),
-) -> Result<Answered, sqlx::Error> {
-    let select = |column: &str| {
-        format!(
-            "select entity_kind, entity_id as id, entity_version as version{column} from audit_log
-             where tenant_id = $1 and sequence between $2 and $3 and operation_index is not null order by operation_index"
-        )
-    };
-    let (whole, references) = (select(", document::text as document"), select(""));
-    let query = sqlx::query(&references).bind(tenant.0).bind(first).bind(last);
-    let reference = |row: &PgRow| {
-        Ok(Reference { kind: entity_kind(row)?, id: row.try_get("id")?, version: row.try_get("version")? })
-    };
-    let rows = query.fetch_all(&mut **connection).await?;
-    let references = rows.iter().map(reference).collect::<Result<Vec<_>, sqlx::Error>>()?;
-    let query = sqlx::query(&whole).bind(tenant.0).bind(first).bind(last);
-    let documents = page::read(connection.pooled(), query, i64::MAX, |row| Ok((entity_kind(row)?, document(row)?)));
-    let documents = documents.await?;
-    Ok(if documents.has_more { Answered::References(references) } else { Answered::Whole(documents.rows) })
 }
 
 /// How far the ledger has come on a partition.

@@ -1,13 +1,13 @@
 //! What commands would come to on the ledger as it is now. Nothing is written.
 
-use super::ledger::{LedgerError, answered, load_on};
+use super::ledger::{LedgerError, load_on};
+use super::outcomes;
 use sqlx::{Connection as _, PgConnection};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use twh_domain::command::Command;
 use twh_domain::entity::LevelKey;
 use twh_domain::level::StockLevel;
-use twh_domain::limits::OUTPUT_BYTES_MAX;
 use twh_domain::outcome::{Outcome, Position, Verdict};
 use twh_domain::state::{IdempotencyKey, PriorOutcome, State};
 use twh_domain::timestamp::Timestamp;
@@ -86,7 +86,7 @@ async fn decide_on(
 /// A repeat's outcome with the documents that the command before it was answered with, if they are not too long.
 async fn with_documents(connection: &mut PgConnection, outcome: Outcome) -> Result<Outcome, LedgerError> {
     let Some(audit_sequences) = outcome.verdict.left_out() else { return Ok(outcome) };
-    let documents = answered(connection, outcome.tenant, audit_sequences, OUTPUT_BYTES_MAX).await?;
+    let documents = outcomes::documents(connection, outcome.tenant, audit_sequences).await?;
     let verdict = Verdict::Accepted { resources: documents.unwrap_or_default(), audit_sequences };
     Ok(Outcome { verdict: Arc::new(verdict), ..outcome })
 }

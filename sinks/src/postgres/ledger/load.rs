@@ -10,7 +10,7 @@ use twh_domain::decimal::Quantity;
 use twh_domain::entity::{CodeKey, CodeSpace, Entity, EntityKey, EntityKind, LevelKey};
 use twh_domain::id::{CommandId, ItemId, LocationId, TenantId};
 use twh_domain::level::StockLevel;
-use twh_domain::outcome::{Position, Refusal, Resource, Verdict};
+use twh_domain::outcome::{Position, Refusal, Verdict};
 use twh_domain::state::{IdempotencyKey, LedgerHead, Need, PriorOutcome, State};
 use twh_domain::timestamp::Timestamp;
 
@@ -241,43 +241,4 @@ async fn load_outcomes(
         state.load_outcome(key, None);
     }
     Ok(())
-}
-
-/// The documents that answered a command, from the audit log; `None` where they have more than `bytes_max` together.
-pub async fn answered(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    (first, last): (i64, i64),
-    bytes_max: usize,
-) -> Result<Option<Vec<Resource>>, LedgerError> {
-    let bytes: i64 = sqlx::query_scalar(
-        "select coalesce(sum(octet_length(document::text)), 0)::bigint from audit_log
-         where tenant_id = $1 and sequence between $2 and $3 and operation_index is not null",
-    )
-    .bind(tenant.0)
-    .bind(first)
-    .bind(last)
-    .fetch_one(&mut *connection)
-    .await?;
-    if usize::try_from(bytes).is_ok_and(|bytes| bytes > bytes_max) {
-        return Ok(None);
-    }
-    let rows = sqlx::query(
-        "select entity_kind, entity_id, entity_version, document::text as document from audit_log
-         where tenant_id = $1 and sequence between $2 and $3 and operation_index is not null order by operation_index",
-    )
-    .bind(tenant.0)
-    .bind(first)
-    .bind(last)
-    .fetch_all(connection)
-    .await?;
-    let resources = rows.iter().map(|row| {
-        let name: &str = row.try_get("entity_kind")?;
-        let kind = EntityKind::from_name(name)
-            .ok_or_else(|| LedgerError::Corrupt { what: "kind of document", reason: name.to_owned() })?;
-        let version = row.try_get("entity_version")?;
-        let document = row.try_get::<&str, _>("document")?.into();
-        Ok(Resource { kind, id: row.try_get("entity_id")?, version, created: version == 1, document })
-    });
-    resources.collect::<Result<_, LedgerError>>().map(Some)
 }

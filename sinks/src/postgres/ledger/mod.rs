@@ -5,8 +5,8 @@ pub mod halts;
 mod load;
 mod write;
 
+pub use load::load;
 pub(super) use load::load_on;
-pub use load::{answered, load};
 pub use write::commit;
 
 use super::failure::{Failure, described};
