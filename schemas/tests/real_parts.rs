@@ -28,21 +28,25 @@ use twh_schemas::codec::{Codec, DecodeError};
 use twh_schemas::partition::partition_of;
 use twh_schemas::records::StockMovement;
 use twh_schemas::registry::{Registry, RegistryError};
+use twh_tests::{TEST_NAMES, topics};
 use uuid::Uuid;
 
 fn url() -> String {
     std::env::var("TWH_SCHEMA_REGISTRY_URL").unwrap_or_else(|_| "http://127.0.0.1:18081/apis/ccompat/v7".to_owned())
 }
 
+fn brokers() -> String {
+    std::env::var("TWH_KAFKA_BROKERS").unwrap_or_else(|_| "127.0.0.1:19092".to_owned())
+}
+
 fn cluster() -> ClientConfig {
-    let brokers = std::env::var("TWH_KAFKA_BROKERS").unwrap_or_else(|_| "127.0.0.1:19092".to_owned());
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("partitioner", "murmur2_random");
+    config.set("bootstrap.servers", brokers()).set("partitioner", "murmur2_random");
     config
 }
 
 fn prefix() -> String {
-    format!("schemas-test-{}.", Uuid::new_v4().simple())
+    format!("{TEST_NAMES}{}.", Uuid::new_v4().simple())
 }
 
 /// The movement's schema of a day before it had reasons.
@@ -60,20 +64,12 @@ async fn register(subject: &str, schema: &Json) -> (u16, Json) {
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
-async fn forget_subjects(prefix: &str) {
-    for topic in TOPICS {
-        for how in ["", "?permanent=true"] {
-            let address = format!("{}/subjects/{}{how}", url(), topic.subject(prefix));
-            let _ = reqwest::Client::new().delete(address).send().await;
-        }
-    }
+async fn delete_subjects(prefix: &str) {
+    twh_tests::registry::Registry(url()).delete(prefix).await.unwrap();
 }
 
 async fn delete_topics(prefix: &str) {
-    let admin: AdminClient<DefaultClientContext> = cluster().create().unwrap();
-    let names: Vec<_> = TOPICS.iter().map(|topic| topic.full_name(prefix)).collect();
-    let names: Vec<_> = names.iter().map(String::as_str).collect();
-    let _ = admin.delete_topics(&names, &AdminOptions::new()).await;
+    topics::delete(&brokers(), prefix).await.unwrap();
 }
 
 #[tokio::test]
@@ -95,7 +91,7 @@ async fn processes_that_start_at_once_agree_on_every_schema() {
         let said: Json = reqwest::get(address).await.unwrap().json().await.unwrap();
         assert_eq!(said["compatibilityLevel"], value.compatibility.name(), "{}", topic.name);
     }
-    forget_subjects(&prefix).await;
+    delete_subjects(&prefix).await;
 }
 
 #[tokio::test]
@@ -112,7 +108,7 @@ async fn a_schema_that_would_break_readers_is_refused() {
     for broken in [less, more] {
         assert_eq!(register(&subject, &broken).await.0, 409);
     }
-    forget_subjects(&prefix).await;
+    delete_subjects(&prefix).await;
 }
 
 #[tokio::test]
@@ -127,7 +123,7 @@ async fn a_start_on_a_subject_that_is_not_compatible_says_what_to_do() {
     for part in [subject.as_str(), "FULL_TRANSITIVE", "shelf", "TWH_TOPIC_PREFIX"] {
         assert!(text.contains(part), "{part} is not in: {text}");
     }
-    forget_subjects(&prefix).await;
+    delete_subjects(&prefix).await;
 }
 
 #[tokio::test]
@@ -150,7 +146,7 @@ async fn records_of_an_older_writer_are_read_by_its_schema_from_the_registry() {
     GenericDatumWriter::builder(&schema).build().unwrap().write_value(&mut record, Value::Record(fields)).unwrap();
     let expected = StockMovement { reason: None, ..sample.clone() };
     assert_eq!(schemas.movements.decode(&record).await.unwrap(), expected);
-    forget_subjects(&prefix).await;
+    delete_subjects(&prefix).await;
 }
 
 #[tokio::test]

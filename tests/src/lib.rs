@@ -14,6 +14,7 @@ pub mod registry;
 mod server;
 pub mod shared;
 mod tenant;
+pub mod topics;
 mod world;
 
 pub use parts::search_engine;
@@ -25,6 +26,9 @@ pub use world::{GROUP_SESSION, World};
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+/// Begins the names of what tests leave on the parts: databases, topics, subjects.
+pub const TEST_NAMES: &str = "twh_test_";
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -25,13 +25,25 @@ impl Registry {
         Ok(u32::try_from(id)?)
     }
 
-    /// Deletes the subjects of all topics: one goes for good once it has been deleted.
+    /// Deletes the subjects of all topics, so that no one finds them. They go for good before the next run: the registry then
+    /// removes contents that no subject has, and fails for who registers the same schema at that moment.
     pub async fn delete(&self, prefix: &str) -> Result<()> {
         let client = http_client(REQUEST_TIMEOUT)?;
         for topic in TOPICS.iter().filter(|topic| topic.value.is_some()) {
-            let subject = format!("{}/subjects/{}", self.0, topic.subject(prefix));
-            client.delete(&subject).send().await?;
-            client.delete(format!("{subject}?permanent=true")).send().await?;
+            client.delete(format!("{}/subjects/{}", self.0, topic.subject(prefix))).send().await?;
+        }
+        Ok(())
+    }
+
+    /// Removes for good the subjects with this prefix that were deleted. No test may run meanwhile.
+    pub(crate) async fn purge(&self, prefix: &str) -> Result<()> {
+        let client = http_client(REQUEST_TIMEOUT)?;
+        let list = client.get(format!("{}/subjects?deleted=true", self.0)).send().await?.error_for_status()?;
+        let all: Vec<String> = list.json().await?;
+        let kept: Vec<String> =
+            client.get(format!("{}/subjects", self.0)).send().await?.error_for_status()?.json().await?;
+        for subject in all.iter().filter(|subject| subject.starts_with(prefix) && !kept.contains(subject)) {
+            client.delete(format!("{}/subjects/{subject}?permanent=true", self.0)).send().await?;
         }
         Ok(())
     }

@@ -2,8 +2,9 @@
 //! takes from each the time that a server of its own would need to start.
 
 use crate::places::test_folder;
+use crate::registry::Registry;
 use crate::world::{command, new_tenant};
-use crate::{Tenant, World};
+use crate::{TEST_NAMES, Tenant, World};
 use anyhow::{Context as _, Result};
 use sqlx::PgPool;
 use std::collections::BTreeMap;
@@ -106,8 +107,10 @@ impl Drop for Shared {
     }
 }
 
-/// Starts the server of a run, which is there for as long as the world is, and tells the command where it is.
+/// Starts the server of a run, which is there for as long as the world is, and tells the command where it is. What runs
+/// before it could not remove goes first.
 pub async fn start(command: &mut Command) -> Result<World> {
+    Registry::shared().purge(TEST_NAMES).await?;
     let mut world = World::start_with(SETTINGS).await?;
     world.server(0)?.keep_log();
     command.env(CONFIGURED, serde_json::to_string(world.variables())?).env(LOG, world.log_path());

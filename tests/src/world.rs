@@ -4,11 +4,8 @@ use crate::database::Databases;
 use crate::parts::Parts;
 use crate::places::{binary, free_address, test_folder};
 use crate::registry::Registry;
-use crate::{REQUEST_TIMEOUT, Server, Tenant, http_client};
+use crate::{REQUEST_TIMEOUT, Server, TEST_NAMES, Tenant, http_client, topics};
 use anyhow::{Context as _, Result, bail};
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
 use serde_json::Value;
 use sqlx::PgPool;
 use std::collections::BTreeMap;
@@ -16,7 +13,6 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tokio::process::Command;
-use twh_schemas::catalogue::TOPICS;
 use uuid::Uuid;
 
 /// How long a consumer group of a world waits for a process that was killed: shorter than in production, since tests kill many.
@@ -67,7 +63,7 @@ impl World {
 
     async fn prepare_on(parts: Parts, settings: &[(&str, &str)]) -> Result<Self> {
         let id = Uuid::new_v4().simple().to_string();
-        let name = format!("twh_test_{}", id.get(..12).unwrap_or(&id));
+        let name = format!("{TEST_NAMES}{}", id.get(..12).unwrap_or(&id));
         let database_url = Databases::connect(parts.database()).await?.create_migrated(&name).await?;
         let mut variables = parts.variables();
         variables.extend([
@@ -241,15 +237,6 @@ async fn delete_indexes(engine: &str, names: &str) -> Result<()> {
     Ok(())
 }
 
-/// Deletes the topics that the servers of an environment made.
-async fn delete_topics(brokers: &str, prefix: &str) -> Result<()> {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
-    let names: Vec<String> = TOPICS.iter().map(|topic| topic.full_name(prefix)).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    admin.delete_topics(&names, &AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT))).await?;
-    Ok(())
-}
-
 impl Drop for World {
     /// What cannot be removed is left: a part may be down, and a test that failed says more than its remains.
     fn drop(&mut self) {
@@ -267,7 +254,7 @@ impl Drop for World {
                     if let Some(engine) = engine {
                         let _ = delete_indexes(engine, &format!("twh-items-{}*", prefix.trim_end_matches('.'))).await;
                     }
-                    let _ = delete_topics(parts.brokers(), prefix).await;
+                    let _ = topics::delete(parts.brokers(), prefix).await;
                     let _ = Registry(parts.registry().to_owned()).delete(prefix).await;
                     Databases::connect(parts.database()).await.ok()?.remove(databases).await.ok()
                 })
