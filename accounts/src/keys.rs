@@ -395,7 +395,7 @@ mod tests {
     use twh_sinks::postgres::accounts::audit::Deed;
 
     fn key(ip_allowed: Option<&[&str]>, expires_at: Option<i64>) -> Key {
-        let actor = twh_domain::command::Actor { kind: String::new(), id: String::new(), ip: None, user_agent: None };
+        let actor = twh_domain::actor::Actor { kind: String::new(), id: String::new(), ip: None, user_agent: None };
         let deed = Deed { tenant: TenantId(Uuid::nil()), actor, request_id: String::new(), at: now() };
         let (key, _) = provision::new_key(&deed, Environment::Sandbox, "k", Role::Dev).unwrap();
         let ip_allowed = ip_allowed.map(|networks| networks.iter().map(|network| (*network).to_owned()).collect());

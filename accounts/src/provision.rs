@@ -3,7 +3,7 @@
 use crate::sessions::record_of_person;
 use crate::token::{self, Purpose};
 use serde_json::json;
-use twh_domain::command::Actor;
+use twh_domain::actor::Actor;
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
 use twh_edge::access::Role;

@@ -7,17 +7,17 @@ use actix_web::HttpRequest;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use twh_domain::adjustment::Adjustment;
-use twh_domain::count::Count;
+use twh_domain::documents::adjustment::Adjustment;
+use twh_domain::documents::count::Count;
+use twh_domain::documents::item::{Item, ItemType};
+use twh_domain::documents::location::Location;
+use twh_domain::documents::purchase_order::{PurchaseOrder, PurchaseOrderStatus};
+use twh_domain::documents::reservation::{Reservation, ReservationStatus};
+use twh_domain::documents::returns::Return;
+use twh_domain::documents::sales_order::{SalesOrder, SalesOrderStatus};
+use twh_domain::documents::supplier::Supplier;
+use twh_domain::documents::transfer::{Transfer, TransferStatus};
 use twh_domain::entity::EntityKind;
-use twh_domain::item::{Item, ItemType};
-use twh_domain::location::Location;
-use twh_domain::purchase_order::{PurchaseOrder, PurchaseOrderStatus};
-use twh_domain::reservation::{Reservation, ReservationStatus};
-use twh_domain::returns::Return;
-use twh_domain::sales_order::{SalesOrder, SalesOrderStatus};
-use twh_domain::supplier::Supplier;
-use twh_domain::transfer::{Transfer, TransferStatus};
 use twh_edge::access::{
     GetAdjustment, GetCount, GetItem, GetLocation, GetPurchaseOrder, GetReservation, GetReturn, GetSalesOrder,
     GetSupplier, GetTransfer, Guarded, ListAdjustments, ListCounts, ListItems, ListLocations, ListPurchaseOrders,

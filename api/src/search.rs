@@ -10,7 +10,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use twh_domain::decimal::Quantity;
-use twh_domain::item::{Item, ItemType};
+use twh_domain::documents::item::{Item, ItemType};
 use twh_domain::outcome::Position;
 use twh_domain::total::Total;
 use twh_edge::access::{Scope, SearchItems};

@@ -9,7 +9,7 @@
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use twh_benches::command;
-use twh_domain::command::Command;
+use twh_domain::commands::Command;
 use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
 use twh_domain::state::State;
@@ -26,7 +26,7 @@ fn prepare(state: &mut State, command: &Command) {
     loop {
         let mut needs = Needs::default();
         prefetch(state, command, &mut needs);
-        needs.load.append(&mut needs.made_anew);
+        needs.load.append(&mut needs.new_names);
         if needs.load.is_empty() {
             break;
         }

@@ -3,7 +3,7 @@
 use crate::environment::{Environment, Process};
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
-use twh_domain::command::Command;
+use twh_domain::commands::Command;
 use twh_sinks::kafka::Outgoing;
 use twh_sinks::postgres::sqlx;
 

@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use twh_domain::command::Command;
+use twh_domain::commands::Command;
 use twh_domain::state::{Need, State};
 use twh_processors::ledger::Ledger;
 use twh_processors::outbox::Publishing;

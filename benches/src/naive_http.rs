@@ -6,13 +6,14 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use anyhow::Result;
 use std::sync::Arc;
-use twh_domain::command::Payload;
+use twh_domain::commands::{CommandKind, Payload};
 use twh_edge::access::CreateAdjustment;
 use twh_edge::auth::{Authenticator, Caller};
-use twh_edge::body::{BodyLimit, JsonBody, parse_payload};
+use twh_edge::body::{BodyLimit, JsonBody};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::headers::idempotency_key;
 use twh_edge::tokens::Tokens;
+use twh_ingest::body::parse_payload;
 use twh_sinks::postgres::{PgPool, connect};
 use twh_sinks::secrets::Secrets;
 
@@ -26,7 +27,7 @@ async fn handle(
     body: JsonBody,
 ) -> Result<HttpResponse, ApiError> {
     let key = idempotency_key(&request)?;
-    let Payload::CreateAdjustment(adjustment) = parse_payload("adjustment.create", &body.0)? else {
+    let Payload::CreateAdjustment(adjustment) = parse_payload(CommandKind::named("adjustment.create"), &body.0)? else {
         return Err(ApiError::internal("not an adjustment"));
     };
     let line = adjustment.lines.first().ok_or_else(|| ApiError::internal("no line"))?;

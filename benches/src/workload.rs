@@ -2,10 +2,11 @@
 
 use anyhow::{Context as _, Result};
 use std::collections::BTreeMap;
-use twh_domain::command::{Actor, Command, Operation, Payload, RULES_VERSION};
+use twh_domain::actor::Actor;
+use twh_domain::commands::{Command, CommandKind, Operation, Payload, RULES_VERSION};
 use twh_domain::id::{CommandId, TenantId};
 use twh_domain::timestamp::Timestamp;
-use twh_edge::body::parse_payload;
+use twh_ingest::body::parse_payload;
 use uuid::Uuid;
 
 /// How the work spreads over the SKUs.
@@ -103,8 +104,9 @@ pub(crate) fn adjustment_body(item: usize) -> String {
 
 /// A command as the edge would make it of a request.
 pub fn command(tenant: TenantId, kind: &str, body: &str) -> Result<Command> {
+    let known = CommandKind::of(kind).with_context(|| format!("there is no command {kind:?}"))?;
     let payload: Payload =
-        parse_payload(kind, body.as_bytes()).map_err(|error| anyhow::anyhow!("{kind} {body}: {error}"))?;
+        parse_payload(known, body.as_bytes()).map_err(|error| anyhow::anyhow!("{kind} {body}: {error}"))?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("the clock")?;
     Ok(Command {
         command_id: CommandId(Uuid::now_v7()),

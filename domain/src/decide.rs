@@ -1,26 +1,15 @@
 //! The rules: one command on the state, in order. Same state and command, same decision, always.
 
-use crate::command::{Command, Operation, Payload};
-use crate::draft::{Draft, Stop};
-use crate::outcome::{Outcome, Position, Refusal, Verdict};
+use crate::commands::{Command, Operation};
+use crate::draft::{Draft, Step, Stop};
+use crate::outcome::{Outcome, Recorded, Refusal, Verdict};
 use crate::rejection::Rejection;
 use crate::state::{Effects, IdempotencyKey, Need, PriorOutcome, State};
-use crate::timestamp::Timestamp;
 use crate::validate::shorten;
-use crate::{adjustment, count, item, location, purchase_order, reservation, returns, sales_order, supplier, transfer};
 use std::sync::Arc;
 
 /// How long an Idempotency-Key is remembered: 30 days, in microseconds.
 pub const IDEMPOTENCY_RETENTION_MICROS: i64 = 30 * 24 * 60 * 60 * 1_000_000;
-
-/// Where and when the log took a command; the ledger's only clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Recorded {
-    /// Its place.
-    pub position: Position,
-    /// The log's timestamp.
-    pub at: Timestamp,
-}
 
 /// What a command comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +71,7 @@ fn repeat(command: &Command, prior: &PriorOutcome, recorded: Recorded) -> Decisi
 }
 
 fn judge(state: &State, command: &Command, recorded: Recorded) -> Result<(Verdict, Effects), Stop> {
-    let mut draft = Draft::new(state, command, recorded)?;
+    let mut draft = Draft::new(state, command.envelope(), recorded)?;
     let batch = command.operations.len() > 1;
     for (index, operation) in command.operations.iter().enumerate() {
         match operate(&mut draft, operation) {
@@ -96,7 +85,7 @@ fn judge(state: &State, command: &Command, recorded: Recorded) -> Result<(Verdic
     Ok(draft.finish())
 }
 
-fn operate<'a>(draft: &mut Draft<'a>, operation: &'a Operation) -> Result<(), Stop> {
+fn operate(draft: &mut Draft<'_>, operation: &Operation) -> Result<(), Stop> {
     // The edge has checked the shape; a command put on the topic by hand is checked here.
     let mut problems = operation.payload.problems();
     if !problems.is_empty() {
@@ -105,36 +94,12 @@ fn operate<'a>(draft: &mut Draft<'a>, operation: &'a Operation) -> Result<(), St
         }
         return Err(Rejection::Invalid(problems).into());
     }
-    draft.begin(operation);
-    match &operation.payload {
-        Payload::CreateItem(body) => item::create(draft, body),
-        Payload::UpdateItem(body) => item::update(draft, body),
-        Payload::CreateLocation(body) => location::create(draft, body),
-        Payload::UpdateLocation(body) => location::update(draft, body),
-        Payload::CreateSupplier(body) => supplier::create(draft, body),
-        Payload::UpdateSupplier(body) => supplier::update(draft, body),
-        Payload::CreatePurchaseOrder(body) => purchase_order::create(draft, body),
-        Payload::PlacePurchaseOrder(_) => purchase_order::place(draft),
-        Payload::ReceivePurchaseOrder(body) => purchase_order::receive(draft, body),
-        Payload::ClosePurchaseOrder(_) => purchase_order::close(draft),
-        Payload::CancelPurchaseOrder(_) => purchase_order::cancel(draft),
-        Payload::CreateSalesOrder(body) => sales_order::create(draft, body),
-        Payload::AllocateSalesOrder(_) => sales_order::allocate(draft),
-        Payload::ShipSalesOrder(body) => sales_order::ship(draft, body),
-        Payload::CloseSalesOrder(_) => sales_order::close(draft),
-        Payload::CancelSalesOrder(_) => sales_order::cancel(draft),
-        Payload::CreateTransfer(body) => transfer::create(draft, body),
-        Payload::DispatchTransfer(_) => transfer::dispatch(draft),
-        Payload::ReceiveTransfer(body) => transfer::receive(draft, body),
-        Payload::CloseTransfer(body) => transfer::close(draft, body),
-        Payload::CancelTransfer(_) => transfer::cancel(draft),
-        Payload::CreateReturn(body) => returns::create(draft, body),
-        Payload::CreateAdjustment(body) => adjustment::create(draft, body),
-        Payload::CreateCount(body) => count::create(draft, body),
-        Payload::CreateReservation(body) => reservation::create(draft, body),
-        Payload::ReleaseReservation(_) => reservation::release(draft),
-        Payload::ExpireReservation(_) => reservation::expire(draft),
-        Payload::ReportLowStock(body) => item::report_low(draft, body),
-    }?;
+    draft.begin(Step {
+        subject: operation.subject,
+        expected_version: operation.expected_version,
+        action: operation.payload.kind().name,
+        occurred_at: operation.payload.occurred_at(),
+    });
+    operation.payload.decide(draft)?;
     Ok(draft.end()?)
 }

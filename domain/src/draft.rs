@@ -2,18 +2,18 @@
 //!
 //! Dropped when the command is refused, so that a command is all or nothing however many operations it has.
 
-use crate::command::{Command, ItemRef, LocationRef, Operation};
-use crate::decide::Recorded;
+use crate::actor::Actor;
 use crate::decimal::Quantity;
+use crate::documents::item::{Item, ItemType};
+use crate::documents::location::Location;
 use crate::entity::{CodeKey, CodeSpace, Entity, EntityKey, EntityKind, LevelKey};
-use crate::event::{AuditRecord, DomainEvent};
-use crate::id::{ItemId, LocationId, event_id};
-use crate::item::{Item, ItemType};
+use crate::event::{AuditRecord, DomainEvent, EventType};
+use crate::id::{CommandId, ItemId, LocationId, TenantId, event_id};
 use crate::level::StockLevel;
 use crate::limits::{BOUNDED_SINCE, DOCUMENT_BYTES_MAX, OUTPUT_BYTES_MAX};
-use crate::location::Location;
 use crate::movement::{Movement, MovementKind};
-use crate::outcome::{Resource, Verdict};
+use crate::outcome::{Recorded, Resource, Verdict};
+use crate::references::{ItemRef, LocationRef};
 use crate::rejection::{Rejection, Shortage};
 use crate::state::{Effects, LedgerHead, Need, State};
 use crate::timestamp::Timestamp;
@@ -69,9 +69,32 @@ pub(crate) struct Posting<'a> {
     pub(crate) reason: Option<&'a str>,
 }
 
+/// What a decision knows of its command, whatever it asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Envelope<'a> {
+    pub(crate) command: CommandId,
+    pub(crate) tenant: TenantId,
+    pub(crate) rules_version: i32,
+    pub(crate) issued_at: Timestamp,
+    pub(crate) actor: &'a Arc<Actor>,
+    pub(crate) request_id: &'a Arc<str>,
+}
+
+/// What a decision knows of one of its operations.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step {
+    /// The id of what is created or acted upon.
+    pub(crate) subject: Uuid,
+    pub(crate) expected_version: Option<i64>,
+    /// The name of the kind of command.
+    pub(crate) action: &'static str,
+    /// When it happened, by the client's word.
+    pub(crate) occurred_at: Option<Timestamp>,
+}
+
 pub(crate) struct Draft<'a> {
     state: &'a State,
-    command: &'a Command,
+    envelope: Envelope<'a>,
     recorded: Recorded,
     // Few things a command: a small tree is made faster than a table.
     entities: BTreeMap<EntityKey, Arc<Entity>>,
@@ -84,17 +107,16 @@ pub(crate) struct Draft<'a> {
     /// Bytes of the documents written so far.
     output: usize,
     operation_index: i32,
-    operation: Option<&'a Operation>,
-    occurred_at: Timestamp,
+    step: Step,
 }
 
 impl<'a> Draft<'a> {
-    pub(crate) fn new(state: &'a State, command: &'a Command, recorded: Recorded) -> Result<Self, Need> {
-        let mut head = state.head(command.tenant_id)?.clone();
+    pub(crate) fn new(state: &'a State, envelope: Envelope<'a>, recorded: Recorded) -> Result<Self, Need> {
+        let mut head = state.head(envelope.tenant)?.clone();
         head.recorded_at = head.recorded_at.max(recorded.at);
         Ok(Self {
             state,
-            command,
+            envelope,
             recorded: Recorded { at: head.recorded_at, ..recorded },
             entities: BTreeMap::new(),
             codes: BTreeMap::new(),
@@ -105,15 +127,13 @@ impl<'a> Draft<'a> {
             shortages: Vec::new(),
             output: 0,
             operation_index: -1,
-            operation: None,
-            occurred_at: command.issued_at,
+            step: Step { subject: Uuid::nil(), expected_version: None, action: "", occurred_at: None },
         })
     }
 
-    pub(crate) fn begin(&mut self, operation: &'a Operation) {
+    pub(crate) const fn begin(&mut self, step: Step) {
         self.operation_index += 1;
-        self.operation = Some(operation);
-        self.occurred_at = operation.payload.occurred_at().unwrap_or(self.command.issued_at);
+        self.step = step;
     }
 
     /// Ends an operation: all its shortages together, so that a client learns of them at once.
@@ -130,12 +150,12 @@ impl<'a> Draft<'a> {
             self.effects.audit.first().map_or(0, |record| record.sequence),
             self.effects.audit.last().map_or(0, |record| record.sequence),
         );
-        self.effects.head = Some((self.command.tenant_id, self.head));
+        self.effects.head = Some((self.envelope.tenant, self.head));
         (Verdict::Accepted { resources: self.resources, audit_sequences: sequences }, self.effects)
     }
 
     pub(crate) fn occurred_at(&self) -> Timestamp {
-        self.occurred_at
+        self.step.occurred_at.unwrap_or(self.envelope.issued_at)
     }
 
     pub(crate) fn recorded_at(&self) -> Timestamp {
@@ -144,11 +164,11 @@ impl<'a> Draft<'a> {
 
     /// The id that the operation creates or acts upon.
     pub(crate) fn subject_id(&self) -> Uuid {
-        self.operation.map_or(Uuid::nil(), |operation| operation.subject)
+        self.step.subject
     }
 
     pub(crate) fn entity(&self, kind: EntityKind, id: Uuid) -> Result<Option<&Arc<Entity>>, Need> {
-        let key = EntityKey { tenant: self.command.tenant_id, kind, id };
+        let key = EntityKey { tenant: self.envelope.tenant, kind, id };
         match self.entities.get(&key) {
             Some(entity) => Ok(Some(entity)),
             None => self.state.entity(&key),
@@ -158,7 +178,7 @@ impl<'a> Draft<'a> {
     /// The document that the operation acts upon, at the version that the client saw.
     pub(crate) fn subject(&self, kind: EntityKind) -> Result<&Arc<Entity>, Stop> {
         let entity = self.entity(kind, self.subject_id())?.ok_or(Rejection::NotFound(kind))?;
-        match self.operation.and_then(|operation| operation.expected_version) {
+        match self.step.expected_version {
             Some(expected) if expected != entity.version() => {
                 Err(Rejection::VersionMismatch { expected, actual: entity.version() }.into())
             }
@@ -167,7 +187,7 @@ impl<'a> Draft<'a> {
     }
 
     fn code(&self, space: CodeSpace, code: &str) -> Result<Option<Uuid>, Need> {
-        let key = CodeKey { tenant: self.command.tenant_id, space, code: code.to_owned() };
+        let key = CodeKey { tenant: self.envelope.tenant, space, code: code.to_owned() };
         match self.codes.get(&key) {
             Some(id) => Ok(*id),
             None => self.state.code(&key),
@@ -254,20 +274,27 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Takes the id and the number of a new document: the client's own, or one that is made of the id.
+    pub(crate) fn claim_number(&mut self, kind: EntityKind, given: Option<&str>) -> Result<String, Stop> {
+        let number = given.map(str::to_owned).or_else(|| kind.number(self.subject_id())).unwrap_or_default();
+        self.claim_code(kind, "number", &number)?;
+        Ok(number)
+    }
+
     /// Takes the id and a code for a new document, or refuses them as taken.
     pub(crate) fn claim_code(&mut self, kind: EntityKind, field: &'static str, code: &str) -> Result<(), Stop> {
         self.claim_id(kind)?;
         if self.code(CodeSpace::Entity(kind), code)?.is_some() {
             return Err(Rejection::Duplicate { kind, field, value: code.to_owned() }.into());
         }
-        let key = CodeKey { tenant: self.command.tenant_id, space: CodeSpace::Entity(kind), code: code.to_owned() };
+        let key = CodeKey { tenant: self.envelope.tenant, space: CodeSpace::Entity(kind), code: code.to_owned() };
         self.codes.insert(key, Some(self.subject_id()));
         Ok(())
     }
 
     /// Gives an item these barcodes instead of those, or refuses one as taken.
     pub(crate) fn swap_barcodes(&mut self, item: ItemId, old: &[String], new: &[String]) -> Result<(), Stop> {
-        let tenant = self.command.tenant_id;
+        let tenant = self.envelope.tenant;
         let key = |code: &String| CodeKey { tenant, space: CodeSpace::Barcode, code: code.clone() };
         for gone in old.iter().filter(|code| !new.contains(code)) {
             self.codes.insert(key(gone), None);
@@ -286,17 +313,17 @@ impl<'a> Draft<'a> {
     }
 
     /// Writes the document that answers the operation.
-    pub(crate) fn save(&mut self, entity: impl Into<Entity>, event_type: &'static str) -> Result<(), Stop> {
+    pub(crate) fn save(&mut self, entity: impl Into<Entity>, event_type: EventType) -> Result<(), Stop> {
         self.write(entity.into(), event_type, true)
     }
 
     /// Writes a document that changes along with the one that answers the operation.
-    pub(crate) fn save_along(&mut self, entity: impl Into<Entity>, event_type: &'static str) -> Result<(), Stop> {
+    pub(crate) fn save_along(&mut self, entity: impl Into<Entity>, event_type: EventType) -> Result<(), Stop> {
         self.write(entity.into(), event_type, false)
     }
 
-    fn write(&mut self, mut entity: Entity, event_type: &'static str, answers: bool) -> Result<(), Stop> {
-        let key = EntityKey { tenant: self.command.tenant_id, kind: entity.kind(), id: entity.id() };
+    fn write(&mut self, mut entity: Entity, event_type: EventType, answers: bool) -> Result<(), Stop> {
+        let key = EntityKey { tenant: self.envelope.tenant, kind: entity.kind(), id: entity.id() };
         let before = self.entity(key.kind, key.id)?;
         let (version, created_at) = before.map_or((1, self.recorded.at), |old| (old.version() + 1, old.created_at()));
         entity.stamp(version, created_at, self.recorded.at);
@@ -321,7 +348,7 @@ impl<'a> Draft<'a> {
 
     /// Whether the command's rules know bounds by bytes.
     pub(crate) const fn is_bounded(&self) -> bool {
-        self.command.rules_version >= BOUNDED_SINCE
+        self.envelope.rules_version >= BOUNDED_SINCE
     }
 
     /// Holds what the command writes to its bounds.
@@ -340,8 +367,8 @@ impl<'a> Draft<'a> {
     }
 
     /// Tells something of a document that changes nothing.
-    pub(crate) fn tell(&mut self, kind: EntityKind, id: Uuid, event_type: &'static str, data: &impl Serialize) {
-        let key = EntityKey { tenant: self.command.tenant_id, kind, id };
+    pub(crate) fn tell(&mut self, id: Uuid, event_type: EventType, data: &impl Serialize) {
+        let key = EntityKey { tenant: self.envelope.tenant, kind: event_type.subject(), id };
         self.announce(key, event_type, &json(data));
     }
 
@@ -351,14 +378,14 @@ impl<'a> Draft<'a> {
             tenant: key.tenant,
             sequence: self.head.audit_sequence,
             operation_index: answers.then_some(self.operation_index),
-            action: self.operation.map_or("", |operation| operation.payload.kind()),
+            action: self.step.action,
             entity_kind: key.kind,
             entity: key.id,
             entity_version: version,
             document: Arc::clone(document),
-            actor: Arc::clone(&self.command.actor),
-            request_id: Arc::clone(&self.command.request_id),
-            command: self.command.command_id,
+            actor: Arc::clone(self.envelope.actor),
+            request_id: Arc::clone(self.envelope.request_id),
+            command: self.envelope.command,
             recorded_at: self.recorded.at,
             hash: [0; 32],
         };
@@ -367,25 +394,25 @@ impl<'a> Draft<'a> {
         self.effects.audit.push(record);
     }
 
-    fn announce(&mut self, key: EntityKey, event_type: &'static str, document: &Arc<str>) {
+    fn announce(&mut self, key: EntityKey, event_type: EventType, document: &Arc<str>) {
         self.head.event_sequence += 1;
         let index = u32::try_from(self.effects.events.len()).unwrap_or(u32::MAX);
         self.effects.events.push(DomainEvent {
-            id: event_id(self.command.command_id, index),
+            id: event_id(self.envelope.command, index),
             tenant: key.tenant,
             sequence: self.head.event_sequence,
             event_type,
             subject_kind: key.kind,
             subject: key.id,
-            occurred_at: self.occurred_at,
+            occurred_at: self.occurred_at(),
             recorded_at: self.recorded.at,
-            command: self.command.command_id,
+            command: self.envelope.command,
             data: Arc::clone(document),
         });
     }
 
     pub(crate) fn level(&self, item: ItemId, location: LocationId) -> Result<StockLevel, Need> {
-        let key = LevelKey { tenant: self.command.tenant_id, item, location };
+        let key = LevelKey { tenant: self.envelope.tenant, item, location };
         match self.levels.get(&key) {
             Some(level) => Ok(*level),
             None => self.state.level(&key),
@@ -430,7 +457,7 @@ impl<'a> Draft<'a> {
     ) {
         self.head.movement_sequence += 1;
         let mut movement = Movement {
-            tenant: self.command.tenant_id,
+            tenant: self.envelope.tenant,
             sequence: self.head.movement_sequence,
             item: posting.item,
             location: posting.location,
@@ -444,9 +471,9 @@ impl<'a> Draft<'a> {
             reference: self.subject_id(),
             reference_line: posting.line,
             reason: posting.reason.map(Arc::from),
-            command: self.command.command_id,
+            command: self.envelope.command,
             position: self.recorded.position,
-            occurred_at: self.occurred_at,
+            occurred_at: self.occurred_at(),
             recorded_at: self.recorded.at,
             hash: [0; 32],
         };

@@ -1,24 +1,33 @@
 //! What the ledger keeps a document of: one enum over all kinds, so that loading, storing and audit are written once.
 
-use crate::adjustment::Adjustment;
-use crate::count::Count;
-use crate::decimal::Quantity;
+use crate::documents::adjustment::Adjustment;
+use crate::documents::count::Count;
+use crate::documents::item::Item;
+use crate::documents::location::Location;
+use crate::documents::purchase_order::PurchaseOrder;
+use crate::documents::reservation::Reservation;
+use crate::documents::returns::Return;
+use crate::documents::sales_order::SalesOrder;
+use crate::documents::supplier::Supplier;
+use crate::documents::transfer::Transfer;
+use crate::documents::{Document, Hold};
 use crate::id::{ItemId, LocationId, TenantId};
-use crate::item::Item;
-use crate::location::Location;
-use crate::purchase_order::PurchaseOrder;
-use crate::reservation::{Reservation, ReservationStatus};
-use crate::returns::Return;
-use crate::sales_order::SalesOrder;
-use crate::supplier::Supplier;
 use crate::timestamp::Timestamp;
-use crate::transfer::Transfer;
+use schemars::generate::SchemaSettings;
 use schemars::{Schema, SchemaGenerator};
 use serde::Serialize;
 use uuid::Uuid;
 
+/// What holds for some kinds of documents only.
+struct Flags {
+    is_final: bool,
+    has_lines: bool,
+}
+
+const NO_FLAGS: Flags = Flags { is_final: false, has_lines: false };
+
 macro_rules! entities {
-    ($($variant:ident, $name:literal, $noun:literal, $table:literal;)*) => {
+    ($($variant:ident, $name:literal, $noun:literal, $table:literal, $prefix:literal $(, $flag:ident)*;)*) => {
         /// The kinds of documents.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[allow(missing_docs, reason = "each variant is documented by the struct of its name")]
@@ -46,12 +55,20 @@ macro_rules! entities {
             /// True where nothing acts upon a document once it is made.
             #[must_use]
             pub const fn is_final(self) -> bool {
-                matches!(self, Self::Return | Self::Adjustment | Self::Count)
+                self.flags().is_final
             }
             /// True where a document has lines, up to [`crate::validate::LINES_MAX`] of them.
             #[must_use]
             pub const fn has_lines(self) -> bool {
-                !matches!(self, Self::Item | Self::Location | Self::Supplier | Self::Reservation)
+                self.flags().has_lines
+            }
+            #[allow(clippy::needless_update, reason = "some kinds have every flag")]
+            const fn flags(self) -> Flags {
+                match self { $(Self::$variant => Flags { $($flag: true,)* ..NO_FLAGS },)* }
+            }
+            /// What begins the number that is made for a document whose client gave none; empty where the kind has no numbers.
+            const fn number_prefix(self) -> &'static str {
+                match self { $(Self::$variant => $prefix,)* }
             }
             /// The kind with this name.
             #[must_use]
@@ -96,12 +113,21 @@ macro_rules! entities {
             pub const fn updated_at(&self) -> Timestamp {
                 match self { $(Self::$variant(e) => e.updated_at,)* }
             }
+            fn as_document(&self) -> &dyn Document {
+                match self { $(Self::$variant(e) => e,)* }
+            }
             pub(crate) fn stamp(&mut self, version: i64, created_at: Timestamp, updated_at: Timestamp) {
                 match self { $(Self::$variant(e) => { e.version = version; e.created_at = created_at; e.updated_at = updated_at; })* }
             }
         }
 
         impl EntityKind {
+            /// The JSON Schema of its documents, as a schema of its own.
+            #[must_use]
+            pub fn root_schema(self) -> Schema {
+                let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
+                match self { $(Self::$variant => generator.into_root_schema_for::<$variant>(),)* }
+            }
             /// The JSON Schema of its documents.
             pub fn schema(self, schemas: &mut SchemaGenerator) -> Schema {
                 match self { $(Self::$variant => schemas.subschema_for::<$variant>(),)* }
@@ -115,16 +141,16 @@ macro_rules! entities {
 }
 
 entities! {
-    Item, "item", "item", "items";
-    Location, "location", "location", "locations";
-    Supplier, "supplier", "supplier", "suppliers";
-    PurchaseOrder, "purchase_order", "purchase order", "purchase_orders";
-    SalesOrder, "sales_order", "sales order", "sales_orders";
-    Transfer, "transfer", "transfer", "transfers";
-    Return, "return", "return", "returns";
-    Adjustment, "adjustment", "adjustment", "adjustments";
-    Count, "count", "count", "counts";
-    Reservation, "reservation", "reservation", "reservations";
+    Item, "item", "item", "items", "";
+    Location, "location", "location", "locations", "";
+    Supplier, "supplier", "supplier", "suppliers", "";
+    PurchaseOrder, "purchase_order", "purchase order", "purchase_orders", "PO", has_lines;
+    SalesOrder, "sales_order", "sales order", "sales_orders", "SO", has_lines;
+    Transfer, "transfer", "transfer", "transfers", "TR", has_lines;
+    Return, "return", "return", "returns", "RET", is_final, has_lines;
+    Adjustment, "adjustment", "adjustment", "adjustments", "ADJ", is_final, has_lines;
+    Count, "count", "count", "counts", "CNT", is_final, has_lines;
+    Reservation, "reservation", "reservation", "reservations", "";
 }
 
 /// What a document takes in memory without its lines and pairs, and what each of these takes, roughly.
@@ -136,73 +162,39 @@ impl Entity {
     /// The tenant's own unique code for it (SKU, code, number), where the kind has one.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
-        match self {
-            Self::Item(e) => Some(&e.sku),
-            Self::Location(e) => Some(&e.code),
-            Self::Supplier(e) => Some(&e.code),
-            Self::PurchaseOrder(e) => Some(&e.number),
-            Self::SalesOrder(e) => Some(&e.number),
-            Self::Transfer(e) => Some(&e.number),
-            Self::Return(e) => Some(&e.number),
-            Self::Adjustment(e) => Some(&e.number),
-            Self::Count(e) => Some(&e.number),
-            Self::Reservation(_) => None,
-        }
+        self.as_document().code()
     }
 
     /// Where it stands in its life, where the kind has one.
     #[must_use]
-    pub const fn status(&self) -> Option<&'static str> {
-        match self {
-            Self::PurchaseOrder(e) => Some(e.status.name()),
-            Self::SalesOrder(e) => Some(e.status.name()),
-            Self::Transfer(e) => Some(e.status.name()),
-            Self::Reservation(e) => Some(e.status.name()),
-            _ => None,
-        }
+    pub fn status(&self) -> Option<&'static str> {
+        self.as_document().status()
     }
 
     /// The stock that it holds for somebody: what is reserved at a level is what all documents hold there, no more and no less.
     #[must_use]
-    pub fn holds(&self) -> Vec<(ItemId, LocationId, Quantity)> {
-        match self {
-            Self::SalesOrder(order) => order
-                .lines
-                .iter()
-                .filter(|line| line.stocked && !line.quantity_allocated.is_zero())
-                .map(|line| (line.item_id, line.location_id, line.quantity_allocated))
-                .collect(),
-            Self::Reservation(reservation) if reservation.status == ReservationStatus::Active => {
-                vec![(reservation.item_id, reservation.location_id, reservation.quantity)]
-            }
-            _ => Vec::new(),
-        }
+    pub fn holds(&self) -> Vec<Hold> {
+        self.as_document().holds()
+    }
+
+    /// The levels that commands upon it may change.
+    pub(crate) fn levels(&self) -> Vec<(ItemId, LocationId)> {
+        self.as_document().levels()
     }
 
     /// About how many bytes it takes in memory: what is bounded by bytes is counted by it.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let (lines, metadata) = match self {
-            Self::Item(e) => (e.barcodes.len(), Some(&e.metadata)),
-            Self::PurchaseOrder(e) => (e.lines.len(), Some(&e.metadata)),
-            Self::SalesOrder(e) => (e.lines.len(), Some(&e.metadata)),
-            Self::Transfer(e) => (e.lines.len(), Some(&e.metadata)),
-            Self::Return(e) => (e.lines.len(), None),
-            Self::Adjustment(e) => (e.lines.len(), None),
-            Self::Count(e) => (e.lines.len(), None),
-            Self::Location(_) | Self::Supplier(_) | Self::Reservation(_) => (0, None),
-        };
-        let pairs = metadata.into_iter().flatten().map(|(key, value)| key.len() + value.len() + PAIR_BYTES);
-        DOCUMENT_BYTES + lines * LINE_BYTES + pairs.sum::<usize>()
+        let document = self.as_document();
+        let pairs = document.metadata().into_iter().flatten();
+        let pairs = pairs.map(|(key, value)| key.len() + value.len() + PAIR_BYTES);
+        DOCUMENT_BYTES + document.lines() * LINE_BYTES + pairs.sum::<usize>()
     }
 
     /// When it lapses by itself, where it does.
     #[must_use]
-    pub const fn expires_at(&self) -> Option<Timestamp> {
-        match self {
-            Self::Reservation(e) => e.pending_expiry(),
-            _ => None,
-        }
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.as_document().expires_at()
     }
 }
 
@@ -249,8 +241,7 @@ pub struct LevelKey {
 }
 
 /// A number for a document whose client gave none: unique because the id is, short enough to read out.
-#[must_use]
-pub fn number_from_id(prefix: &str, id: Uuid) -> String {
+fn number_from_id(prefix: &str, id: Uuid) -> String {
     // Crockford's base 32: no I, L, O, U, which people misread.
     const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
     let tail = id.as_u128();
@@ -259,4 +250,13 @@ pub fn number_from_id(prefix: &str, id: Uuid) -> String {
         ALPHABET.get(digit).copied().map(char::from)
     });
     format!("{prefix}-{}", digits.collect::<String>())
+}
+
+impl EntityKind {
+    /// A number for a document whose client gave none; `None` where the kind has no numbers.
+    #[must_use]
+    pub fn number(self, id: Uuid) -> Option<String> {
+        let prefix = self.number_prefix();
+        (!prefix.is_empty()).then(|| number_from_id(prefix, id))
+    }
 }

@@ -1,6 +1,6 @@
 //! What leaves a decision beside movements: events for the world, audit records for the account.
 
-use crate::command::Actor;
+use crate::actor::Actor;
 use crate::entity::EntityKind;
 use crate::id::{CommandId, EventId, TenantId};
 use crate::movement::{Chain, Hash};
@@ -8,38 +8,89 @@ use crate::timestamp::Timestamp;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Every type of event, as subscribers know them, with what it says.
-pub const EVENT_TYPES: &[(&str, &str)] = &[
-    ("item.created", "An item was added to the catalogue."),
-    ("item.updated", "An item changed."),
-    ("location.created", "A location was added."),
-    ("location.updated", "A location changed."),
-    ("supplier.created", "A supplier was added."),
-    ("supplier.updated", "A supplier changed."),
-    ("po.created", "A purchase order was drafted."),
-    ("po.ordered", "A purchase order was sent to its supplier."),
-    ("po.received", "Goods of a purchase order came in, some or all."),
-    ("po.closed", "A purchase order ended."),
-    ("po.cancelled", "A purchase order was dropped."),
-    ("order.created", "A sales order was drafted."),
-    ("order.allocated", "Stock was reserved for a sales order."),
-    ("order.shipped", "Goods of a sales order went out, some or all."),
-    ("order.closed", "A sales order ended."),
-    ("order.cancelled", "A sales order was dropped and its reservation released."),
-    ("order.returned", "A return changed what a sales order has had returned."),
-    ("transfer.created", "A transfer was drafted."),
-    ("transfer.dispatched", "A transfer left its source."),
-    ("transfer.received", "Goods of a transfer came in, some or all."),
-    ("transfer.closed", "A transfer ended."),
-    ("transfer.cancelled", "A transfer was dropped."),
-    ("return.received", "Returned goods came in."),
-    ("stock.adjusted", "Stock was corrected."),
-    ("stock.counted", "Stock was counted."),
-    ("stock.low", "What can be promised of an item has come down to its reorder point."),
-    ("reservation.created", "Stock was held."),
-    ("reservation.released", "Held stock was let go."),
-    ("reservation.expired", "Held stock was let go because its time had come."),
-];
+/// What an event carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carries {
+    /// Its subject, as the command left it.
+    Document,
+    /// A [`LowStock`](crate::documents::item::LowStock): no document changed.
+    LowStock,
+}
+
+macro_rules! events {
+    ($($variant:ident => $name:literal, $subject:ident, $carries:ident, $meaning:literal;)*) => {
+        /// Every type of event that the ledger tells of.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum EventType { $(#[doc = $meaning] $variant,)* }
+
+        impl EventType {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The name that subscribers know.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What it says, in a sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+
+            /// The kind of document that it is about.
+            #[must_use]
+            pub const fn subject(self) -> EntityKind {
+                match self { $(Self::$variant => EntityKind::$subject,)* }
+            }
+
+            /// What it carries.
+            #[must_use]
+            pub const fn carries(self) -> Carries {
+                match self { $(Self::$variant => Carries::$carries,)* }
+            }
+
+            /// The type with this name; `None` where a later version of the platform has added it.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+events! {
+    ItemCreated => "item.created", Item, Document, "An item was added to the catalogue.";
+    ItemUpdated => "item.updated", Item, Document, "An item changed.";
+    LocationCreated => "location.created", Location, Document, "A location was added.";
+    LocationUpdated => "location.updated", Location, Document, "A location changed.";
+    SupplierCreated => "supplier.created", Supplier, Document, "A supplier was added.";
+    SupplierUpdated => "supplier.updated", Supplier, Document, "A supplier changed.";
+    PurchaseOrderCreated => "po.created", PurchaseOrder, Document, "A purchase order was drafted.";
+    PurchaseOrderOrdered => "po.ordered", PurchaseOrder, Document, "A purchase order was sent to its supplier.";
+    PurchaseOrderReceived => "po.received", PurchaseOrder, Document, "Goods of a purchase order came in, some or all.";
+    PurchaseOrderClosed => "po.closed", PurchaseOrder, Document, "A purchase order ended.";
+    PurchaseOrderCancelled => "po.cancelled", PurchaseOrder, Document, "A purchase order was dropped.";
+    SalesOrderCreated => "order.created", SalesOrder, Document, "A sales order was drafted.";
+    SalesOrderAllocated => "order.allocated", SalesOrder, Document, "Stock was reserved for a sales order.";
+    SalesOrderShipped => "order.shipped", SalesOrder, Document, "Goods of a sales order went out, some or all.";
+    SalesOrderClosed => "order.closed", SalesOrder, Document, "A sales order ended.";
+    SalesOrderCancelled => "order.cancelled", SalesOrder, Document, "A sales order was dropped and its reservation released.";
+    SalesOrderReturned => "order.returned", SalesOrder, Document, "A return changed what a sales order has had returned.";
+    TransferCreated => "transfer.created", Transfer, Document, "A transfer was drafted.";
+    TransferDispatched => "transfer.dispatched", Transfer, Document, "A transfer left its source.";
+    TransferReceived => "transfer.received", Transfer, Document, "Goods of a transfer came in, some or all.";
+    TransferClosed => "transfer.closed", Transfer, Document, "A transfer ended.";
+    TransferCancelled => "transfer.cancelled", Transfer, Document, "A transfer was dropped.";
+    ReturnReceived => "return.received", Return, Document, "Returned goods came in.";
+    StockAdjusted => "stock.adjusted", Adjustment, Document, "Stock was corrected.";
+    StockCounted => "stock.counted", Count, Document, "Stock was counted.";
+    StockLow => "stock.low", Item, LowStock, "What can be promised of an item has come down to its reorder point.";
+    ReservationCreated => "reservation.created", Reservation, Document, "Stock was held.";
+    ReservationReleased => "reservation.released", Reservation, Document, "Held stock was let go.";
+    ReservationExpired => "reservation.expired", Reservation, Document, "Held stock was let go because its time had come.";
+}
 
 /// Something that happened, told to the world once it is committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,8 +101,8 @@ pub struct DomainEvent {
     pub tenant: TenantId,
     /// Its place among the tenant's events: 1, 2, 3, … without a gap.
     pub sequence: i64,
-    /// One of [`EVENT_TYPES`].
-    pub event_type: &'static str,
+    /// Its type.
+    pub event_type: EventType,
     /// What it is about.
     pub subject_kind: EntityKind,
     /// What it is about.
@@ -62,7 +113,7 @@ pub struct DomainEvent {
     pub recorded_at: Timestamp,
     /// The command behind it.
     pub command: CommandId,
-    /// The document after it, as JSON; for `stock.low`, which changes none, a [`LowStock`](crate::item::LowStock).
+    /// What it carries, as JSON: see [`EventType::carries`].
     pub data: Arc<str>,
 }
 

@@ -13,40 +13,34 @@
     )
 )]
 
-pub mod adjustment;
-pub mod command;
-pub mod count;
+pub mod actor;
+pub mod commands;
 mod decide;
 pub mod decimal;
+pub mod documents;
 mod draft;
 pub mod entity;
 pub mod event;
 pub mod hex;
 pub mod id;
-pub mod item;
 pub mod level;
 pub mod limits;
-mod lines;
-pub mod location;
 pub mod merkle;
 pub mod money;
 pub mod movement;
 pub mod outcome;
 mod prefetch;
-pub mod purchase_order;
+mod reads;
+pub mod references;
 pub mod rejection;
-pub mod reservation;
-pub mod returns;
-pub mod sales_order;
 mod schema;
 pub mod state;
-mod status;
-pub mod supplier;
 pub mod timestamp;
 pub mod total;
-pub mod transfer;
 pub mod validate;
 pub mod webhook;
 
-pub use decide::{Decision, IDEMPOTENCY_RETENTION_MICROS, Recorded, decide};
-pub use prefetch::{Needs, prefetch};
+pub use decide::{Decision, IDEMPOTENCY_RETENTION_MICROS, decide};
+pub use outcome::Recorded;
+pub use prefetch::prefetch;
+pub use reads::Needs;

@@ -35,6 +35,15 @@ impl std::str::FromStr for Position {
     }
 }
 
+/// Where and when the log took a command; the ledger's only clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its place.
+    pub position: Position,
+    /// The log's timestamp.
+    pub at: Timestamp,
+}
+
 /// A document as the command left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {

@@ -1,6 +1,6 @@
 //! What a subscriber of webhooks wants to hear of.
 
-use crate::event::EVENT_TYPES;
+use crate::event::EventType;
 use uuid::Uuid;
 
 /// Every type of event about webhooks themselves, with what it says. They are in no sequence.
@@ -13,7 +13,8 @@ pub const WEBHOOK_EVENT_TYPES: &[(&str, &str)] = &[
 
 /// Every type of event that can be subscribed to, with what it says.
 pub fn event_types() -> impl Iterator<Item = (&'static str, &'static str)> {
-    EVENT_TYPES.iter().chain(WEBHOOK_EVENT_TYPES).copied()
+    let of_the_ledger = EventType::ALL.iter().map(|event_type| (event_type.name(), event_type.meaning()));
+    of_the_ledger.chain(WEBHOOK_EVENT_TYPES.iter().copied())
 }
 
 /// True where a pattern names a type: the type itself, `order.*` for all that begin so, `*` for all.

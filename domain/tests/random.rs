@@ -15,7 +15,7 @@ mod book;
 use book::{Book, command, commands, payload};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use twh_domain::command::{Command, Operation};
+use twh_domain::commands::{Command, Operation};
 use uuid::Uuid;
 
 const ITEMS: [&str; 3] = ["A", "B", "SERVICE"];

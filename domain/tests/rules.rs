@@ -12,7 +12,7 @@ mod book;
 
 use book::{Book, accepted, command, commands, payload, refusal};
 use serde_json::{Value, json};
-use twh_domain::command::{Command, Operation};
+use twh_domain::commands::{Command, Operation};
 use twh_domain::outcome::{Outcome, Verdict};
 use uuid::Uuid;
 

@@ -8,6 +8,7 @@ use crate::error::ErrorCode;
 use actix_web::http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::fmt;
+use twh_domain::commands::CommandKind;
 use twh_domain::entity::EntityKind;
 
 macro_rules! names {
@@ -198,7 +199,7 @@ pub struct EndpointInfo {
     /// Who may call it.
     pub need: Need,
     /// The kind of command it sends to the ledger, where it does.
-    pub command: Option<&'static str>,
+    pub command: Option<&'static CommandKind>,
     /// What it does, in a line.
     pub summary: &'static str,
     /// What it may refuse with, besides what all of its shape do.
@@ -251,7 +252,7 @@ macro_rules! endpoints {
         pub const ENDPOINTS: &[EndpointInfo] = &[$($name::INFO,)* $($open_name::INFO,)*];
     };
     (@command) => { None };
-    (@command $command:literal) => { Some($command) };
+    (@command $command:literal) => { Some(CommandKind::named($command)) };
 }
 
 const READ_CATALOG: Need = Need::OneOf(&[Scope::ReadCatalog]);
@@ -397,8 +398,9 @@ endpoints! {
 
 /// The scopes of which a kind of command needs one.
 #[must_use]
-pub fn need_of_command(kind: &str) -> Option<Need> {
-    ENDPOINTS.iter().find(|endpoint| endpoint.command == Some(kind)).map(|endpoint| endpoint.need)
+pub fn need_of_command(name: &str) -> Option<Need> {
+    let sends = |endpoint: &&EndpointInfo| endpoint.command.is_some_and(|command| command.name == name);
+    ENDPOINTS.iter().find(sends).map(|endpoint| endpoint.need)
 }
 
 /// True where scopes let see documents of a kind: to read them, or to make them, since who makes one is answered with it.

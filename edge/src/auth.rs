@@ -23,7 +23,7 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use time::OffsetDateTime;
-use twh_domain::command::Actor;
+use twh_domain::actor::Actor;
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
 use twh_sinks::postgres::PgPool;

@@ -4,7 +4,7 @@ use crate::error::{ApiError, ErrorCode};
 use actix_web::HttpRequest;
 use actix_web::http::header::{ETAG, HeaderMap, IF_MATCH, IF_NONE_MATCH};
 use std::time::Duration;
-use twh_domain::command::SYSTEM_KEY_PREFIX;
+use twh_domain::commands::SYSTEM_KEY_PREFIX;
 
 const KEY_LENGTH_MAX: usize = 255;
 /// Longest wait that a client may prefer, in seconds; what is asked beyond it is cut down to it.

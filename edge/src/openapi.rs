@@ -13,6 +13,7 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use twh_domain::commands::{CommandKind, Shape};
 
 /// Where schemas of what clients send stand until it is known whether what we answer has the same.
 const INPUTS: &str = "/components/inputs";
@@ -222,18 +223,16 @@ impl<'a> Operation<'a> {
         self.takes_header("X-Tenant-ID", false, &schema, "In which of their tenants a person acts.");
     }
 
-    /// Sends the endpoint's command, whose body it takes; `conditional` commands need an `If-Match`.
-    pub fn sends_command(&mut self, conditional: bool) {
-        let kind = self.endpoint.command.unwrap_or_default();
-        let schema = twh_domain::command::Payload::schema_of_kind(kind, &mut self.schemas.inputs);
-        self.takes(&schema.unwrap_or_default());
+    /// Sends a command, whose body it takes.
+    pub fn sends_command(&mut self, command: &CommandKind) {
+        let schema = command.schema(&mut self.schemas.inputs);
+        self.takes(&schema);
         self.sends_commands();
-        let acts = !kind.ends_with(".create") && !kind.ends_with(".update");
-        let moves = ["adjustment.create", "count.create", "return.create", "reservation.create", "transfer.create"];
-        if acts || moves.contains(&kind) {
+        if command.shape == Shape::Act || command.moves_stock || command.stocked_items {
             self.refuses(OF_MOVES);
         }
-        if !kind.ends_with(".create") {
+        let conditional = command.if_match;
+        if command.shape != Shape::Create {
             let tag =
                 json!({ "type": "string", "pattern": "^(\\*|\"(0|-?[1-9][0-9]{0,17})\")$", "examples": ["\"3\""] });
             let description = "The ETag of the version that it is meant for: refused where there is another by now.";

@@ -1,21 +1,22 @@
 //! `commands:batch`: many commands in one request, each with its own outcome; or, atomic, one command of many operations.
 
 use crate::answer::{outcome_entry, pending_body, pending_location};
+use crate::body::{BatchBody, BatchEntry, payload_from_value, unknown_kind};
 use crate::compose::{Asked, command};
 use crate::describe::{BatchResults, BatchSent};
 use crate::gateway::{Acknowledged, Gateway, UnderWay};
 use crate::rehearsal;
-use crate::routes::{needs_if_match, submit};
+use crate::routes::submit;
 use actix_web::{HttpRequest, HttpResponse, web};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use twh_domain::command::{Command, OPERATIONS_MAX};
+use twh_domain::commands::{Command, CommandKind, OPERATIONS_MAX, Shape};
 use twh_domain::id::CommandId;
 use twh_edge::access::{BatchCommands, need_of_command};
 use twh_edge::auth::{Caller, Identity};
-use twh_edge::body::{BatchBody, BatchEntry, Body, payload_from_value};
+use twh_edge::body::Body;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::headers::{
     Prefer, check_idempotency_key, idempotency_key, if_match_missing, parse_if_match, traceparent,
@@ -61,13 +62,14 @@ pub(crate) async fn handle(
 
 /// What an entry asks for, checked as its endpoint would.
 pub(crate) fn asked(caller: &Identity, entry: BatchEntry) -> Result<Asked, ApiError> {
-    if let Some(need) = need_of_command(&entry.kind) {
+    let kind = CommandKind::of(&entry.kind).ok_or_else(|| unknown_kind(&entry.kind))?;
+    if let Some(need) = need_of_command(kind.name) {
         caller.must(need)?;
     }
-    let payload = payload_from_value(&entry.kind, Value::Object(entry.body))?;
-    let creates = entry.kind.ends_with(".create");
-    if payload.is_internal() || creates == entry.id.is_some() {
-        let problem = if payload.is_internal() {
+    let payload = payload_from_value(kind, Value::Object(entry.body))?;
+    let creates = kind.shape == Shape::Create;
+    if kind.internal || creates == entry.id.is_some() {
+        let problem = if kind.internal {
             json!([{ "field": "type", "problem": "is not for clients" }])
         } else if creates {
             json!([{ "field": "id", "problem": "must be left out: the id is made here" }])
@@ -82,7 +84,7 @@ pub(crate) fn asked(caller: &Identity, entry: BatchEntry) -> Result<Asked, ApiEr
         // An ETag as it came, or the version in it.
         Some(text) if text.starts_with('"') || text == "*" => parse_if_match(text)?,
         Some(text) => parse_if_match(&format!("\"{text}\""))?,
-        None if needs_if_match(&entry.kind) => return Err(if_match_missing()),
+        None if kind.if_match => return Err(if_match_missing()),
         None => None,
     };
     Ok(Asked { subject: entry.id, expected_version, payload })

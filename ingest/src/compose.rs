@@ -2,7 +2,7 @@
 
 use crate::fingerprint::fingerprint;
 use time::OffsetDateTime;
-use twh_domain::command::{Command, Operation, Payload, RULES_VERSION};
+use twh_domain::commands::{Command, Operation, Payload, RULES_VERSION};
 use twh_domain::id::CommandId;
 use twh_edge::auth::Identity;
 use uuid::Uuid;

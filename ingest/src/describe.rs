@@ -1,6 +1,5 @@
 //! What commands are sent with and answered with, as types that tell the API's description of themselves.
 
-use crate::routes::needs_if_match;
 use actix_web::body::BoxBody;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder, dev};
 use futures::future::LocalBoxFuture;
@@ -8,8 +7,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 use std::marker::PhantomData;
+use twh_domain::commands::Shape;
 use twh_domain::decimal::Quantity;
-use twh_domain::entity::EntityKind;
 use twh_domain::id::{CommandId, ItemId, LocationId};
 use twh_domain::outcome::Position;
 use twh_edge::access::Endpoint;
@@ -35,7 +34,9 @@ impl<E: Endpoint> FromRequest for CommandBody<E> {
 
 impl<E: Endpoint> Describe for CommandBody<E> {
     fn describe(operation: &mut Operation<'_>) {
-        operation.sends_command(needs_if_match(E::INFO.command.unwrap_or_default()));
+        if let Some(command) = E::INFO.command {
+            operation.sends_command(command);
+        }
     }
 }
 
@@ -74,16 +75,16 @@ const PENDING: &str = "It is durable and will be decided; Location says where to
 
 impl<E: Endpoint> Describe for Sent<E> {
     fn describe(operation: &mut Operation<'_>) {
-        let (document, action) = E::INFO.command.unwrap_or_default().split_once('.').unwrap_or_default();
-        let schema = EntityKind::from_name(document).map(|kind| json!(kind.schema(operation.outputs())));
-        let [position, command, replayed] = OF_COMMANDS;
-        if action == "create" {
-            operation.answers(201, "Created.", schema.as_ref(), &["ETag", "Location", position, command, replayed]);
+        let Some(command) = E::INFO.command else { return };
+        let schema = Some(json!(command.subject.schema(operation.outputs())));
+        let [position, id, replayed] = OF_COMMANDS;
+        if command.shape == Shape::Create {
+            operation.answers(201, "Created.", schema.as_ref(), &["ETag", "Location", position, id, replayed]);
         } else {
-            operation.answers(200, "Done.", schema.as_ref(), &["ETag", position, command, replayed]);
+            operation.answers(200, "Done.", schema.as_ref(), &["ETag", position, id, replayed]);
         }
         let pending = json!(operation.output::<PendingCommand>());
-        operation.answers(202, PENDING, Some(&pending), &["Location", position, command]);
+        operation.answers(202, PENDING, Some(&pending), &["Location", position, id]);
     }
 }
 
@@ -157,10 +158,10 @@ impl Describe for BatchSent {
         let key = json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" });
         operation.takes_header("Idempotency-Key", false, &key, "Of an atomic batch, which is one command.");
         let schema = json!(operation.output::<BatchResults>());
-        let [position, command, replayed] = OF_COMMANDS;
-        operation.answers(200, "What became of each.", Some(&schema), &[position, command, replayed]);
+        let [position, id, replayed] = OF_COMMANDS;
+        operation.answers(200, "What became of each.", Some(&schema), &[position, id, replayed]);
         let pending = json!(operation.output::<PendingCommand>());
-        operation.answers(202, PENDING, Some(&pending), &["Location", position, command]);
+        operation.answers(202, PENDING, Some(&pending), &["Location", position, id]);
         // An atomic batch is refused as its commands are.
         operation.refuses_as_commands();
     }

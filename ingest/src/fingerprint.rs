@@ -1,14 +1,14 @@
 //! Tells a retry from a reuse of an Idempotency-Key: the same request has the same fingerprint, however its JSON is spelled.
 
 use sha2::{Digest, Sha256};
-use twh_domain::command::Operation;
+use twh_domain::commands::Operation;
 
 /// SHA-256, in hexadecimal, over what was asked. `creates` says that the subject's id is the edge's own, new at each try,
 /// and so no part of the request.
 pub(crate) fn fingerprint<'a>(operations: impl Iterator<Item = (&'a Operation, bool)>) -> String {
     let mut hasher = Sha256::new();
     for (operation, creates) in operations {
-        hasher.update(operation.payload.kind());
+        hasher.update(operation.payload.kind().name);
         if !creates {
             hasher.update(operation.subject.as_bytes());
         }

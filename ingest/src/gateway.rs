@@ -10,7 +10,7 @@ use prometheus::{IntCounterVec, register_int_counter_vec};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use twh_domain::command::Command;
+use twh_domain::commands::Command;
 use twh_domain::id::TenantId;
 use twh_domain::limits::VALUE_BYTES_MAX;
 use twh_domain::outcome::{Outcome, Position, Verdict};

@@ -15,6 +15,7 @@
 
 mod answer;
 mod batch;
+pub mod body;
 mod compose;
 mod describe;
 mod fingerprint;

@@ -2,17 +2,17 @@
 
 use crate::answer::{entry, outcome_entry};
 use crate::batch::{asked, in_batch};
+use crate::body::{BatchBody, BatchEntry};
 use crate::compose::command;
 use crate::describe::{BatchResults, BeforeAndAfter, StockChange};
 use crate::gateway::Gateway;
 use actix_web::{HttpRequest, HttpResponse};
 use time::OffsetDateTime;
-use twh_domain::command::Command;
+use twh_domain::commands::Command;
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::LevelKey;
 use twh_domain::outcome::Verdict;
 use twh_edge::auth::Identity;
-use twh_edge::body::{BatchBody, BatchEntry};
 use twh_edge::error::ApiError;
 use twh_edge::headers::check_idempotency_key;
 use twh_edge::limits::cost_of_batch;

@@ -2,13 +2,14 @@
 
 use crate::answer::{answer, pending};
 use crate::batch;
+use crate::body::parse_payload;
 use crate::compose::{Asked, command};
 use crate::describe::{CommandBody, Sent};
 use crate::gateway::Gateway;
 use actix_web::{HttpRequest, HttpResponse, web};
+use twh_domain::commands::CommandKind;
 use twh_edge::access::{self, Guarded};
 use twh_edge::auth::{Caller, Identity};
-use twh_edge::body::parse_payload;
 use twh_edge::error::ApiError;
 use twh_edge::headers::{Prefer, idempotency_key, if_match, if_match_missing, traceparent};
 use twh_edge::limits::cost_of_batch;
@@ -50,20 +51,19 @@ pub fn routes() -> Routes {
 
 /// An endpoint that sends the kind of command which the table says.
 fn sends<E: Guarded>(routes: Routes, endpoint: E) -> Routes {
-    let kind = E::INFO.command.unwrap_or_default();
     let handler = move |caller: Caller<E>, request: HttpRequest, gateway: web::Data<Gateway>, body: CommandBody<E>| async move {
-        handle(kind, &request, &caller, &gateway, &body.json.0).await.map(Sent::<E>::from)
+        handle(command_of::<E>()?, &request, &caller, &gateway, &body.json.0).await.map(Sent::<E>::from)
     };
     routes.on(endpoint, handler)
 }
 
-/// True for what must say which version it is meant for: updates, and ends that cannot be taken back.
-pub(crate) fn needs_if_match(kind: &str) -> bool {
-    matches!(kind.rsplit('.').next(), Some("update" | "cancel" | "close"))
+/// The kind of command that an endpoint sends.
+fn command_of<E: Guarded>() -> Result<&'static CommandKind, ApiError> {
+    E::INFO.command.ok_or_else(|| ApiError::internal(format!("{} sends no command", E::INFO.name)))
 }
 
 async fn handle(
-    kind: &str,
+    kind: &CommandKind,
     request: &HttpRequest,
     caller: &Identity,
     gateway: &Gateway,
@@ -73,7 +73,7 @@ async fn handle(
     let subject = subject(kind, request)?;
     let expected_version = if_match(request)?;
     let conditional = request.headers().contains_key(actix_web::http::header::IF_MATCH);
-    if needs_if_match(kind) && !conditional {
+    if kind.if_match && !conditional {
         return Err(if_match_missing());
     }
     let payload = parse_payload(kind, body)?;
@@ -81,10 +81,9 @@ async fn handle(
 }
 
 /// The id in the path, where there is one. What is no id names nothing.
-fn subject(kind: &str, request: &HttpRequest) -> Result<Option<Uuid>, ApiError> {
+fn subject(kind: &CommandKind, request: &HttpRequest) -> Result<Option<Uuid>, ApiError> {
     let Some(text) = request.match_info().get("id") else { return Ok(None) };
-    let noun = kind.split('.').next().unwrap_or_default().replace('_', " ");
-    Uuid::parse_str(text).map(Some).map_err(|_| ApiError::not_found(&noun))
+    Uuid::parse_str(text).map(Some).map_err(|_| ApiError::not_found(kind.subject.noun()))
 }
 
 /// Sends a command and answers with what became of it, or with 202 when that takes too long or is not waited for.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use twh_domain::command::{Command, Operation, Payload};
+use twh_domain::commands::{Command, Operation, Payload, Shape};
 use twh_domain::entity::{EntityKey, EntityKind};
 use twh_domain::id::TenantId;
 use twh_domain::outcome::{Outcome, Verdict};
@@ -209,43 +209,19 @@ const fn is_weighed(kind: EntityKind) -> bool {
 
 /// What an operation writes of itself.
 fn writes(payload: &Payload) -> usize {
-    let pairs =
-        |pairs: &BTreeMap<String, String>| pairs.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-    let (lines, texts) = match payload {
-        Payload::CreateItem(b) => (0, pairs(&b.metadata) + b.description.as_ref().map_or(0, String::len)),
-        Payload::UpdateItem(b) => (0, b.metadata.as_ref().map_or(0, pairs)),
-        Payload::CreatePurchaseOrder(b) => (b.lines.len(), pairs(&b.metadata)),
-        Payload::CreateSalesOrder(b) => (b.lines.len(), pairs(&b.metadata)),
-        Payload::CreateTransfer(b) => (b.lines.len(), pairs(&b.metadata)),
-        Payload::CreateReturn(b) => (b.lines.len(), 0),
-        Payload::CreateAdjustment(b) => (b.lines.len(), 0),
-        Payload::CreateCount(b) => (b.lines.len(), 0),
-        _ => return 0,
-    };
-    DOCUMENT_BYTES + lines * LINE_BYTES + texts
+    if payload.kind().shape == Shape::Act {
+        return 0;
+    }
+    let size = payload.size();
+    DOCUMENT_BYTES + size.lines * LINE_BYTES + size.text
 }
 
 /// The stored document that an operation writes again, where its length matters.
 fn changes(tenant: TenantId, operation: &Operation) -> Option<EntityKey> {
-    let (kind, id) = match &operation.payload {
-        Payload::UpdateItem(_) => (EntityKind::Item, operation.subject),
-        Payload::PlacePurchaseOrder(_)
-        | Payload::ReceivePurchaseOrder(_)
-        | Payload::ClosePurchaseOrder(_)
-        | Payload::CancelPurchaseOrder(_) => (EntityKind::PurchaseOrder, operation.subject),
-        Payload::AllocateSalesOrder(_)
-        | Payload::ShipSalesOrder(_)
-        | Payload::CloseSalesOrder(_)
-        | Payload::CancelSalesOrder(_) => (EntityKind::SalesOrder, operation.subject),
-        Payload::DispatchTransfer(_)
-        | Payload::ReceiveTransfer(_)
-        | Payload::CloseTransfer(_)
-        | Payload::CancelTransfer(_) => (EntityKind::Transfer, operation.subject),
-        // What came back stands in its order too.
-        Payload::CreateReturn(body) => (EntityKind::SalesOrder, body.sales_order_id?.0),
-        _ => return None,
-    };
-    Some(EntityKey { tenant, kind, id })
+    let command = operation.payload.kind();
+    let subject = (command.shape != Shape::Create).then_some((command.subject, operation.subject));
+    let (kind, id) = operation.payload.also_writes().or(subject)?;
+    is_weighed(kind).then_some(EntityKey { tenant, kind, id })
 }
 
 #[cfg(test)]

@@ -207,7 +207,7 @@ impl DomainEvent {
             event_id: event.id,
             tenant_id: event.tenant,
             sequence: event.sequence,
-            event_type: event.event_type.to_owned(),
+            event_type: event.event_type.name().to_owned(),
             subject_type: event.subject_kind.name().to_owned(),
             subject_id: event.subject,
             occurred_at: event.occurred_at.micros(),

@@ -10,7 +10,7 @@ use schema_registry_converter::schema_registry_common::{RawError, SchemaType, Su
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
-use twh_domain::command::Command;
+use twh_domain::commands::Command;
 use twh_domain::outcome::Outcome;
 
 const TIMEOUT: Duration = Duration::from_secs(10);

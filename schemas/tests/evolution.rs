@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use twh_domain::command::Command;
+use twh_domain::commands::Command;
 use twh_schemas::catalogue::{COMMANDS, EVENTS, LEVELS, MOVEMENTS, OUTCOMES, Topic};
 use twh_schemas::codec::DecodeError;
 use twh_schemas::records::StockMovement;

@@ -21,7 +21,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use twh_domain::command::Command;
+use twh_domain::commands::Command;
 use twh_domain::outcome::Outcome;
 use twh_schemas::catalogue::{COMMANDS, EVENTS, LEVELS, MOVEMENTS, OUTCOMES, TOPICS, Topic};
 use twh_schemas::records::StockMovement;

@@ -5,7 +5,7 @@ use crate::database::Tables;
 use futures::FutureExt as _;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
-use twh_domain::command::Command;
+use twh_domain::commands::Command;
 use twh_domain::entity::LevelKey;
 use twh_domain::event::AUDIT_CHAIN;
 use twh_domain::id::TenantId;

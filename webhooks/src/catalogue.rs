@@ -5,19 +5,11 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::sync::LazyLock;
-use twh_domain::adjustment::Adjustment;
-use twh_domain::count::Count;
 use twh_domain::decimal::Quantity;
+use twh_domain::documents::item::LowStock;
+use twh_domain::event::{self, Carries};
 use twh_domain::id::TenantId;
-use twh_domain::item::{Item, LowStock};
-use twh_domain::location::Location;
-use twh_domain::purchase_order::PurchaseOrder;
-use twh_domain::reservation::Reservation;
-use twh_domain::returns::Return;
-use twh_domain::sales_order::SalesOrder;
-use twh_domain::supplier::Supplier;
 use twh_domain::timestamp::Timestamp;
-use twh_domain::transfer::Transfer;
 use twh_domain::webhook;
 use uuid::Uuid;
 
@@ -119,21 +111,14 @@ fn of<T: JsonSchema>() -> Schema {
     SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<T>()
 }
 
-/// The schema of the document that events of a type carry.
+/// The schema of what events of a type carry.
 fn data(event_type: &str) -> Schema {
-    match event_type.split('.').next().unwrap_or_default() {
-        "item" => of::<Item>(),
-        "location" => of::<Location>(),
-        "supplier" => of::<Supplier>(),
-        "po" => of::<PurchaseOrder>(),
-        "order" => of::<SalesOrder>(),
-        "transfer" => of::<Transfer>(),
-        "return" => of::<Return>(),
-        "reservation" => of::<Reservation>(),
-        "webhook" => of::<WebhookNotice>(),
-        _ if event_type == "stock.counted" => of::<Count>(),
-        _ if event_type == "stock.low" => of::<LowStock>(),
-        _ => of::<Adjustment>(),
+    match event::EventType::from_name(event_type) {
+        Some(known) => match known.carries() {
+            Carries::Document => known.subject().root_schema(),
+            Carries::LowStock => of::<LowStock>(),
+        },
+        None => of::<WebhookNotice>(),
     }
 }
 

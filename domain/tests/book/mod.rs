@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use twh_domain::command::{Actor, Command, Operation, Payload, RULES_VERSION};
+use twh_domain::actor::Actor;
+use twh_domain::commands::{Command, Operation, Payload, RULES_VERSION};
 use twh_domain::entity::{CodeKey, CodeSpace, Entity, EntityKey, LevelKey};
 use twh_domain::event::{AuditRecord, DomainEvent};
 use twh_domain::id::{CommandId, LocationId, TenantId};
@@ -56,7 +57,7 @@ impl Book {
         loop {
             let mut needs = Needs::default();
             batch.iter().for_each(|command| prefetch(&state, command, &mut needs));
-            needs.load.append(&mut needs.made_anew);
+            needs.load.append(&mut needs.new_names);
             if needs.load.is_empty() {
                 break;
             }
@@ -79,6 +80,7 @@ impl Book {
                     }
                 }
             };
+            Self::check_row(command, &decision);
             state.evolve(&decision.effects);
             self.commit(command, &decision);
             if let Some(prior) = self.outcomes.get(&key(command)) {
@@ -86,7 +88,22 @@ impl Book {
             }
             outcomes.push(decision.outcome);
         }
+        if let [Command { operations, .. }] = batch
+            && let [operation] = operations.as_slice()
+        {
+            assert_eq!(missed, 0, "{}: decide reads what `reads` does not name", operation.payload.kind().name);
+        }
         (outcomes, missed)
+    }
+
+    /// What a command does is what the rows of its kind and of its events say.
+    fn check_row(command: &Command, decision: &Decision) {
+        let may_move = command.operations.iter().any(|operation| operation.payload.kind().moves_stock);
+        let kinds = || command.operations.iter().map(|operation| operation.payload.kind().name).collect::<Vec<_>>();
+        assert!(may_move || decision.effects.movements.is_empty(), "{:?} moves stock, against its row", kinds());
+        for event in &decision.effects.events {
+            assert_eq!(event.subject_kind, event.event_type.subject(), "{}", event.event_type.name());
+        }
     }
 
     fn commit(&mut self, command: &Command, decision: &Decision) {

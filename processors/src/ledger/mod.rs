@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 use tokio::task::JoinHandle;
-use twh_domain::command::{Command, RULES_VERSION};
+use twh_domain::commands::{Command, RULES_VERSION};
 use twh_domain::entity::LevelKey;
 use twh_domain::outcome::{Outcome, Position, Verdict};
 use twh_domain::state::{IdempotencyKey, Need, PriorOutcome, State};
@@ -332,7 +332,7 @@ impl<S: Store, L: Log> Writer<S, L> {
     async fn decide_batch(&mut self, batch: &[Decoded<Command>], next_offset: i64) -> Result<Decided, LedgerError> {
         let fresh: Vec<_> =
             batch.iter().filter(|decoded| decoded.record.offset >= self.claim.reached.next_offset).collect();
-        let made_anew = self.preload(&fresh).await?;
+        let new_names = self.preload(&fresh).await?;
         let loaded_before = self.state.young_bytes();
         let mut output = 0;
         let mut count = batch.len() - fresh.len();
@@ -361,7 +361,7 @@ impl<S: Store, L: Log> Writer<S, L> {
                 break;
             }
         }
-        self.confirm(made_anew).await?;
+        self.confirm(new_names).await?;
         self.state.end_batch(YOUNG_MAX, YOUNG_BYTES_MAX);
         if self.publisher.is_some() {
             writes.outbox = records.finish(&writes.levels, through, self.claim.partition)?;
@@ -442,28 +442,28 @@ impl<S: Store, L: Log> Writer<S, L> {
     /// Loads what the batch touches, in as few queries as its references are deep. What is new by all appearances is taken
     /// for absent and returned, to be confirmed.
     async fn preload(&mut self, batch: &[&Decoded<Command>]) -> Result<BTreeSet<Need>, LedgerError> {
-        let mut made_anew = BTreeSet::new();
+        let mut new_names = BTreeSet::new();
         for _ in 0..LOAD_ROUNDS_MAX {
             let mut needs = Needs::default();
             for decoded in batch {
                 prefetch(&self.state, &decoded.item, &mut needs);
             }
             if self.careful > 0 {
-                needs.load.append(&mut needs.made_anew);
+                needs.load.append(&mut needs.new_names);
             }
             // Only documents and codes name further things.
             let names_more = needs.load.iter().any(|need| matches!(need, Need::Entity(_) | Need::Code(_)));
             let all = self.load_within_bounds(needs.load).await?;
             // What another command asks for by name is loaded by now, and stays as it is.
-            for need in needs.made_anew.into_iter().filter(|need| !self.state.has(need)).collect::<Vec<_>>() {
+            for need in needs.new_names.into_iter().filter(|need| !self.state.has(need)).collect::<Vec<_>>() {
                 self.state.load_absent(need.clone());
-                made_anew.insert(need);
+                new_names.insert(need);
             }
             if !names_more || !all {
                 break;
             }
         }
-        Ok(made_anew)
+        Ok(new_names)
     }
 
     /// Loads what is needed, large documents a few at a time, until the bound on what they weigh; says whether that is all. What is
@@ -486,8 +486,8 @@ impl<S: Store, L: Log> Writer<S, L> {
 
     /// What was taken for absent and became a document is confirmed by the database, whose keys are unique. The rest, of
     /// commands that were refused, is confirmed here.
-    async fn confirm(&mut self, made_anew: BTreeSet<Need>) -> Result<(), LedgerError> {
-        let open: BTreeSet<_> = made_anew.into_iter().filter(|need| self.state.is_absent(need)).collect();
+    async fn confirm(&mut self, new_names: BTreeSet<Need>) -> Result<(), LedgerError> {
+        let open: BTreeSet<_> = new_names.into_iter().filter(|need| self.state.is_absent(need)).collect();
         if open.is_empty() {
             return Ok(());
         }
@@ -569,7 +569,7 @@ fn weight(decision: &Decision) -> usize {
 /// Counts a decision, and logs it.
 fn tell(command: &Command, decision: &Decision) {
     let kind = match command.operations.as_slice() {
-        [only] => only.payload.kind(),
+        [only] => only.payload.kind().name,
         _ => "atomic",
     };
     let outcome = match (decision.outcome.replay_of, decision.outcome.verdict.as_ref()) {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use twh_domain::Decision;
-use twh_domain::command::Command;
+use twh_domain::commands::Command;
 use twh_domain::entity::LevelKey;
 use twh_domain::event::DomainEvent;
 use twh_domain::level::StockLevel;
@@ -164,7 +164,7 @@ fn cloud_event(event: &DomainEvent, trace: Option<&str>) -> Vec<RecordHeader> {
         (headers::CE_ID, event.id.to_string().into()),
         (headers::CE_SPECVERSION, "1.0".into()),
         (headers::CE_SOURCE, format!("/tenants/{}", event.tenant).into()),
-        (headers::CE_TYPE, event.event_type.into()),
+        (headers::CE_TYPE, event.event_type.name().into()),
         (headers::CE_TIME, event.occurred_at.to_string().into()),
         (headers::CE_SUBJECT, format!("{}/{}", event.subject_kind.collection(), event.subject).into()),
         (headers::CONTENT_TYPE, headers::AVRO.into()),

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use twh_domain::entity::EntityKind;
+use twh_domain::event::{Carries, EventType};
 use twh_domain::id::{ItemId, TenantId};
 use twh_domain::outcome::Position;
 use twh_schemas::Schemas;
@@ -137,7 +138,9 @@ fn all_touched(events: &[Decoded<DomainEvent>]) -> Vec<(TenantId, ItemId)> {
 
 /// Whether an event carries its subject's document: all but one that changes nothing do.
 fn is_document_of(event: &DomainEvent, kind: EntityKind) -> bool {
-    event.subject_type == kind.name() && event.event_type != "stock.low"
+    let carries_document =
+        EventType::from_name(&event.event_type).is_none_or(|event_type| event_type.carries() == Carries::Document);
+    event.subject_type == kind.name() && carries_document
 }
 
 impl<M: Model> Projections<M> {

@@ -7,7 +7,7 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
-use twh_domain::command::Actor;
+use twh_domain::actor::Actor;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
 use twh_sinks::postgres::webhooks::deliveries::{self, NewDelivery};
 use twh_sinks::postgres::webhooks::subscriptions::{self, State, Subscription};

@@ -5,7 +5,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use twh_domain::command::{Actor, Command, KINDS, Operation, Payload, RULES_VERSION};
+use twh_domain::actor::Actor;
+use twh_domain::commands::{COMMAND_KINDS, Command, Operation, Payload, RULES_VERSION};
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::{EntityKind, LevelKey};
 use twh_domain::event::DomainEvent as Event;
@@ -140,7 +141,7 @@ fn operation(kind: &str, body: Value) -> Operation {
 /// Two commands of every kind: everything given, and as little as can be.
 pub fn commands() -> Vec<Command> {
     let full = full_bodies().into_iter().map(|(kind, body)| operation(kind, body)).collect();
-    let empty = KINDS.iter().map(|kind| operation(kind, empty_body(kind))).collect();
+    let empty = COMMAND_KINDS.iter().map(|kind| operation(kind.name, empty_body(kind.name))).collect();
     vec![
         command(
             Actor { kind: "api_key".into(), id: "k".into(), ip: Some("::1".into()), user_agent: Some("u".into()) },
@@ -214,7 +215,7 @@ pub fn events() -> Vec<DomainEvent> {
         id: event_id(command, 0),
         tenant: TenantId(Uuid::from_u128(2)),
         sequence: 9,
-        event_type: "order.shipped",
+        event_type: twh_domain::event::EventType::SalesOrderShipped,
         subject_kind: EntityKind::SalesOrder,
         subject: Uuid::from_u128(3),
         occurred_at: Timestamp::from_micros(4),

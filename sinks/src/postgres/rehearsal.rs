@@ -5,7 +5,7 @@ use super::outcomes;
 use sqlx::{Connection as _, PgConnection};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use twh_domain::command::Command;
+use twh_domain::commands::Command;
 use twh_domain::entity::LevelKey;
 use twh_domain::level::StockLevel;
 use twh_domain::outcome::{Outcome, Position, Verdict};
@@ -43,7 +43,7 @@ pub async fn rehearse(
     loop {
         let mut needs = Needs::default();
         commands.iter().for_each(|command| prefetch(&state, command, &mut needs));
-        needs.load.append(&mut needs.made_anew);
+        needs.load.append(&mut needs.new_names);
         if needs.load.is_empty() {
             break;
         }

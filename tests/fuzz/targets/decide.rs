@@ -8,7 +8,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use std::sync::{Arc, LazyLock};
-use twh_domain::command::Command;
+use twh_domain::commands::Command;
 use twh_schemas::catalogue::COMMANDS;
 use twh_schemas::codec::{Codec, DecodeError, SchemaSource};
 

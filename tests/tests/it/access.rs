@@ -791,7 +791,7 @@ async fn chain_holds(pool: &sqlx::PgPool, tenant: &str) {
             entity: row.get("entity_id"),
             old: row.get("old"),
             new: row.get("new"),
-            actor: twh_domain::command::Actor {
+            actor: twh_domain::actor::Actor {
                 kind: row.get("actor_kind"),
                 id: row.get("actor_id"),
                 ip: row.get("ip"),

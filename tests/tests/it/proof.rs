@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use std::process::Output;
-use twh_domain::command::Actor;
+use twh_domain::actor::Actor;
 use twh_domain::timestamp::Timestamp;
 use twh_edge::cursor;
 use twh_sinks::postgres::accounts::audit::{Change, Deed, record};

@@ -4,14 +4,15 @@ use crate::projections::{is_document_of, touched};
 use serde::de::DeserializeOwned;
 use std::collections::{HashMap, HashSet};
 use twh_domain::decimal::Quantity;
+use twh_domain::documents::item::{Item, ItemType};
+use twh_domain::documents::purchase_order::{PurchaseOrder, PurchaseOrderStatus};
+use twh_domain::documents::sales_order::{SalesOrder, SalesOrderStatus};
+use twh_domain::documents::transfer::{Transfer, TransferStatus};
 use twh_domain::entity::EntityKind;
+use twh_domain::event::EventType;
 use twh_domain::id::{ItemId, TenantId};
-use twh_domain::item::{Item, ItemType};
-use twh_domain::purchase_order::{PurchaseOrder, PurchaseOrderStatus};
-use twh_domain::sales_order::{SalesOrder, SalesOrderStatus};
 use twh_domain::timestamp::Timestamp;
 use twh_domain::total::Total;
-use twh_domain::transfer::{Transfer, TransferStatus};
 use twh_schemas::records::{DomainEvent, StockChange};
 use twh_sinks::postgres::supply::{self, Batch, Crossing, Day, Line, LineKey, Receipt};
 
@@ -158,10 +159,10 @@ impl Fold {
     /// Notes when lines of a purchase order were sent and received, and when no more of them is awaited.
     fn receive(&mut self, event: &DomainEvent, order: &PurchaseOrder) {
         let Some(supplier) = order.supplier_id else { return };
-        let (received, closed) = match event.event_type.as_str() {
-            "po.ordered" => (false, false),
-            "po.received" => (true, false),
-            "po.closed" | "po.cancelled" => (false, true),
+        let (received, closed) = match EventType::from_name(&event.event_type) {
+            Some(EventType::PurchaseOrderOrdered) => (false, false),
+            Some(EventType::PurchaseOrderReceived) => (true, false),
+            Some(EventType::PurchaseOrderClosed | EventType::PurchaseOrderCancelled) => (false, true),
             _ => return,
         };
         let at = Timestamp::from_micros(event.occurred_at);
@@ -201,7 +202,7 @@ fn line(number: i32, outstanding: Quantity, line: impl FnOnce() -> Line) -> (i32
 
 fn incoming(event: &DomainEvent, order: &PurchaseOrder) -> Vec<(i32, Option<Line>)> {
     let awaited = matches!(order.status, PurchaseOrderStatus::Ordered | PurchaseOrderStatus::PartiallyReceived);
-    let of = |it: &twh_domain::purchase_order::PurchaseOrderLine| {
+    let of = |it: &twh_domain::documents::purchase_order::PurchaseOrderLine| {
         let quantity =
             if awaited && it.stocked { less(it.quantity_ordered, it.quantity_received) } else { Quantity::ZERO };
         line(it.line, quantity, || Line {
@@ -221,7 +222,7 @@ fn incoming(event: &DomainEvent, order: &PurchaseOrder) -> Vec<(i32, Option<Line
 fn outgoing(order: &SalesOrder) -> Vec<(i32, Option<Line>)> {
     let ended =
         matches!(order.status, SalesOrderStatus::Shipped | SalesOrderStatus::Closed | SalesOrderStatus::Cancelled);
-    let of = |it: &twh_domain::sales_order::SalesOrderLine| {
+    let of = |it: &twh_domain::documents::sales_order::SalesOrderLine| {
         let quantity =
             if ended || !it.stocked { Quantity::ZERO } else { less(it.quantity_ordered, it.quantity_shipped) };
         line(it.line, quantity, || Line {
@@ -240,7 +241,7 @@ fn outgoing(order: &SalesOrder) -> Vec<(i32, Option<Line>)> {
 
 fn in_transit(event: &DomainEvent, transfer: &Transfer) -> Vec<(i32, Option<Line>)> {
     let moving = matches!(transfer.status, TransferStatus::InTransit | TransferStatus::PartiallyReceived);
-    let of = |it: &twh_domain::transfer::TransferDocumentLine| {
+    let of = |it: &twh_domain::documents::transfer::TransferDocumentLine| {
         let quantity = if moving { it.quantity_in_transit } else { Quantity::ZERO };
         line(it.line, quantity, || Line {
             kind: EntityKind::Transfer,

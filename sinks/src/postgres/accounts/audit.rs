@@ -4,7 +4,7 @@ use super::state;
 use serde_json::Value;
 use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
-use twh_domain::command::Actor;
+use twh_domain::actor::Actor;
 use twh_domain::event::{CONTROL_CHAIN, ControlRecord};
 use twh_domain::id::TenantId;
 use twh_domain::movement::genesis;

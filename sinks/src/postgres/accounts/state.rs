@@ -6,7 +6,7 @@
 use super::audit::{Change, Deed, record};
 use serde_json::{Map, Value};
 use sqlx::{PgConnection, PgPool};
-use twh_domain::command::Actor;
+use twh_domain::actor::Actor;
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
 use uuid::Uuid;

@@ -7,7 +7,8 @@ use sqlx::{PgConnection, Row};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use time::OffsetDateTime;
-use twh_domain::command::{Actor, KINDS};
+use twh_domain::actor::Actor;
+use twh_domain::commands::CommandKind;
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::{Entity, EntityKind};
 use twh_domain::event::{AuditRecord, ControlRecord};
@@ -90,11 +91,7 @@ fn audit(row: &PgRow) -> Result<AuditRecord, String> {
         tenant: TenantId(get("tenant_id")?),
         sequence: row.try_get("sequence").map_err(text_error)?,
         operation_index: row.try_get("operation_index").map_err(text_error)?,
-        action: KINDS
-            .iter()
-            .copied()
-            .find(|known| *known == action)
-            .ok_or_else(|| format!("there is no action {action:?}"))?,
+        action: CommandKind::of(action).ok_or_else(|| format!("there is no action {action:?}"))?.name,
         entity_kind: entity_kind(row, "entity_kind")?,
         entity: get("entity_id")?,
         entity_version: row.try_get("entity_version").map_err(text_error)?,

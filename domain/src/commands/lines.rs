@@ -1,8 +1,36 @@
 //! What documents with lines have in common: which lines an action takes, and how much of each.
 
-use crate::command::LineQuantity;
+use crate::commands::body::bodies;
 use crate::decimal::Quantity;
 use crate::rejection::Rejection;
+use crate::validate::Problems;
+use std::collections::BTreeSet;
+
+bodies! {
+    /// How much of one line of the document acted upon.
+    LineQuantity {
+        /// The line's number in the document, from 1.
+        #[schemars(range(min = 1))]
+        line: i32,
+        /// How much of it.
+        quantity: Quantity,
+    }
+}
+
+/// Lines of the document acted upon: at least one, each once, more than nothing of each.
+pub(crate) fn check_line_quantities(problems: &mut Problems, lines: Option<&[LineQuantity]>) {
+    let Some(lines) = lines else { return };
+    problems.lines(lines.len());
+    let mut seen = BTreeSet::new();
+    for (index, line) in lines.iter().enumerate() {
+        problems.positive(format!("lines[{index}].quantity"), line.quantity);
+        if line.line < 1 {
+            problems.add(format!("lines[{index}].line"), "must be 1 or more");
+        } else if !seen.insert(line.line) {
+            problems.add(format!("lines[{index}].line"), "names a line that stands there already");
+        }
+    }
+}
 
 /// The index of line number `line` (from 1) among `count` lines.
 pub(crate) fn index(line: i32, count: usize) -> Result<usize, Rejection> {
