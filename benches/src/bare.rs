@@ -80,6 +80,7 @@ async fn decided(schemas: &Arc<Schemas>, partition: i32, commands: Vec<Command>,
         awaited: None,
         kafka_cluster_id: "bench".to_owned(),
         owner: "bench".to_owned(),
+        partitions: 1,
     };
     let mut writer = ledger.claim(partition).await.map_err(|error| anyhow!("{error:?}"))?.worker;
     let mut offset = 0;

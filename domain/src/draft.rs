@@ -17,6 +17,7 @@ use crate::references::{ItemRef, LocationRef};
 use crate::rejection::{Rejection, Shortage};
 use crate::state::{Effects, LedgerHead, Need, State};
 use crate::timestamp::Timestamp;
+use crate::validate::may_be_code;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -187,6 +188,9 @@ impl<'a> Draft<'a> {
     }
 
     fn code(&self, space: CodeSpace, code: &str) -> Result<Option<Uuid>, Need> {
+        if !may_be_code(code) {
+            return Ok(None);
+        }
         let key = CodeKey { tenant: self.envelope.tenant, space, code: code.to_owned() };
         match self.codes.get(&key) {
             Some(id) => Ok(*id),

@@ -6,6 +6,7 @@ use crate::entity::{CodeKey, CodeSpace, Entity, EntityKey, EntityKind, LevelKey}
 use crate::id::{ItemId, LocationId, TenantId};
 use crate::references::{ItemRef, LocationRef, NamesItem};
 use crate::state::{Need, State};
+use crate::validate::may_be_code;
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -51,6 +52,9 @@ impl<'a> Reads<'a> {
     }
 
     pub(crate) fn code(&mut self, space: CodeSpace, code: &str) -> Option<Uuid> {
+        if !may_be_code(code) {
+            return None;
+        }
         let key = CodeKey { tenant: self.tenant, space, code: code.to_owned() };
         let found = self.state.code(&key).ok().flatten();
         self.need(Need::Code(key));

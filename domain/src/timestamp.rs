@@ -25,6 +25,11 @@ impl Timestamp {
     pub const fn micros(self) -> i64 {
         self.0
     }
+    /// Whether it lies in the years that can be written down (0 to 9999): what is not checked when it is made of a number.
+    #[must_use]
+    pub const fn is_writable(self) -> bool {
+        self.0 >= FIRST_MICROS && self.0 <= LAST_MICROS
+    }
     /// As a calendar time; the epoch for a value outside the years that can be written down (0 to 9999).
     #[must_use]
     pub fn datetime(self) -> OffsetDateTime {
@@ -33,6 +38,9 @@ impl Timestamp {
     }
 }
 
+/// The first and the last microsecond of these years.
+const FIRST_MICROS: i64 = -62_167_219_200_000_000;
+const LAST_MICROS: i64 = 253_402_300_799_999_999;
 /// The years that RFC 3339 can write.
 const YEARS: std::ops::RangeInclusive<i32> = 0..=9999;
 
@@ -114,6 +122,10 @@ mod tests {
         }
         for micros in [i64::MIN, -62_167_219_200_000_001, 253_402_300_800_000_000, i64::MAX] {
             assert_eq!(Timestamp::from_micros(micros).to_string(), "1970-01-01T00:00:00Z", "{micros}");
+            assert!(!Timestamp::from_micros(micros).is_writable(), "{micros}");
+        }
+        for micros in [FIRST_MICROS, 0, LAST_MICROS] {
+            assert!(Timestamp::from_micros(micros).is_writable(), "{micros}");
         }
     }
 }

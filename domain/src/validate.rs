@@ -23,6 +23,11 @@ const METADATA_VALUE_LENGTH_MAX: usize = 500;
 /// Most barcodes of an item.
 pub const BARCODES_MAX: usize = 20;
 
+/// Whether something may have this code. What may not is not looked up: it names nothing, and a store may refuse even the question.
+pub(crate) fn may_be_code(code: &str) -> bool {
+    code.len() <= CODE_LENGTH_MAX && !code.contains('\0')
+}
+
 /// A field and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -32,8 +37,18 @@ pub struct Problem {
     pub problem: String,
 }
 
+/// Longest field path or problem in a refusal, in characters: both may quote what the client sent.
+pub const QUOTE_LENGTH_MAX: usize = 300;
+
 /// Shortens a list to what a refusal names, and says how many more there are.
 pub fn shorten(problems: &mut Vec<Problem>) {
+    for Problem { field, problem } in problems.iter_mut() {
+        for text in [field, problem] {
+            if let Some((end, _)) = text.char_indices().nth(QUOTE_LENGTH_MAX) {
+                text.truncate(end);
+            }
+        }
+    }
     let more = problems.len().saturating_sub(PROBLEMS_MAX);
     if more > 0 {
         problems.truncate(PROBLEMS_MAX);

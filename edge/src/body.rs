@@ -12,13 +12,12 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use std::marker::PhantomData;
 use std::time::Duration;
+use twh_domain::validate::QUOTE_LENGTH_MAX;
 
 /// How much of a body that is too large is read and thrown away, so that the client gets to read the answer.
 const DRAIN_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long a body may take to arrive: a client that trickles it holds a connection, nothing else.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
-/// Longest field path or problem in an answer, in characters: both may quote what the client sent.
-const QUOTE_LENGTH_MAX: usize = 300;
 
 /// The largest body that is taken, in bytes.
 #[derive(Debug, Clone, Copy)]

@@ -5,6 +5,7 @@ use actix_web::HttpRequest;
 use actix_web::http::header::{ETAG, HeaderMap, IF_MATCH, IF_NONE_MATCH};
 use std::time::Duration;
 use twh_domain::commands::SYSTEM_KEY_PREFIX;
+use twh_schemas::headers::is_traceparent;
 
 const KEY_LENGTH_MAX: usize = 255;
 /// Longest wait that a client may prefer, in seconds; what is asked beyond it is cut down to it.
@@ -117,16 +118,7 @@ impl Prefer {
 #[must_use]
 pub fn traceparent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("traceparent")?.to_str().ok()?;
-    let parts: Vec<&str> = text.split('-').collect();
-    let hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    match parts.as_slice() {
-        [version, trace, parent, flags] if hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2) => {
-            Some(text.to_owned())
-        }
-        _ => None,
-    }
+    is_traceparent(text).then(|| text.to_owned())
 }
 
 #[cfg(test)]

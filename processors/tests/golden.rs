@@ -36,6 +36,8 @@ use uuid::Uuid;
 
 /// Commands of a batch: some fail together with others, some begin one.
 const BATCH: usize = 50;
+/// Of the topic that the logs were taken from.
+const PARTITIONS: i32 = 3;
 
 /// The first line of a golden log.
 #[derive(Deserialize)]
@@ -89,6 +91,7 @@ async fn apply(pool: &PgPool, schemas: Arc<Schemas>, schema: u32, log: &[Kept]) 
         publishing: None::<Publishing<LedgerStore, Producer>>,
         kafka_cluster_id: "golden".to_owned(),
         owner: "golden".to_owned(),
+        partitions: PARTITIONS,
         awaited: None,
     };
     let mut kinds = BTreeSet::new();

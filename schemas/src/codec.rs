@@ -53,6 +53,9 @@ pub enum DecodeError {
         /// Why not.
         reason: String,
     },
+    /// It says what no record of ours can say.
+    #[error("the record is not sound: {0}")]
+    Unsound(String),
     /// It is sound, and of our own kind, but says what this version does not know.
     #[error(
         "the record is of a version that this one does not understand (schema {id}: {reason}); it waits for this process to be upgraded"
@@ -73,6 +76,15 @@ impl DecodeError {
     #[must_use]
     pub const fn is_poison(&self) -> bool {
         !matches!(self, Self::RegistryUnavailable(_) | Self::NotUnderstood { .. })
+    }
+}
+
+/// A record whose fields have bounds that its schema cannot say. Topics are written by other programs too, and what is not
+/// within them would be refused by the store, for as long as anybody tries.
+pub trait Bounded {
+    /// What is wrong; `None` where every field is within its bounds.
+    fn unsound(&self) -> Option<String> {
+        None
     }
 }
 
@@ -100,7 +112,7 @@ pub struct Codec<T, S> {
     record: PhantomData<fn(T) -> T>,
 }
 
-impl<T: Serialize + DeserializeOwned, S: SchemaSource> Codec<T, S> {
+impl<T: Serialize + DeserializeOwned + Bounded, S: SchemaSource> Codec<T, S> {
     /// Writes by `schema`, which the registry knows as `id`; reads by whatever wrote.
     pub fn new(id: u32, schema: &str, source: Arc<S>) -> Result<Self, DecodeError> {
         let own = Arc::new(parse(id, schema)?);
@@ -129,7 +141,11 @@ impl<T: Serialize + DeserializeOwned, S: SchemaSource> Codec<T, S> {
                 writer
             }
         };
-        read(&writer, datum).map_err(|reason| self.why(&writer, datum, reason))
+        let record: T = read(&writer, datum).map_err(|reason| self.why(&writer, datum, reason))?;
+        match record.unsound() {
+            None => Ok(record),
+            Some(reason) => Err(DecodeError::Unsound(reason)),
+        }
     }
 
     fn why(&self, writer: &Writer, datum: &[u8], reason: String) -> DecodeError {

@@ -6,6 +6,18 @@ pub const REPLY_PARTITION: &str = "twh-reply-partition";
 pub const REPLY_PROCESS: &str = "twh-reply-process";
 /// W3C Trace Context, carried from the request to everything that follows from it.
 pub const TRACEPARENT: &str = "traceparent";
+
+/// Whether a text is a `traceparent` as the specification writes it: anything else is carried no further.
+#[must_use]
+pub fn is_traceparent(text: &str) -> bool {
+    let hex = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let parts: Vec<&str> = text.splitn(5, '-').collect();
+    matches!(parts.as_slice(), [version, trace, parent, flags]
+        if hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2))
+}
+
 /// CloudEvents: the event's id.
 pub const CE_ID: &str = "ce_id";
 /// CloudEvents: the version of that specification.

@@ -1,7 +1,9 @@
 //! The Rust records of the topics that others read, and how the domain's values become them.
 
+use crate::codec::Bounded;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use twh_domain::commands::Command;
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::{EntityKind, LevelKey};
 use twh_domain::event::DomainEvent as Event;
@@ -11,6 +13,9 @@ use twh_domain::movement::Movement;
 use twh_domain::outcome::{Outcome, Position, Refusal, Resource, Verdict};
 use twh_domain::timestamp::Timestamp;
 use uuid::Uuid;
+
+/// Longest name of a type, in bytes.
+const NAME_BYTES_MAX: usize = 64;
 
 /// Bytes, written as Avro's `bytes` and not as an array of numbers.
 mod bytes {
@@ -220,6 +225,39 @@ impl DomainEvent {
         }
     }
 }
+
+impl Bounded for DomainEvent {
+    fn unsound(&self) -> Option<String> {
+        let named =
+            |text: &str| !text.is_empty() && text.len() <= NAME_BYTES_MAX && text.bytes().all(|b| b.is_ascii_graphic());
+        let times = [("occurred_at", self.occurred_at), ("recorded_at", self.recorded_at)];
+        if let Some((field, _)) = times.iter().find(|(_, micros)| !Timestamp::from_micros(*micros).is_writable()) {
+            return Some(format!("{field} lies outside the years 0 to 9999"));
+        }
+        if !named(&self.event_type) || !named(&self.subject_type) {
+            return Some(format!("type and subject_type are names of at most {NAME_BYTES_MAX} bytes"));
+        }
+        (self.sequence < 1 || self.partition < 0 || self.offset < 0)
+            .then(|| "sequence, partition or offset is one that no ledger gives".to_owned())
+    }
+}
+
+impl Bounded for Command {
+    fn unsound(&self) -> Option<String> {
+        Self::unsound(self)
+    }
+}
+
+impl Bounded for CommandOutcome {
+    fn unsound(&self) -> Option<String> {
+        let is_sound =
+            Timestamp::from_micros(self.recorded_at).is_writable() && self.partition >= 0 && self.offset >= 0;
+        (!is_sound).then(|| "recorded_at, partition or offset is one that no ledger gives".to_owned())
+    }
+}
+
+impl Bounded for StockMovement {}
+impl Bounded for StockLevel {}
 
 /// On `command.outcomes`: see the schema for what each field means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

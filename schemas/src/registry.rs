@@ -2,7 +2,7 @@
 //! records written by others.
 
 use crate::catalogue::{self, Topic, ValueSchema};
-use crate::codec::{Codec, DecodeError, EncodeError, SchemaSource};
+use crate::codec::{Bounded, Codec, DecodeError, EncodeError, SchemaSource};
 use crate::records::{CommandOutcome, DomainEvent, StockLevel, StockMovement};
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, get_schema_by_id, post_schema};
 use schema_registry_converter::error::SRCError;
@@ -201,7 +201,7 @@ impl Schemas {
 
 async fn codec<T>(registry: &Arc<Registry>, topic: &Topic, prefix: &str) -> Result<RegistryCodec<T>, RegistryError>
 where
-    T: serde::Serialize + serde::de::DeserializeOwned,
+    T: serde::Serialize + serde::de::DeserializeOwned + Bounded,
 {
     let id = registry.register(topic, prefix).await?.unwrap_or_default();
     numbered(registry, topic, id)
@@ -209,7 +209,7 @@ where
 
 fn numbered<T>(registry: &Arc<Registry>, topic: &Topic, id: u32) -> Result<RegistryCodec<T>, RegistryError>
 where
-    T: serde::Serialize + serde::de::DeserializeOwned,
+    T: serde::Serialize + serde::de::DeserializeOwned + Bounded,
 {
     let avsc = topic.value.map_or("", |value| value.avsc);
     Ok(Codec::new(id, avsc, Arc::clone(registry))?)

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use twh_domain::commands::Command;
 use twh_schemas::catalogue::{COMMANDS, EVENTS, LEVELS, MOVEMENTS, OUTCOMES, Topic};
-use twh_schemas::codec::DecodeError;
+use twh_schemas::codec::{Bounded, DecodeError};
 use twh_schemas::records::StockMovement;
 
 fn record(id: u32, schema: &Json, value: Value) -> Vec<u8> {
@@ -34,7 +34,7 @@ fn record(id: u32, schema: &Json, value: Value) -> Vec<u8> {
     record
 }
 
-fn value<T: Serialize + DeserializeOwned>(topic: &Topic, sample: &T) -> Value {
+fn value<T: Serialize + DeserializeOwned + Bounded>(topic: &Topic, sample: &T) -> Value {
     let schema = Schema::parse_str(avsc(topic)).unwrap();
     let bytes = codec::<T>(topic).encode(sample).unwrap();
     GenericDatumReader::builder(&schema).build().unwrap().read_value(&mut &bytes[5..]).unwrap()
@@ -132,7 +132,10 @@ fn default_of(field: &Json) -> Value {
 
 /// For every field that has a default: a record of before the field was there reads as one that holds the default. Rust has
 /// its own idea of a default, and the schema another; here they must agree.
-fn each_default_is_ours<T: Serialize + DeserializeOwned + PartialEq + Debug>(topic: &Topic, samples: &[T]) -> usize {
+fn each_default_is_ours<T: Serialize + DeserializeOwned + Bounded + PartialEq + Debug>(
+    topic: &Topic,
+    samples: &[T],
+) -> usize {
     let current: Json = serde_json::from_str(avsc(topic)).unwrap();
     let mut records = BTreeMap::new();
     definitions(&current, &mut records);

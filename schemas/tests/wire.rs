@@ -24,7 +24,8 @@ use std::fmt::Debug;
 use twh_domain::commands::Command;
 use twh_domain::outcome::Outcome;
 use twh_schemas::catalogue::{COMMANDS, EVENTS, LEVELS, MOVEMENTS, OUTCOMES, TOPICS, Topic};
-use twh_schemas::records::StockMovement;
+use twh_schemas::codec::{Bounded, DecodeError};
+use twh_schemas::records::{DomainEvent, StockMovement};
 
 /// What a stranger makes of a record of ours: all of it, to the last byte.
 fn stranger(topic: &Topic, record: &[u8]) -> Value {
@@ -36,7 +37,7 @@ fn stranger(topic: &Topic, record: &[u8]) -> Value {
 }
 
 /// Both ways, and every optional field in both of its states.
-fn comes_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(topic: &Topic, samples: &[T]) {
+fn comes_back<T: Serialize + DeserializeOwned + Bounded + PartialEq + Debug>(topic: &Topic, samples: &[T]) {
     let codec = codec::<T>(topic);
     let mut met = BTreeMap::new();
     for sample in samples {
@@ -149,5 +150,27 @@ proptest! {
             record[index] = byte;
         }
         let _ = block_on(codec.decode(&record));
+    }
+}
+
+/// Any program may write to a topic: what no ledger says is set aside, and not handed to a store that cannot take it.
+#[test]
+fn what_no_ledger_says_is_poison() {
+    let event = samples::events().remove(0);
+    let spoiled: [fn(&mut DomainEvent); 7] = [
+        |event| event.occurred_at = i64::MAX,
+        |event| event.recorded_at = i64::MIN,
+        |event| event.sequence = 0,
+        |event| event.offset = -1,
+        |event| event.partition = -1,
+        |event| event.event_type = "order.\0".to_owned(),
+        |event| event.subject_type = "x".repeat(65),
+    ];
+    let codec = codec::<DomainEvent>(&EVENTS);
+    for (index, spoil) in spoiled.into_iter().enumerate() {
+        let mut event = event.clone();
+        spoil(&mut event);
+        let error = block_on(codec.decode(&codec.encode(&event).unwrap())).unwrap_err();
+        assert!(matches!(error, DecodeError::Unsound(_)) && error.is_poison(), "{index}: {error}");
     }
 }

@@ -192,6 +192,7 @@ impl Group {
             awaited: None,
             kafka_cluster_id: "simulated".to_owned(),
             owner: incarnation.name.to_string(),
+            partitions: self.world.partitions,
         };
         let records_max = usize::try_from(1 + self.world.below(12)).unwrap_or(1);
         let stop = CancellationToken::new();

@@ -18,7 +18,7 @@ use twh_domain::{Recorded, decide};
 use twh_processors::runtime::Record;
 use twh_schemas::Schemas;
 use twh_schemas::catalogue::{COMMANDS, EVENTS, LEVELS, MOVEMENTS, OUTCOMES};
-use twh_schemas::codec::{Codec, SchemaSource};
+use twh_schemas::codec::{Bounded, Codec, SchemaSource};
 use twh_sinks::kafka::Outgoing;
 use twh_sinks::postgres::ledger::{Batch, Claim};
 
@@ -60,7 +60,7 @@ fn must(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
 /// Reads a record whose schema is ours: nothing is waited for.
 fn read<T, S>(codec: &Codec<T, S>, payload: &[u8]) -> Result<T, String>
 where
-    T: serde::Serialize + DeserializeOwned,
+    T: serde::Serialize + DeserializeOwned + Bounded,
     S: SchemaSource,
 {
     match codec.decode(payload).now_or_never() {

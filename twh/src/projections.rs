@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::print;
 use crate::progress::Progress;
 use crate::roles::Role;
-use crate::serve::{BATCH_BYTES_MAX, KAFKA_TIMEOUT, Parts, pool, prepare_topics};
+use crate::serve::{BATCH_BYTES_MAX, KAFKA_TIMEOUT, Parts, partitions, pool, prepare_topics};
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use std::process::ExitCode;
@@ -61,6 +61,7 @@ async fn run_group<M: Model>(
     let name = M::PROJECTION.group();
     let producer = Producer::new(&config.kafka_brokers, &format!("{client_id}-{name}-dlq"), NEVER)?;
     let asked = producer.clone();
+    let partitions = partitions(config, &producer).await?;
     let cluster_id = tokio::task::spawn_blocking(move || asked.cluster_id(KAFKA_TIMEOUT)).await?;
     let topic = EVENTS.full_name(&config.topic_prefix);
     let (name, records_max) = match &target {
@@ -75,6 +76,7 @@ async fn run_group<M: Model>(
         target,
         kafka_cluster_id: cluster_id.context("Kafka does not say which cluster it is")?,
         owner: client_id.to_owned(),
+        partitions,
     };
     let dead_letters =
         DeadLetters::new(producer, group.clone(), topic.clone(), PROJECTIONS_DLQ.full_name(&config.topic_prefix));

@@ -157,6 +157,7 @@ async fn replay_all(
         awaited: None,
         kafka_cluster_id,
         owner: OWNER.to_owned(),
+        partitions: i32::try_from(watermarks.len())?,
     };
     let limits = Limits { records_max: config.batch_commands, bytes_max: LEDGER_BATCH_BYTES_MAX };
     let total: i64 = ends.values().map(|until| until.offset).sum();

@@ -231,6 +231,7 @@ async fn start_ledger(
     let kafka_cluster_id = tokio::task::spawn_blocking(move || asked.cluster_id(KAFKA_TIMEOUT))
         .await?
         .context("Kafka does not say which cluster it is")?;
+    let partitions = partitions(config, &producer).await?;
     let group = format!("{}{}{}", config.topic_prefix, config.group_prefix, ledger::GROUP);
     let source = COMMANDS.full_name(&prefix);
     let dead_letters = DeadLetters::new(producer.clone(), group.clone(), source.clone(), LEDGER_DLQ.full_name(&prefix));
@@ -247,6 +248,7 @@ async fn start_ledger(
         }),
         kafka_cluster_id,
         owner: parts.client_id.clone(),
+        partitions,
         awaited: waker.map(|waker| Awaited {
             process: parts.client_id.clone(),
             tell: Arc::new(move |outcome| waker.tell(outcome)),
@@ -310,9 +312,8 @@ async fn gateway(
         outcome_wait: config.outcome_wait,
         in_flight_max: config.commands_in_flight,
     };
-    let (asked, topic) = (producer.clone(), options.commands_topic.clone());
-    let partitions = tokio::task::spawn_blocking(move || asked.partitions(&topic, KAFKA_TIMEOUT)).await??;
-    let ledger = LedgerWatch::start(&parts.pool, partitions).await;
+    let partitions = partitions(config, &producer).await?;
+    let ledger = LedgerWatch::start(&parts.pool, usize::try_from(partitions)?).await;
     let ledger = Arc::new(ledger.context("how far the ledger is cannot be read")?);
     let (watch, pool, stop) = (Arc::clone(&ledger), parts.pool.clone(), stop.clone());
     tasks.spawn(async move {
@@ -454,19 +455,25 @@ fn serve_ops(config: &Config, checks: &Checks, lags: &Lags) -> anyhow::Result<ac
     Ok(server.with_context(|| format!("TWH_OPS_ADDR {} cannot be served", config.ops_addr))?.run())
 }
 
+/// How many partitions commands have. Every topic under a tenant's key has as many.
+pub(crate) async fn partitions(config: &Config, asked: &Producer) -> anyhow::Result<i32> {
+    let (asked, topic) = (asked.clone(), COMMANDS.full_name(&config.topic_prefix));
+    let partitions = tokio::task::spawn_blocking(move || asked.partitions(&topic, KAFKA_TIMEOUT)).await??;
+    Ok(i32::try_from(partitions)?)
+}
+
 /// What the read side works with.
 async fn reads(parts: &Parts) -> anyhow::Result<web::Data<twh_api::Reads>> {
     let config = &parts.config;
     let asked = Producer::new(&config.kafka_brokers, &format!("{}-partitions", parts.client_id), KAFKA_TIMEOUT)?;
-    let topic = COMMANDS.full_name(&config.topic_prefix);
-    let partitions = tokio::task::spawn_blocking(move || asked.partitions(&topic, KAFKA_TIMEOUT)).await??;
+    let partitions = partitions(config, &asked).await?;
     Ok(web::Data::new(twh_api::Reads {
         pool: parts.readers.clone(),
         wait: config.read_wait,
         signer: config.ledger_key_file.as_deref().map(|file| signer(file, &config.ledger_key_name)).transpose()?,
         engine: projections::elastic(config)?.map(Engine::new),
         secrets: secrets(config)?,
-        partitions: i32::try_from(partitions)?,
+        partitions,
     }))
 }
 

@@ -40,7 +40,7 @@ pub(crate) trait Body {
 pub struct Size {
     /// Lines.
     pub lines: usize,
-    /// Bytes of free text and of the client's own pairs.
+    /// Bytes of free text and of the client's own pairs, as JSON writes them.
     pub text: usize,
 }
 
@@ -48,8 +48,21 @@ impl Size {
     /// Of a document with so many lines, and the client's own pairs.
     pub(crate) fn of(lines: usize, metadata: Option<&BTreeMap<String, String>>) -> Self {
         let pairs = metadata.into_iter().flatten();
-        Self { lines, text: pairs.map(|(key, value)| key.len() + value.len()).sum() }
+        Self { lines, text: pairs.map(|(key, value)| written(key) + written(value) + PAIR_BYTES).sum() }
     }
+}
+
+/// What JSON adds to a pair: quotes, a colon and a comma.
+const PAIR_BYTES: usize = 6;
+
+/// The bytes of a text as JSON writes it, without its quotes.
+pub(crate) fn written(text: &str) -> usize {
+    let of = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.bytes().map(of).sum()
 }
 
 /// Declares bodies, and what they are made of.

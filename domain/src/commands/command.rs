@@ -52,7 +52,33 @@ pub struct Operation {
     pub payload: Payload,
 }
 
+/// Longest names of the envelope, in bytes: what a key, a person or a request is called. The edge takes no more than half of it.
+const NAME_BYTES_MAX: usize = 1_024;
+
 impl Command {
+    /// What is wrong with all but its operations, which are refused with reasons of their own; `None` where it is sound. The edge
+    /// makes no such command: it was put on the log by another program, and a store would refuse it for ever.
+    #[must_use]
+    pub fn unsound(&self) -> Option<String> {
+        let Actor { kind, id, ip, user_agent } = self.actor.as_ref();
+        let names = [
+            ("idempotency_key", self.idempotency_key.as_str()),
+            ("fingerprint", &self.fingerprint),
+            ("request_id", &self.request_id),
+            ("actor.kind", kind),
+            ("actor.id", id),
+            ("actor.ip", ip.as_deref().unwrap_or_default()),
+            ("actor.user_agent", user_agent.as_deref().unwrap_or_default()),
+        ];
+        if let Some((field, text)) = names.iter().find(|(_, text)| text.len() > NAME_BYTES_MAX || text.contains('\0')) {
+            return Some(format!("{field} has {} bytes, {NAME_BYTES_MAX} at most, without NUL", text.len()));
+        }
+        if self.operations.is_empty() || self.operations.len() > OPERATIONS_MAX {
+            return Some(format!("it has {} operations, 1 to {OPERATIONS_MAX} are taken", self.operations.len()));
+        }
+        (!self.issued_at.is_writable()).then(|| "issued_at lies outside the years 0 to 9999".to_owned())
+    }
+
     /// What its decision knows of it, whatever it asks for.
     pub(crate) const fn envelope(&self) -> Envelope<'_> {
         Envelope {

@@ -1,6 +1,6 @@
 //! Items: the catalogue. A stock item has levels and movements; a service (postage, a fee) only stands on documents.
 
-use crate::commands::body::{Body, Size, bodies, check_clear, set};
+use crate::commands::body::{Body, Size, bodies, check_clear, set, written};
 use crate::decimal::Quantity;
 use crate::documents::item::{Item, ItemType, LowStock};
 use crate::draft::{Draft, Stop};
@@ -107,7 +107,7 @@ impl Body for CreateItem {
 
     fn size(&self) -> Size {
         let size = Size::of(0, Some(&self.metadata));
-        Size { text: size.text + self.description.as_ref().map_or(0, String::len), ..size }
+        Size { text: size.text + self.description.as_deref().map_or(0, written), ..size }
     }
 
     fn reads(&self, subject: Uuid, reads: &mut Reads<'_>) {
@@ -167,7 +167,7 @@ impl Body for UpdateItem {
 
     fn size(&self) -> Size {
         let size = Size::of(0, self.metadata.as_ref());
-        Size { text: size.text + self.description.as_ref().map_or(0, String::len), ..size }
+        Size { text: size.text + self.description.as_deref().map_or(0, written), ..size }
     }
 
     fn reads(&self, subject: Uuid, reads: &mut Reads<'_>) {

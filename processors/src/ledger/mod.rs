@@ -7,7 +7,7 @@
 mod records;
 
 use crate::outbox::{NOTHING_PUBLISHED, Publisher, Publishing};
-use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Loss, Record, Worker};
+use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Loss, Record, Worker, owned};
 use crate::seams::{Log, Store};
 use prometheus::{IntCounterVec, register_int_counter_vec};
 use records::Records;
@@ -54,6 +54,10 @@ static DECIDED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("the metric's name is unique")
 });
 
+/// How far the rules of a newer process may be ahead, which is at work during an upgrade: its commands wait for ours to be
+/// upgraded. What is further ahead is no version of ours, and must not keep a partition waiting.
+const VERSIONS_AHEAD_MAX: i32 = 10;
+
 /// What the group works with; shared by all partitions.
 #[derive(Clone)]
 pub struct Ledger<S, L> {
@@ -67,6 +71,8 @@ pub struct Ledger<S, L> {
     pub kafka_cluster_id: String,
     /// Who we are, in the partition's row.
     pub owner: String,
+    /// How many partitions the topic has.
+    pub partitions: i32,
     /// Who awaits outcomes in this process; absent where nobody does.
     pub awaited: Option<Awaited>,
 }
@@ -216,19 +222,10 @@ impl<S: Store, L: Log> Worker for Writer<S, L> {
     const LEAVES_OUT: bool = false;
 
     async fn decode(&mut self, record: &Record) -> Result<Command, DecodeError> {
-        let command: Command = self.shared.schemas.commands.decode(&record.payload).await.map_err(|error| {
-            if error.is_poison() {
-                DecodeError::Poison(error.to_string())
-            } else {
-                DecodeError::Unavailable(error.to_string())
-            }
-        })?;
-        if record.key.as_deref() != Some(command.tenant_id.to_string().as_bytes()) {
-            // On another tenant's partition it would be decided by a writer that does not own its tenant.
-            return Err(DecodeError::Poison("the record's key is not the command's tenant".to_owned()));
-        }
-        if command.operations.is_empty() {
-            return Err(DecodeError::Poison("the command has no operation".to_owned()));
+        let command: Command = self.shared.schemas.commands.decode(&record.payload).await?;
+        owned(record, command.tenant_id, self.shared.partitions)?;
+        if command.rules_version > RULES_VERSION + VERSIONS_AHEAD_MAX {
+            return Err(DecodeError::Poison(format!("there is no rules version {}", command.rules_version)));
         }
         if command.rules_version > RULES_VERSION {
             return Err(DecodeError::Unavailable(format!(

@@ -10,7 +10,7 @@ use twh_domain::entity::LevelKey;
 use twh_domain::event::DomainEvent;
 use twh_domain::level::StockLevel;
 use twh_domain::limits::VALUE_BYTES_MAX;
-use twh_domain::outcome::{Outcome, Position, Verdict};
+use twh_domain::outcome::{Outcome, Position, Refusal, Verdict};
 use twh_domain::state::Effects;
 use twh_schemas::catalogue::{EVENTS, LEVELS, MOVEMENTS, OUTCOMES};
 use twh_schemas::codec::EncodeError;
@@ -41,7 +41,7 @@ impl<'a> Records<'a> {
         decision: &Decision,
         with_outcome: bool,
     ) -> Result<(), LedgerError> {
-        let trace = decoded.record.header(headers::TRACEPARENT);
+        let trace = decoded.record.header(headers::TRACEPARENT).filter(|text| headers::is_traceparent(text));
         let position = decision.outcome.position;
         let tenant = decoded.item.tenant_id.to_string().into_bytes();
         if with_outcome {
@@ -89,7 +89,7 @@ impl<'a> Records<'a> {
         let mut payload = self.schemas.outcomes.encode(&decision.outcome).map_err(encode_error)?;
         if payload.len() > VALUE_BYTES_MAX {
             // Who answers reads the documents from the audit log.
-            payload = self.schemas.outcomes.encode(&without_documents(&decision.outcome)).map_err(encode_error)?;
+            payload = self.schemas.outcomes.encode(&shortened(&decision.outcome)).map_err(encode_error)?;
         }
         let key = decoded.item.command_id.to_string().into_bytes();
         self.records.push(OutboxRecord { topic: OUTCOMES.name, partition, key, headers: traced(trace), payload });
@@ -121,14 +121,15 @@ impl<'a> Records<'a> {
     }
 }
 
-fn without_documents(outcome: &Outcome) -> Outcome {
-    match outcome.verdict.as_ref() {
-        Verdict::Rejected(_) => outcome.clone(),
+/// Without its documents, or without what a refusal says in detail.
+fn shortened(outcome: &Outcome) -> Outcome {
+    let verdict = match outcome.verdict.as_ref() {
+        Verdict::Rejected(refusal) => Verdict::Rejected(Refusal { details: "[]".to_owned(), ..refusal.clone() }),
         Verdict::Accepted { audit_sequences, .. } => {
-            let verdict = Verdict::Accepted { resources: Vec::new(), audit_sequences: *audit_sequences };
-            Outcome { verdict: Arc::new(verdict), ..outcome.clone() }
+            Verdict::Accepted { resources: Vec::new(), audit_sequences: *audit_sequences }
         }
-    }
+    };
+    Outcome { verdict: Arc::new(verdict), ..outcome.clone() }
 }
 
 /// What each event did to levels: a movement belongs to the next event about its document, so that the events of a level come in

@@ -10,7 +10,7 @@ mod supply;
 pub use search::SearchIndex;
 pub use supply::Supply;
 
-use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Loss, Record, Worker};
+use crate::runtime::{ApplyError, Claimed, DecodeError, Decoded, Group, Loss, Record, Worker, owned};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,6 +60,8 @@ pub struct Settings {
     pub kafka_cluster_id: String,
     /// Who we are.
     pub owner: String,
+    /// How many partitions the topic has.
+    pub partitions: i32,
 }
 
 /// A batch of events of one partition, on its way into a build.
@@ -291,13 +293,10 @@ impl<M: Model> Worker for Projector<M> {
     const LEAVES_OUT: bool = true;
 
     async fn decode(&mut self, record: &Record) -> Result<DomainEvent, DecodeError> {
-        self.projections.0.settings.schemas.events.decode(&record.payload).await.map_err(|error| {
-            if error.is_poison() {
-                DecodeError::Poison(error.to_string())
-            } else {
-                DecodeError::Unavailable(error.to_string())
-            }
-        })
+        let settings = &self.projections.0.settings;
+        let event = settings.schemas.events.decode(&record.payload).await?;
+        owned(record, event.tenant_id, settings.partitions)?;
+        Ok(event)
     }
 
     async fn apply(&mut self, batch: Vec<Decoded<DomainEvent>>, reached: Reached) -> Result<(), ApplyError> {

@@ -33,7 +33,10 @@ pub use partition::{Ended, Limits, Seat, run as run_partition};
 
 use std::fmt::Display;
 use std::future::Future;
+use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
+use twh_schemas::codec;
+use twh_schemas::partition::partition_of;
 use twh_sinks::kafka::{Mark, Reached, RecordHeader};
 use twh_sinks::postgres::failure::{Failure, described};
 use twh_sinks::postgres::positions::PositionError;
@@ -86,6 +89,29 @@ pub enum DecodeError {
     Poison(String),
     /// Something needed for it is away: try again.
     Unavailable(String),
+}
+
+impl From<codec::DecodeError> for DecodeError {
+    fn from(error: codec::DecodeError) -> Self {
+        if error.is_poison() { Self::Poison(error.to_string()) } else { Self::Unavailable(error.to_string()) }
+    }
+}
+
+/// A tenant's record stands under the tenant's key, on the partition of that key among `partitions`. Anywhere else it would be
+/// worked on by one who does not own its tenant.
+pub(crate) fn owned(record: &Record, tenant: TenantId, partitions: i32) -> Result<(), DecodeError> {
+    let key = tenant.to_string();
+    if record.key.as_deref() != Some(key.as_bytes()) {
+        return Err(DecodeError::Poison("the record's key is not its tenant".to_owned()));
+    }
+    let partition = partition_of(key.as_bytes(), partitions);
+    if partition != record.partition {
+        let found = record.partition;
+        return Err(DecodeError::Poison(format!(
+            "the tenant's records are on partition {partition}, this is on {found}"
+        )));
+    }
+    Ok(())
 }
 
 /// Why a batch was not applied. Nothing of it was, unless it says otherwise.

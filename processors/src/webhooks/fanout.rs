@@ -4,7 +4,7 @@
 use super::backlog::Behind;
 use super::dispatcher::Dispatcher;
 use super::{Webhooks, now, render};
-use crate::runtime::{ApplyError, DecodeError, Decoded, Record, Worker};
+use crate::runtime::{ApplyError, DecodeError, Decoded, Record, Worker, owned};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -273,13 +273,10 @@ impl Worker for Fanout {
     }
 
     async fn decode(&mut self, record: &Record) -> Result<DomainEvent, DecodeError> {
-        self.webhooks.settings.schemas.events.decode(&record.payload).await.map_err(|error| {
-            if error.is_poison() {
-                DecodeError::Poison(error.to_string())
-            } else {
-                DecodeError::Unavailable(error.to_string())
-            }
-        })
+        let settings = &self.webhooks.settings;
+        let event = settings.schemas.events.decode(&record.payload).await?;
+        owned(record, event.tenant_id, settings.partitions)?;
+        Ok(event)
     }
 
     async fn apply(&mut self, batch: Vec<Decoded<DomainEvent>>, reached: Reached) -> Result<(), ApplyError> {

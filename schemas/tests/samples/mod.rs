@@ -16,7 +16,7 @@ use twh_domain::movement::{Movement, MovementKind};
 use twh_domain::outcome::{Outcome, Position, Refusal, Resource, Verdict};
 use twh_domain::timestamp::Timestamp;
 use twh_schemas::catalogue::Topic;
-use twh_schemas::codec::{Codec, DecodeError, SchemaSource};
+use twh_schemas::codec::{Bounded, Codec, DecodeError, SchemaSource};
 use twh_schemas::records::{CommandOutcome, DomainEvent, StockChange, StockLevel, StockMovement};
 use uuid::Uuid;
 
@@ -41,12 +41,12 @@ pub fn avsc(topic: &Topic) -> &'static str {
     topic.value.unwrap().avsc
 }
 
-pub fn codec<T: Serialize + DeserializeOwned>(topic: &Topic) -> Codec<T, Registry> {
+pub fn codec<T: Serialize + DeserializeOwned + Bounded>(topic: &Topic) -> Codec<T, Registry> {
     Codec::new(OWN_ID, avsc(topic), Arc::new(Registry(None))).unwrap()
 }
 
 /// A codec that finds another schema in the registry.
-pub fn codec_beside<T: Serialize + DeserializeOwned>(topic: &Topic, other: &str) -> Codec<T, Registry> {
+pub fn codec_beside<T: Serialize + DeserializeOwned + Bounded>(topic: &Topic, other: &str) -> Codec<T, Registry> {
     Codec::new(OWN_ID, avsc(topic), Arc::new(Registry(Some(other.to_owned())))).unwrap()
 }
 

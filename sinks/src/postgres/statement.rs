@@ -292,7 +292,7 @@ impl<'a> Row<'a> {
     }
 
     pub(crate) fn timestamp(&mut self, value: Timestamp) -> &mut Self {
-        self.bigint(value.micros() - EPOCH_MICROS)
+        self.bigint(value.micros().saturating_sub(EPOCH_MICROS))
     }
 
     /// A field that may be null.

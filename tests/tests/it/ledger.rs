@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use twh_domain::actor::Actor;
-use twh_domain::commands::{Command, Operation, Payload, RULES_VERSION};
+use twh_domain::commands::{Command, OPERATIONS_MAX, Operation, Payload, RULES_VERSION};
 use twh_domain::id::{CommandId, TenantId};
 use twh_domain::timestamp::Timestamp;
 use twh_schemas::Schemas;
@@ -281,28 +281,52 @@ async fn an_undecodable_record_goes_to_the_dead_letters_and_the_partition_goes_o
     let mut timeless = schemas.commands.encode(&by_hand(&tenant, Uuid::now_v7(), TIMED)).unwrap();
     let at = timeless.windows(TIME.len()).position(|window| window == TIME.as_bytes()).unwrap();
     timeless[at..at + TIME.len()].copy_from_slice(b"0000-01-01T00:00:00+23:59");
-    let poison: [&[u8]; 4] = [b"not avro at all", b"\0\0\x0f\x42\x40no such schema", b"\0", &timeless];
+    let mut poison =
+        vec![b"not avro at all".to_vec(), b"\0\0\x0f\x42\x40no such schema".to_vec(), b"\0".to_vec(), timeless];
+    let unsound: [fn(&mut Command); 5] = [
+        |command| command.idempotency_key.push('\0'),
+        |command| command.idempotency_key = "k".repeat(12_000),
+        |command| Arc::make_mut(&mut command.actor).id.push('\0'),
+        |command| command.rules_version = RULES_VERSION + 99,
+        |command| command.operations = vec![command.operations[0].clone(); OPERATIONS_MAX + 1],
+    ];
+    for spoil in unsound {
+        let mut command = by_hand(&tenant, Uuid::now_v7(), TIMED);
+        spoil(&mut command);
+        poison.push(schemas.commands.encode(&command).unwrap());
+    }
+    // Refused and not set aside: what is wrong is in the body.
+    let refused = by_hand(&tenant, Uuid::now_v7(), &TIMED.replace("WIDGET", "A\\u0000B"));
+    let refused_record = schemas.commands.encode(&refused).unwrap();
+    // A tenant's command is decided on the tenant's partition, and nowhere else.
+    let elsewhere = schemas.commands.encode(&by_hand(&tenant, Uuid::now_v7(), TIMED)).unwrap();
     for partition in 0..3 {
-        for payload in poison {
+        for payload in poison.iter().chain([&refused_record, &elsewhere]) {
             let record = FutureRecord::to(&topic).partition(partition).key(&tenant.id).payload(payload);
             producer.send(record, Duration::from_secs(10)).await.map_err(|(error, _)| error).unwrap();
         }
     }
     tenant.done("/v1/adjustments", adjust(2)).await.unwrap();
-    assert_eq!(tenant.level("WIDGET").await.unwrap().0, "7");
+    assert_eq!(tenant.level("WIDGET").await.unwrap().0, "9");
+    let answer = tenant.get(&format!("/v1/commands/{}", refused.command_id)).await.unwrap();
+    assert_eq!(answer.body["body"]["code"], "UNKNOWN_REFERENCE", "{}", answer.body);
     let dlq = format!("{}ledger.dlq", world.prefix);
     let begun = Instant::now();
     let letters = loop {
         let (brokers, dlq) = (world.brokers().to_owned(), dlq.clone());
         let letters = tokio::task::spawn_blocking(move || read_from_start(&brokers, &dlq)).await.unwrap();
-        if letters.len() >= 12 {
+        if letters.len() >= 31 {
             break letters;
         }
         assert!(begun.elapsed() < Duration::from_secs(30), "{letters:?}");
     };
-    assert_eq!(letters.len(), 12);
+    assert_eq!(letters.len(), 9 * 3 + 2 * 2, "{letters:?}");
     assert!(letters.iter().all(|(key, reason)| *key == tenant.id && !reason.is_empty()), "{letters:?}");
-    assert!(letters.iter().any(|(_, reason)| reason.contains("not in the registry")), "{letters:?}");
+    for said in
+        ["not in the registry", "idempotency_key has 12000 bytes", "actor.id", "no rules version", "are on partition"]
+    {
+        assert!(letters.iter().any(|(_, reason)| reason.contains(said)), "{said}: {letters:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
