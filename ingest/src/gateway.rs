@@ -91,7 +91,8 @@ impl Gateway {
         ledger: Arc<LedgerWatch>,
     ) -> Self {
         let in_flight = Arc::new(Semaphore::new(options.in_flight_max));
-        Self { options, producer, schemas, replies, pool, in_flight, weights: Weights::new(), ledger }
+        let weights = Weights::new(ledger.partitions());
+        Self { options, producer, schemas, replies, pool, in_flight, weights, ledger }
     }
 
     /// The ledger, for rehearsals: they read it and write nothing.
@@ -136,9 +137,9 @@ impl Gateway {
         paid: u32,
         ask: bool,
     ) -> Result<Held, ApiError> {
-        let weight = self.weights.guess(&self.pool, tenant, commands, ask).await;
-        raise(request, paid, paid.saturating_add(weight.surcharge())).await?;
-        self.weights.hold(tenant, weight).await
+        let guess = self.weights.guess(&self.pool, tenant, commands, ask).await;
+        raise(request, paid, paid.saturating_add(guess.weight.surcharge())).await?;
+        self.weights.hold(tenant, guess).await
     }
 
     /// Hands a command to the log without waiting; commands handed over one after another stand there in that order.
@@ -220,7 +221,9 @@ impl Acknowledged {
     pub(crate) fn keep(mut self, held: Held) {
         if held.is_heavy() {
             tokio::spawn(async move {
-                self.ticket.outcome(KEPT_AT_MOST).await;
+                if let Some(outcome) = self.ticket.outcome(KEPT_AT_MOST).await {
+                    held.learn(&outcome);
+                }
                 drop(held);
             });
         }

@@ -60,6 +60,11 @@ impl LedgerWatch {
         Ok(watch)
     }
 
+    /// How many partitions `commands` has.
+    pub(crate) const fn partitions(&self) -> usize {
+        self.seen.len()
+    }
+
     fn new(partitions: usize) -> Self {
         Self { seen: std::iter::repeat_with(Mutex::default).take(partitions).collect() }
     }

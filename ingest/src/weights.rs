@@ -14,6 +14,7 @@ use twh_domain::entity::{EntityKey, EntityKind};
 use twh_domain::id::TenantId;
 use twh_domain::outcome::{Outcome, Verdict};
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_schemas::partition::partition_of;
 use twh_sinks::postgres::queries::document_lengths;
 use twh_sinks::postgres::sqlx;
 use twh_sinks::postgres::tenant::TenantPool;
@@ -57,12 +58,14 @@ impl Weight {
     }
 }
 
-/// A tenant's share that a request holds; given back when dropped.
+/// What a request holds until its commands are decided; given back when dropped.
 pub(crate) struct Held {
-    permit: Option<OwnedSemaphorePermit>,
     tenant: TenantId,
     weight: Weight,
-    shares: Arc<Shares>,
+    /// What its documents may be long by now, as guessed: believed until one knows better, or until they are decided.
+    grown: Vec<(Uuid, usize)>,
+    permits: Vec<OwnedSemaphorePermit>,
+    known: Arc<Known>,
 }
 
 impl Held {
@@ -70,31 +73,23 @@ impl Held {
     pub(crate) const fn is_heavy(&self) -> bool {
         self.weight.bytes >= TRUSTED_BYTES
     }
-}
 
-#[derive(Default)]
-struct Shares(Mutex<HashMap<TenantId, Arc<Semaphore>>>);
-
-impl Shares {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TenantId, Arc<Semaphore>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn of(&self, tenant: TenantId) -> Arc<Semaphore> {
-        let whole = || Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX / UNIT_BYTES));
-        Arc::clone(self.lock().entry(tenant).or_insert_with(whole))
-    }
-
-    fn in_flight(&self, tenant: TenantId) -> usize {
-        let left = self.lock().get(&tenant).map_or(IN_FLIGHT_BYTES_MAX / UNIT_BYTES, |share| share.available_permits());
-        IN_FLIGHT_BYTES_MAX.saturating_sub(left * UNIT_BYTES)
+    /// Remembers how long the documents of an outcome are.
+    pub(crate) fn learn(&self, outcome: &Outcome) {
+        self.known.learn(outcome);
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut shares = self.shares.lock();
-        drop(self.permit.take());
+        for (id, guessed) in &self.grown {
+            let key = (self.tenant, *id);
+            if self.known.lengths.get(&key) == Some(*guessed) {
+                self.known.lengths.remove(&key);
+            }
+        }
+        let mut shares = self.known.lock();
+        self.permits.clear();
         // Who is not in flight takes no room. Another holder, or one that waits, has the share in its hand.
         if shares.get(&self.tenant).is_some_and(|share| Arc::strong_count(share) == 1) {
             shares.remove(&self.tenant);
@@ -103,40 +98,85 @@ impl Drop for Held {
 }
 
 /// What is known of documents, and what tenants have in flight.
-pub(crate) struct Weights {
+struct Known {
     lengths: Cache<(TenantId, Uuid), usize>,
-    shares: Arc<Shares>,
+    shares: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
+}
+
+impl Known {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TenantId, Arc<Semaphore>>> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn share_of(&self, tenant: TenantId) -> Arc<Semaphore> {
+        Arc::clone(
+            self.lock().entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX / UNIT_BYTES))),
+        )
+    }
+
+    fn in_flight(&self, tenant: TenantId) -> usize {
+        let left = self.lock().get(&tenant).map_or(IN_FLIGHT_BYTES_MAX / UNIT_BYTES, |share| share.available_permits());
+        IN_FLIGHT_BYTES_MAX.saturating_sub(left * UNIT_BYTES)
+    }
+
+    fn learn(&self, outcome: &Outcome) {
+        let Verdict::Accepted { resources, .. } = outcome.verdict.as_ref() else { return };
+        for resource in resources.iter().filter(|resource| is_weighed(resource.kind)) {
+            self.lengths.insert((outcome.tenant, resource.id), resource.document.len());
+        }
+    }
+}
+
+/// The lengths of a request's documents, as its operations come one after another.
+#[derive(Default)]
+struct Growth {
+    /// Of each document: its length before the request, and the most that an operation has written into it so far.
+    documents: HashMap<Uuid, (usize, usize)>,
+}
+
+impl Growth {
+    /// An operation that writes `own` bytes of its own into a document that was `before` long: how long it may be then.
+    fn write(&mut self, id: Uuid, before: usize, own: usize) -> usize {
+        let (before, most) = self.documents.entry(id).or_insert((before, 0));
+        *most = own.max(*most);
+        *before + *most
+    }
+}
+
+/// Guesses, and who holds what.
+pub(crate) struct Weights {
+    known: Arc<Known>,
+    /// What heavy requests have in flight on each partition, whosesoever they are: the neighbours wait for all of it.
+    partitions: Vec<Arc<Semaphore>>,
 }
 
 impl Weights {
-    pub(crate) fn new() -> Self {
-        Self { lengths: Cache::new(REMEMBERED_MAX), shares: Arc::default() }
+    pub(crate) fn new(partitions: usize) -> Self {
+        let known = Known { lengths: Cache::new(REMEMBERED_MAX), shares: Mutex::default() };
+        let whole = || Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX / UNIT_BYTES));
+        Self { known: Arc::new(known), partitions: std::iter::repeat_with(whole).take(partitions).collect() }
     }
 
     /// Guesses what commands of one tenant write. With `ask`, or where the tenant has much in flight, the lengths of documents
     /// that are not known are looked up.
-    pub(crate) async fn guess(&self, pool: &TenantPool, tenant: TenantId, commands: &[&Command], ask: bool) -> Weight {
-        let mut bytes = 0;
-        let mut changed: Vec<EntityKey> = Vec::new();
-        for operation in commands.iter().flat_map(|command| &command.operations) {
-            bytes += writes(&operation.payload);
-            changed.extend(changes(tenant, operation));
-        }
+    pub(crate) async fn guess(&self, pool: &TenantPool, tenant: TenantId, commands: &[&Command], ask: bool) -> Guess {
+        let operations = || commands.iter().flat_map(|command| &command.operations);
         let mut unknown: BTreeMap<EntityKind, BTreeSet<Uuid>> = BTreeMap::new();
-        for key in &changed {
-            match self.lengths.get(&(tenant, key.id)) {
-                Some(length) => bytes += length,
-                None => _ = unknown.entry(key.kind).or_default().insert(key.id),
+        for key in operations().filter_map(|operation| changes(tenant, operation)) {
+            if self.known.lengths.get(&(tenant, key.id)).is_none() {
+                unknown.entry(key.kind).or_default().insert(key.id);
             }
         }
-        if !unknown.is_empty() && (ask || self.shares.in_flight(tenant) >= TRUSTED_BYTES) {
-            let found = self.look_up(pool, tenant, unknown);
+        let mut found = HashMap::new();
+        if !unknown.is_empty() && (ask || self.known.in_flight(tenant) >= TRUSTED_BYTES) {
+            let look_up = self.look_up(pool, tenant, unknown);
             // Commands are taken while the database is away.
-            if let Ok(Ok(found)) = tokio::time::timeout(LOOK_UP_PATIENCE, found).await {
-                bytes += changed.iter().filter_map(|key| found.get(&key.id)).sum::<usize>();
+            if let Ok(Ok(lengths)) = tokio::time::timeout(LOOK_UP_PATIENCE, look_up).await {
+                found = lengths;
             }
         }
-        Weight { bytes, commands: commands.iter().map(|command| command.operations.len()).sum() }
+        let before = |id: Uuid| self.known.lengths.get(&(tenant, id)).or_else(|| found.get(&id).copied());
+        Guess::of(tenant, operations(), before)
     }
 
     /// The lengths of documents, until they are more than a tenant may have in flight.
@@ -156,7 +196,7 @@ impl Weights {
                     return Ok(found);
                 }
                 for (id, length) in document_lengths(&mut connection, kind, tenant, some).await? {
-                    self.lengths.insert((tenant, id), length);
+                    self.known.lengths.insert((tenant, id), length);
                     found.insert(id, length);
                     sum += length;
                 }
@@ -165,12 +205,13 @@ impl Weights {
         Ok(found)
     }
 
-    /// Takes from the tenant's share what a request writes, as soon as there is so much left.
+    /// Takes what a request writes from the tenant's share, and where that is much, from the partition's, as soon as there is so
+    /// much left.
     ///
     /// # Errors
-    /// [`ErrorCode::OutputTooLarge`] for more than a tenant may have in flight at all; [`ErrorCode::RateLimited`] where what is
-    /// in flight does not end in time.
-    pub(crate) async fn hold(&self, tenant: TenantId, weight: Weight) -> Result<Held, ApiError> {
+    /// [`ErrorCode::OutputTooLarge`] for more than a tenant may have in flight at all; [`ErrorCode::RateLimited`] where what the
+    /// tenant has in flight does not end in time, [`ErrorCode::Overloaded`] where it is what all have on its partition.
+    pub(crate) async fn hold(&self, tenant: TenantId, Guess { weight, grown }: Guess) -> Result<Held, ApiError> {
         if weight.bytes > IN_FLIGHT_BYTES_MAX {
             let message = format!(
                 "the request would write about {} bytes of documents, {IN_FLIGHT_BYTES_MAX} at most; send fewer commands in one",
@@ -179,27 +220,71 @@ impl Weights {
             return Err(ApiError::new(ErrorCode::OutputTooLarge, message));
         }
         let units = u32::try_from(weight.bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
-        let share = self.shares.of(tenant);
-        let mut held = Held { permit: None, tenant, weight, shares: Arc::clone(&self.shares) };
-        match tokio::time::timeout(PATIENCE, share.acquire_many_owned(units)).await {
-            Ok(Ok(permit)) => {
-                held.permit = Some(permit);
-                Ok(held)
-            }
-            _ => {
-                let message = "the tenant's requests in flight write as much as they may at once";
-                Err(ApiError::new(ErrorCode::RateLimited, message).retry_after(1))
-            }
+        let mut held = Held { permits: Vec::new(), tenant, weight, grown: Vec::new(), known: Arc::clone(&self.known) };
+        let Some(permit) = taken(self.known.share_of(tenant), units).await else {
+            let message = "the tenant's requests in flight write as much as they may at once";
+            return Err(ApiError::new(ErrorCode::RateLimited, message).retry_after(1));
+        };
+        held.permits.push(permit);
+        if held.is_heavy()
+            && let Some(partition) = self.partition_of(tenant)
+        {
+            let Some(permit) = taken(Arc::clone(partition), units).await else {
+                let message = "requests in flight write as much as the ledger takes at once";
+                return Err(ApiError::new(ErrorCode::Overloaded, message).retry_after(1));
+            };
+            held.permits.push(permit);
         }
+        for (id, length) in grown {
+            self.known.lengths.insert((tenant, id), length);
+            held.grown.push((id, length));
+        }
+        Ok(held)
+    }
+
+    fn partition_of(&self, tenant: TenantId) -> Option<&Arc<Semaphore>> {
+        let partitions = i32::try_from(self.partitions.len()).unwrap_or(i32::MAX);
+        self.partitions.get(usize::try_from(partition_of(tenant.to_string().as_bytes(), partitions)).ok()?)
     }
 
     /// Remembers how long the documents of an outcome are.
     pub(crate) fn learn(&self, outcome: &Outcome) {
-        let Verdict::Accepted { resources, .. } = outcome.verdict.as_ref() else { return };
-        for resource in resources.iter().filter(|resource| is_weighed(resource.kind)) {
-            self.lengths.insert((outcome.tenant, resource.id), resource.document.len());
-        }
+        self.known.learn(outcome);
     }
+}
+
+/// What a request's commands are guessed to write.
+pub(crate) struct Guess {
+    pub(crate) weight: Weight,
+    /// The documents that may be longer after it.
+    grown: Vec<(Uuid, usize)>,
+}
+
+impl Guess {
+    /// Adds up operations in their order; `before` says how long a document is that is known.
+    fn of<'a>(
+        tenant: TenantId,
+        operations: impl Iterator<Item = &'a Operation>,
+        before: impl Fn(Uuid) -> Option<usize>,
+    ) -> Self {
+        let (mut bytes, mut commands, mut growth) = (0, 0, Growth::default());
+        for operation in operations {
+            commands += 1;
+            let own = writes(&operation.payload);
+            bytes += match changes(tenant, operation) {
+                Some(key) if key.id == operation.subject => growth.write(key.id, before(key.id).unwrap_or(0), own),
+                Some(key) => growth.write(key.id, before(key.id).unwrap_or(0), 0) + own,
+                None => own,
+            };
+        }
+        let grown = growth.documents.into_iter().filter(|(_, (_, most))| *most > DOCUMENT_BYTES);
+        let grown = grown.map(|(id, (before, most))| (id, before + most)).collect();
+        Self { weight: Weight { bytes, commands }, grown }
+    }
+}
+
+async fn taken(share: Arc<Semaphore>, units: u32) -> Option<OwnedSemaphorePermit> {
+    tokio::time::timeout(PATIENCE, share.acquire_many_owned(units)).await.ok()?.ok()
 }
 
 /// The kinds whose documents may be long and are acted upon.
@@ -227,6 +312,7 @@ fn changes(tenant: TenantId, operation: &Operation) -> Option<EntityKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn tenant() -> TenantId {
         TenantId(Uuid::from_u128(1))
@@ -244,22 +330,84 @@ mod tests {
         assert_eq!(weight(8 << 20, 1_000).surcharge(), 262);
     }
 
+    fn guess(bytes: usize) -> Guess {
+        Guess { weight: weight(bytes, 1), grown: Vec::new() }
+    }
+
+    async fn refused(weights: &Weights, tenant: TenantId, guess: Guess) -> Option<ErrorCode> {
+        weights.hold(tenant, guess).await.err().map(|error| error.code())
+    }
+
+    fn update(id: u128, body: serde_json::Value) -> Operation {
+        let payload = Payload::deserialize_kind("item.update", body).unwrap().unwrap();
+        Operation { subject: Uuid::from_u128(id), expected_version: None, payload }
+    }
+
+    fn sum(operations: &[Operation], before: usize) -> Guess {
+        Guess::of(tenant(), operations.iter(), |_| Some(before))
+    }
+
+    #[test]
+    fn what_a_request_writes_into_a_document_it_writes_again_with_each_later_command() {
+        let text = "\u{1}".repeat(500);
+        let long: serde_json::Map<_, _> = (0..50).map(|key| (key.to_string(), json!(text))).collect();
+        let mut commands = vec![update(1, json!({ "metadata": long }))];
+        let once = sum(&commands, 0).weight.bytes;
+        assert!((150_000..160_000).contains(&once), "as JSON, in which each of these bytes takes six: {once}");
+        commands.extend((0..99).map(|_| update(1, json!({ "name": "n" }))));
+        let all = sum(&commands, 0);
+        assert!(all.weight.bytes >= 100 * once, "{}", all.weight.bytes);
+        assert_eq!(all.grown, [(Uuid::from_u128(1), once)]);
+        // What is replaced does not add up.
+        let many: Vec<_> = (0..100).map(|_| update(1, json!({ "metadata": { "a": "b".repeat(500) } }))).collect();
+        let each = sum(&many[..1], 4_000).weight.bytes;
+        assert_eq!(sum(&many, 4_000).weight.bytes, 100 * each);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_document_may_be_long_is_believed_until_one_knows_better() {
+        let weights = Weights::new(1);
+        let (id, key) = (Uuid::from_u128(1), (tenant(), Uuid::from_u128(1)));
+        let grown = || Guess { weight: weight(9, 1), grown: vec![(id, 500_000)] };
+        let held = weights.hold(tenant(), grown()).await.unwrap();
+        assert_eq!(weights.known.lengths.get(&key), Some(500_000));
+        drop(held);
+        assert_eq!(weights.known.lengths.get(&key), None, "nobody told how long it became");
+        let held = weights.hold(tenant(), grown()).await.unwrap();
+        weights.known.lengths.insert(key, 400_000);
+        drop(held);
+        assert_eq!(weights.known.lengths.get(&key), Some(400_000), "the outcome told");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_many_tenants_have_in_flight_on_a_partition_is_bounded_and_short_commands_pass() {
+        let weights = Weights::new(1);
+        let others = |number| TenantId(Uuid::from_u128(number));
+        let mut held = Vec::new();
+        for number in 0..4 {
+            held.push(weights.hold(others(number), guess(IN_FLIGHT_BYTES_MAX / 4)).await.unwrap());
+        }
+        assert_eq!(refused(&weights, others(9), guess(TRUSTED_BYTES)).await, Some(ErrorCode::Overloaded));
+        drop(weights.hold(others(9), guess(TRUSTED_BYTES - 1)).await.unwrap());
+        held.pop();
+        drop(weights.hold(others(9), guess(TRUSTED_BYTES)).await.unwrap());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_tenant_has_a_share_in_flight_and_no_more() {
-        let weights = Weights::new();
+        let weights = Weights::new(0);
         let other = TenantId(Uuid::from_u128(2));
-        let half = weight(IN_FLIGHT_BYTES_MAX / 2, 1);
-        let first = weights.hold(tenant(), half).await.unwrap();
-        let second = weights.hold(tenant(), half).await.unwrap();
-        assert_eq!(weights.shares.in_flight(tenant()), IN_FLIGHT_BYTES_MAX);
-        let third = weights.hold(tenant(), half).await;
-        assert_eq!(third.err().map(|error| error.code()), Some(ErrorCode::RateLimited));
-        drop(weights.hold(other, half).await.unwrap());
+        let half = || guess(IN_FLIGHT_BYTES_MAX / 2);
+        let first = weights.hold(tenant(), half()).await.unwrap();
+        let second = weights.hold(tenant(), half()).await.unwrap();
+        assert_eq!(weights.known.in_flight(tenant()), IN_FLIGHT_BYTES_MAX);
+        assert_eq!(refused(&weights, tenant(), half()).await, Some(ErrorCode::RateLimited));
+        drop(weights.hold(other, half()).await.unwrap());
         drop(first);
-        let third = weights.hold(tenant(), half).await.unwrap();
-        let more = weights.hold(tenant(), weight(IN_FLIGHT_BYTES_MAX + 1, 1)).await;
-        assert_eq!(more.err().map(|error| error.code()), Some(ErrorCode::OutputTooLarge));
+        let third = weights.hold(tenant(), half()).await.unwrap();
+        let more = refused(&weights, tenant(), guess(IN_FLIGHT_BYTES_MAX + 1)).await;
+        assert_eq!(more, Some(ErrorCode::OutputTooLarge));
         drop((second, third));
-        assert!(weights.shares.lock().is_empty(), "who is not in flight takes no room");
+        assert!(weights.known.lock().is_empty(), "who is not in flight takes no room");
     }
 }
