@@ -26,6 +26,8 @@ pub struct Serving {
     pub role: &'static str,
     /// Requests stand on it: without it the process is taken out of the load balancer.
     pub answers: bool,
+    /// Requests stand on the whole of it: without any of its shares the process is taken out as well.
+    pub answers_as_a_whole: bool,
 }
 
 /// What `/ready` tells.
@@ -33,6 +35,8 @@ pub struct Serving {
 pub struct Checks {
     /// What everything stands on, by name: it is asked each time.
     pub parts: Vec<(&'static str, Check)>,
+    /// What some requests are answered without: asked as well, and told.
+    pub besides: Vec<(&'static str, Check)>,
     /// What the process does.
     pub roles: Vec<Serving>,
     /// What works, and should be otherwise.
@@ -104,20 +108,20 @@ async fn ready(checks: web::Data<Checks>, query: web::Query<ReadyQuery>) -> Http
     }
     // A process that answers requests is taken from all tenants when it is not ready: not for what only some of them wait for.
     let answers = asked_for.is_none() && roles.iter().any(|one| one.answers);
-    let asked = checks.parts.iter().map(|(name, check)| async move {
-        let answer = tokio::time::timeout(CHECK_TIMEOUT, check()).await;
-        (*name, answer.unwrap_or_else(|_| Err("it does not answer in time".to_owned())))
-    });
-    let checked = futures::future::join_all(asked).await;
-    let (mut ready, mut whole) = (checked.iter().all(|(_, answer)| answer.is_ok()), true);
+    let (checked, besides) = futures::join!(ask(&checks.parts), ask(&checks.besides));
+    let are_well = |of: &[(_, Result<(), String>)]| of.iter().all(|(_, answer)| answer.is_ok());
+    let mut whole = are_well(&besides);
+    let mut ready = are_well(&checked) && (whole || answers);
     let mut parts: serde_json::Map<_, _> = checked
         .into_iter()
+        .chain(besides)
         .map(|(name, answer)| (name.to_owned(), json!(answer.err().unwrap_or_else(|| "ready".to_owned()))))
         .collect();
-    for Serving { role, answers: serves } in roles {
+    for Serving { role, answers: serves, answers_as_a_whole } in roles {
         let standing = health::standing(role);
         whole &= standing.is_empty();
-        ready &= standing.is_empty() || (answers && !serves);
+        let stands_for_requests = *serves || (*answers_as_a_whole && health::all_wait(role));
+        ready &= standing.is_empty() || (answers && !stands_for_requests);
         let said = standing.iter().map(|one| format!("{}: {}", one.part, one.reason)).collect::<Vec<_>>().join("; ");
         parts.insert((*role).to_owned(), json!(if said.is_empty() { "ready" } else { &said }));
     }
@@ -131,6 +135,15 @@ async fn ready(checks: web::Data<Checks>, query: web::Query<ReadyQuery>) -> Http
         body.insert("warnings".to_owned(), json!(checks.warnings));
     }
     response.json(body)
+}
+
+/// Asks all at once.
+async fn ask(checks: &[(&'static str, Check)]) -> Vec<(&'static str, Result<(), String>)> {
+    let asked = checks.iter().map(|(name, check)| async move {
+        let answer = tokio::time::timeout(CHECK_TIMEOUT, check()).await;
+        (*name, answer.unwrap_or_else(|_| Err("it does not answer in time".to_owned())))
+    });
+    futures::future::join_all(asked).await
 }
 
 async fn lag(lags: web::Data<Lags>) -> HttpResponse {

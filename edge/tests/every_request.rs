@@ -253,12 +253,18 @@ async fn the_one_who_runs_it_is_told_which_part_is_away() {
 #[actix_web::test]
 async fn a_role_that_stands_is_told_and_takes_the_process_out_only_where_requests_stand_on_it() {
     let reached: Check = Arc::new(|| Box::pin(async { Ok(()) }));
-    let both = vec![Serving { role: "test_http", answers: true }, Serving { role: "test_group", answers: false }];
-    let alone = vec![Serving { role: "test_group", answers: false }];
-    let (http, group) = (Part::new("test_http", "task"), Part::new("test_group", "partition 4 of g"));
+    let both = vec![
+        Serving { role: "test_http", answers: true, answers_as_a_whole: false },
+        Serving { role: "test_group", answers: false, answers_as_a_whole: true },
+    ];
+    let alone = vec![Serving { role: "test_group", answers: false, answers_as_a_whole: true }];
+    let (http, group) = (Part::new("test_http", "task"), Part::share("test_group", "partition 4 of g"));
+    let (writes, away): (_, Check) =
+        (std::cell::RefCell::new(true), Arc::new(|| Box::pin(async { Err("read-only".to_owned()) })));
     let asked = async |roles: &[Serving], path: &str| {
         let checks = Checks {
             parts: vec![("database", Arc::clone(&reached))],
+            besides: vec![("writes", if *writes.borrow() { Arc::clone(&reached) } else { Arc::clone(&away) })],
             roles: roles.to_vec(),
             warnings: vec!["one copy".to_owned()],
         };
@@ -287,7 +293,20 @@ async fn a_role_that_stands_is_told_and_takes_the_process_out_only_where_request
     assert_eq!(brief(&alone, "/ready").await, not, "nobody is sent to a process without an API");
     assert_eq!(asked(&alone, "/ready?role=test_http").await.0, 404);
 
+    // What waits may be a share of the work, or all of it.
+    group.waits("no database");
+    assert_eq!(brief(&both, "/ready").await, not, "nothing of the group is done");
+    let share = Part::share("test_group", "partition 5 of g");
+    assert_eq!(brief(&both, "/ready").await, degraded);
+    share.waits("no database");
+    assert_eq!(brief(&both, "/ready").await, not);
+    drop(share);
+
     group.works();
+    *writes.borrow_mut() = false;
+    assert_eq!(brief(&both, "/ready").await, degraded, "reads are answered");
+    assert_eq!(brief(&alone, "/ready").await, not);
+    *writes.borrow_mut() = true;
     http.stands("it panicked");
     assert_eq!(brief(&both, "/ready").await, not);
     assert_eq!(brief(&both, "/ready?role=test_group").await, ready);

@@ -119,6 +119,7 @@ pub(crate) async fn start(
     let schemas = || Arc::clone(&parts.schemas);
     let model = supply_model(config, client_id, schemas())?;
     parts.uses(&model.producer);
+    parts.writes_with(&model.pool);
     let target = Target::Serving { first: "supply-000001".to_owned() };
     tasks.spawn(run_group(config, client_id, schemas(), model, target, stop.clone()).await?);
     let Some(elastic) = elastic(config)? else {

@@ -41,6 +41,11 @@ impl Role {
         matches!(self, Self::Ingest | Self::Api | Self::Accounts)
     }
 
+    /// True where it writes to PostgreSQL by the pool that roles share.
+    pub(crate) const fn writes_with_the_shared_pool(self) -> bool {
+        matches!(self, Self::Accounts | Self::Expiry | Self::Sealing | Self::Webhooks)
+    }
+
     /// The stable name.
     pub(crate) const fn name(self) -> &'static str {
         match self {

@@ -102,12 +102,19 @@ pub(crate) struct Parts {
     warnings: Vec<String>,
     /// What roles write to Kafka with: readiness asks these.
     producers: Mutex<Vec<Producer>>,
+    /// What roles write to PostgreSQL with: readiness asks these, too.
+    writers: Mutex<Vec<PgPool>>,
 }
 
 impl Parts {
     /// Has readiness ask a producer.
     pub(crate) fn uses(&self, producer: &Producer) {
         self.producers.lock().unwrap_or_else(PoisonError::into_inner).push(producer.clone());
+    }
+
+    /// Has readiness ask whether a pool's connections write.
+    pub(crate) fn writes_with(&self, pool: &PgPool) {
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner).push(pool.clone());
     }
 }
 
@@ -121,6 +128,7 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
         schemas: Arc::new(schemas),
         warnings,
         producers: Mutex::default(),
+        writers: Mutex::default(),
         client_id: format!("twh-{}", uuid::Uuid::new_v4().simple()),
         config,
     };
@@ -237,6 +245,7 @@ async fn start_ledger(
     let dead_letters = DeadLetters::new(producer.clone(), group.clone(), source.clone(), LEDGER_DLQ.full_name(&prefix));
     let pool = postgres::connect_persistent(&config.database_url, LEDGER_CONNECTIONS, "twh-ledger")
         .context("TWH_DATABASE_URL is not usable")?;
+    parts.writes_with(&pool);
     let store = LedgerStore::new(pool, config.ledger_transactions);
     let ledger = Ledger {
         store: store.clone(),
@@ -548,7 +557,7 @@ fn signer(file: &Path, name: &str) -> anyhow::Result<Signer> {
 /// What keeps the process at work without requests standing on it.
 const IN_THE_BACKGROUND: [&str; 4] = ["limits", "keys", "lag", "mail"];
 
-/// What `/ready` asks: the very pool that callers are looked up with, and the producers that roles write with.
+/// What `/ready` asks: the very pool that callers are looked up with, and the producers and pools that roles write with.
 fn checks(parts: &Parts, roles: &[Role]) -> Checks {
     let pool = parts.pool.clone();
     let database: Check = Arc::new(move || {
@@ -560,9 +569,28 @@ fn checks(parts: &Parts, roles: &[Role]) -> Checks {
     if !producers.is_empty() {
         checks.push(("kafka", Arc::new(move || reach(producers.clone()).boxed())));
     }
-    let background = IN_THE_BACKGROUND.map(|role| Serving { role, answers: false });
-    let roles = roles.iter().map(|role| Serving { role: role.name(), answers: role.answers_requests() });
-    Checks { parts: checks, roles: roles.chain(background).collect(), warnings: parts.warnings.clone() }
+    let mut besides = Vec::new();
+    let mut writers = parts.writers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if roles.iter().any(|role| role.writes_with_the_shared_pool()) {
+        writers.push(parts.pool.clone());
+    }
+    if !writers.is_empty() {
+        let writes: Check = Arc::new(move || write(writers.clone()).boxed());
+        // Where nothing can be decided, no client gets the answer to a write.
+        let on = if roles.contains(&Role::Ledger) { &mut checks } else { &mut besides };
+        on.push(("database_writes", writes));
+    }
+    let background = IN_THE_BACKGROUND.map(|role| Serving { role, answers: false, answers_as_a_whole: false });
+    let roles = roles.iter().map(|role| Serving {
+        role: role.name(),
+        answers: role.answers_requests(),
+        answers_as_a_whole: *role == Role::Ledger,
+    });
+    Checks { parts: checks, besides, roles: roles.chain(background).collect(), warnings: parts.warnings.clone() }
+}
+
+async fn write(pools: Vec<PgPool>) -> Result<(), String> {
+    futures::future::try_join_all(pools.iter().map(postgres::takes_writes)).await.map(|_| ())
 }
 
 async fn reach(producers: Vec<Producer>) -> Result<(), String> {

@@ -39,6 +39,7 @@ pub(crate) async fn start(
     let group = format!("{}{}{}", config.topic_prefix, config.group_prefix, webhooks::GROUP);
     let pool = postgres::connect_persistent(&config.database_url, CONNECTIONS, "twh-webhooks")
         .context("TWH_DATABASE_URL is not usable")?;
+    parts.writes_with(&pool);
     let policy = Policy::new(&config.webhook_retry_seconds, config.webhook_quarantine, config.webhook_probe_max);
     let settings = Settings {
         pool,

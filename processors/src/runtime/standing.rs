@@ -40,7 +40,7 @@ impl Standing {
     /// A partition of a group, which serves a role.
     #[must_use]
     pub fn new(role: &'static str, group: &str, partition: i32) -> Self {
-        let part = Part::new(role, format!("partition {partition} of {group}"));
+        let part = Part::share(role, format!("partition {partition} of {group}"));
         Self(Arc::new(Shared { part, state: Mutex::default() }))
     }
 
@@ -48,6 +48,7 @@ impl Standing {
         let mut state = self.state();
         change(&mut state);
         match state.reason() {
+            Some(reason) if state.waits() => self.0.part.waits(reason),
             Some(reason) => self.0.part.stands(reason),
             None => self.0.part.works(),
         }
@@ -105,6 +106,11 @@ impl Standing {
 }
 
 impl State {
+    /// Whether what it stands for, where it does, may come back by itself.
+    const fn waits(&self) -> bool {
+        self.halted.is_none() && self.panics < PANICS_MAX
+    }
+
     fn reason(&self) -> Option<String> {
         if let Some(reason) = &self.halted {
             return Some(format!("halted: {reason}"));

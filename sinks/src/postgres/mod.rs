@@ -21,6 +21,7 @@ pub(crate) mod totals;
 pub mod tree;
 pub mod verification;
 pub mod webhooks;
+mod writable;
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -28,6 +29,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use sqlx::{self, PgPool};
+pub use writable::takes_writes;
 
 /// Begins a transaction that reads all as of one moment, and writes nothing.
 pub const SNAPSHOT: &str = "begin transaction isolation level repeatable read read only";
@@ -41,13 +43,13 @@ const IDLE_IN_TRANSACTION_MAX: &str = "5s";
 
 /// A pool of at most `connections_max` connections. Connects when first used, so a database that is down is met by the one who asks.
 pub fn connect(url: &str, connections_max: u32, application: &str) -> Result<PgPool, sqlx::Error> {
-    Ok(pool(connections_max).connect_lazy_with(options(url, application)?.options(WRITER)))
+    Ok(writers(connections_max).connect_lazy_with(options(url, application)?.options(WRITER)))
 }
 
 /// A pool like [`connect`]'s for those who try again what fails: its connections are not asked for a sign of life before
 /// each use.
 pub fn connect_persistent(url: &str, connections_max: u32, application: &str) -> Result<PgPool, sqlx::Error> {
-    let pool = pool(connections_max).test_before_acquire(false);
+    let pool = writers(connections_max).test_before_acquire(false);
     let options = options(url, application)?.options(WRITER).options(PLANNED_ONCE);
     Ok(pool.connect_lazy_with(options.statement_cache_capacity(STATEMENTS_KEPT)))
 }
@@ -73,6 +75,10 @@ fn options(url: &str, application: &str) -> Result<PgConnectOptions, sqlx::Error
 
 fn pool(connections_max: u32) -> PgPoolOptions {
     PgPoolOptions::new().max_connections(connections_max).acquire_timeout(ACQUIRE_TIMEOUT)
+}
+
+fn writers(connections_max: u32) -> PgPoolOptions {
+    writable::keep_writable(pool(connections_max))
 }
 
 /// Brings the tables up to date; processes that start together take turns.

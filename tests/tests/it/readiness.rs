@@ -1,6 +1,7 @@
 //! What `/ready` says: the truth, without taking everybody's API away for what some wait for.
 
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use twh_tests::World;
 
@@ -70,4 +71,45 @@ async fn a_process_that_must_have_three_copies_does_not_start_on_one() {
     let output = world.command(&["serve"]).unwrap().output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("TWH_KAFKA_REQUIRE_REPLICATION is on"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_takes_no_writes_for_a_while_is_told_and_leaves_no_connection_behind_that_cannot_write() {
+    let world = World::start().await.unwrap();
+    let tenant = world.tenant().await.unwrap();
+    tenant.stock("WIDGET", 5).await.unwrap();
+    let pool = world.pool().await.unwrap();
+    let name = world.database_url.rsplit_once('/').unwrap().1;
+    let alter = async |what: &str| {
+        let sql = format!("begin read write; alter database {name} {what} default_transaction_read_only");
+        let sql = if what == "set" { format!("{sql} = on; commit") } else { format!("{sql}; commit") };
+        sqlx::raw_sql(&sql).execute(&pool).await.unwrap();
+    };
+    alter("set").await;
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+    sqlx::query(end).execute(&pool).await.unwrap();
+    let body = until(&world.url, "", 503, "not ready").await;
+    let said = |part: &str| body["parts"][part].as_str().unwrap().to_owned();
+    assert_eq!(
+        (said("database"), said("database_writes")),
+        ("ready".into(), "no writes are taken: its transactions are read-only".into())
+    );
+    let adjust =
+        || json!({ "location_code": "MAIN", "reason": "found", "lines": [{ "sku": "WIDGET", "quantity": 1 }] });
+    let headers = [("idempotency-key", "meanwhile"), ("content-type", "application/json"), ("prefer", "respond-async")];
+    let sent =
+        tenant.send(Method::POST, "/v1/adjustments", &headers, Some(adjust().to_string().into_bytes())).await.unwrap();
+    assert_eq!(sent.status, 202, "{}", sent.body);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(tenant.level("WIDGET").await.unwrap().0, "5", "reads are answered, and nothing is written");
+
+    alter("reset").await;
+    let begun = Instant::now();
+    until(&world.url, "", 200, "ready").await;
+    let answer = tenant.post_as("/v1/adjustments", "after", adjust()).await.unwrap();
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    assert_eq!(tenant.level("WIDGET").await.unwrap().0, "7");
+    tenant.done("/v1/webhooks/listen", json!({})).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
+    world.is_sound().await.unwrap();
 }
