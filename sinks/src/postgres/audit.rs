@@ -261,7 +261,8 @@ async fn newest(
               from control_audit where tenant_id = $1 and sequence > $4 and sequence <= $5{conditions} order by sequence desc limit $6)
              ) both_chains order by recorded_at desc, of_ledger, sequence desc limit $6) f
          left join lateral (select document from audit_log where f.of_ledger and f.entity_version > 1
-             and tenant_id = $1 and entity_id = f.entity_id and entity_version = f.entity_version - 1 limit 1) o on true
+             and tenant_id = $1 and entity_kind = f.entity_kind and entity_id = f.entity_id
+             and entity_version = f.entity_version - 1 limit 1) o on true
          order by f.recorded_at desc, f.of_ledger, f.sequence desc"
     );
     let mut query = sqlx::query(&sql)

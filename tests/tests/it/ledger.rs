@@ -5,6 +5,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -126,8 +127,8 @@ const TIME: &str = "2026-01-01T00:00:00.1234Z";
 const TIMED: &str = r#"{"location_code":"MAIN","reason":"r","lines":[{"sku":"WIDGET","quantity":2}],"occurred_at":"2026-01-01T00:00:00.1234Z"}"#;
 
 /// An adjustment as whoever writes to the log by hand may put it there.
-pub(crate) fn by_hand(tenant: &Tenant, id: Uuid, body: &str) -> Command {
-    let payload = Payload::deserialize_kind("adjustment.create", &mut serde_json::Deserializer::from_str(body));
+pub(crate) fn by_hand(tenant: &Tenant, id: Uuid, kind: &str, body: &str) -> Command {
+    let payload = Payload::deserialize_kind(kind, &mut serde_json::Deserializer::from_str(body));
     Command {
         command_id: CommandId(Uuid::now_v7()),
         tenant_id: TenantId(tenant.id.parse().unwrap()),
@@ -152,7 +153,7 @@ async fn an_id_that_is_taken_is_refused_though_it_looks_new() {
     let schemas = Schemas::connect(world.registry(), &world.prefix).await.unwrap();
     let producer = Producer::new(world.brokers(), "by-hand", Duration::from_secs(10)).unwrap();
     let topic = format!("{}commands", world.prefix);
-    let command = |id: Uuid, body: &str| by_hand(&tenant, id, body);
+    let command = |id: Uuid, body: &str| by_hand(&tenant, id, "adjustment.create", body);
     let taken: Uuid = first.id().parse().unwrap();
     let new = Uuid::now_v7();
     let good = r#"{"location_code":"MAIN","reason":"r","lines":[{"sku":"WIDGET","quantity":2}]}"#;
@@ -187,6 +188,39 @@ async fn an_id_that_is_taken_is_refused_though_it_looks_new() {
     let twice = "select count(*) from adjustments where id = $1";
     assert_eq!(sqlx::query_scalar::<_, i64>(twice).bind(taken).fetch_one(&pool).await.unwrap(), 1);
     world.is_sound().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_two_kinds_share_makes_no_ledger_unsound() {
+    let world = World::start().await.unwrap();
+    let tenant = world.tenant().await.unwrap();
+    let item = tenant.done("/v1/items", json!({ "sku": "WIDGET" })).await.unwrap();
+    // Whoever writes to the log by hand may do it; an id is unique within its kind.
+    let schemas = Schemas::connect(world.registry(), &world.prefix).await.unwrap();
+    let command = by_hand(&tenant, item.id().parse().unwrap(), "supplier.create", r#"{"code":"ACME"}"#);
+    let payload = schemas.commands.encode(&command).unwrap();
+    let topic = format!("{}commands", world.prefix);
+    let record =
+        Outgoing { topic: &topic, partition: None, key: tenant.id.as_bytes(), headers: &[], payload: &payload };
+    let producer = Producer::new(world.brokers(), "by-hand", Duration::from_secs(10)).unwrap();
+    producer.produce_all(std::iter::once(record)).await.unwrap();
+    // Each has a second version.
+    tenant.done("/v1/locations", json!({ "code": "MAIN" })).await.unwrap();
+    for (path, version) in [("items", 1), ("suppliers", 1)] {
+        let etag = format!("\"{version}\"");
+        let headers = [("if-match", etag.as_str()), ("idempotency-key", path), ("content-type", "application/json")];
+        let path = format!("/v1/{path}/{}", item.id());
+        let body = json!({ "name": "Gadget" }).to_string().into_bytes();
+        let changed = tenant.send(Method::PATCH, &path, &headers, Some(body)).await.unwrap();
+        assert_eq!(changed.status, 200, "{path}: {}", changed.body);
+    }
+    world.is_sound().await.unwrap();
+    let account = tenant.get(&format!("/v1/audit?entity_id={}", item.id())).await.unwrap();
+    let records = account.body["data"].as_array().unwrap();
+    assert_eq!(records.len(), 4, "{}", account.body);
+    for record in records.iter().filter(|record| !record["old"].is_null()) {
+        assert!(record["old"]["sku"].is_string() == (record["entity_type"] == "item"), "{record}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -278,7 +312,7 @@ async fn an_undecodable_record_goes_to_the_dead_letters_and_the_partition_goes_o
     let topic = format!("{}commands", world.prefix);
     // A time of which UTC has none: with its offset it lies before the year 0.
     let schemas = Schemas::connect(world.registry(), &world.prefix).await.unwrap();
-    let mut timeless = schemas.commands.encode(&by_hand(&tenant, Uuid::now_v7(), TIMED)).unwrap();
+    let mut timeless = schemas.commands.encode(&by_hand(&tenant, Uuid::now_v7(), "adjustment.create", TIMED)).unwrap();
     let at = timeless.windows(TIME.len()).position(|window| window == TIME.as_bytes()).unwrap();
     timeless[at..at + TIME.len()].copy_from_slice(b"0000-01-01T00:00:00+23:59");
     let mut poison =

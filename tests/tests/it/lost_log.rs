@@ -60,7 +60,8 @@ async fn lose(world: &World, name: &str) {
 /// Commands that somebody else puts on the log, of two widgets each.
 async fn put(world: &World, tenant: &Tenant, count: usize) {
     let schemas = Schemas::connect(world.registry(), &world.prefix).await.unwrap();
-    let command = |_| schemas.commands.encode(&by_hand(tenant, Uuid::now_v7(), ADJUSTMENT)).unwrap();
+    let command =
+        |_| schemas.commands.encode(&by_hand(tenant, Uuid::now_v7(), "adjustment.create", ADJUSTMENT)).unwrap();
     let payloads: Vec<_> = (0..count).map(command).collect();
     produce(world, "commands", payloads.iter().map(|payload| (tenant.id.as_bytes(), payload.as_slice()))).await;
 }

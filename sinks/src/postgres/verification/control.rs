@@ -92,7 +92,7 @@ fn is_time(field: &str) -> bool {
 /// What the account of changes says of a row.
 pub(super) struct Newest {
     kind: String,
-    pub(super) id: Uuid,
+    id: Uuid,
     says: Says,
 }
 
@@ -111,11 +111,11 @@ pub(super) struct Standing {
     state: Fields,
 }
 
-/// A kind and an id of it.
-pub(super) type Key = (String, Uuid);
+/// An id and its kind, in this order: by the bytes of the kind where kinds share an id.
+pub(super) type Key = (Uuid, String);
 
 /// A row in words.
-pub(super) fn named((kind, id): &Key) -> String {
+pub(super) fn named((id, kind): &Key) -> String {
     let noun = match kind.as_str() {
         "api_key" => "API key",
         "identity_provider" => "identity provider",
@@ -127,7 +127,7 @@ pub(super) fn named((kind, id): &Key) -> String {
 
 impl Newest {
     pub(super) fn key(&self) -> Key {
-        (self.kind.clone(), self.id)
+        (self.id, self.kind.clone())
     }
 
     /// In what a row is not what the account says.
@@ -146,24 +146,25 @@ impl Newest {
     }
 }
 
-/// What the account says of rows, a page by their ids.
+/// What the account says of rows, a page in their order.
 pub(super) async fn newest(
     connection: &mut PgConnection,
     tenant: TenantId,
-    after: Option<Uuid>,
+    after: Option<&Key>,
     limit: i64,
 ) -> Result<Vec<Newest>, sqlx::Error> {
     let rows = sqlx::query(
-        "select distinct on (entity_id) entity_id, action, new::text as new,
-             case when action = any($2) then 'member' else entity_kind end as kind
-         from control_audit
-         where tenant_id = $1 and (entity_kind = any($3) or action = any($2)) and ($4::uuid is null or entity_id > $4)
-         order by entity_id, sequence desc limit $5",
+        r#"select distinct on (entity_id, kind collate "C") entity_id, kind, action, new::text as new
+         from (select *, case when action = any($2) then 'member' else entity_kind end as kind from control_audit
+             where tenant_id = $1 and (entity_kind = any($3) or action = any($2)) and ($4::uuid is null or entity_id >= $4)) c
+         where $4::uuid is null or entity_id > $4 or kind collate "C" > $5
+         order by entity_id, kind collate "C", sequence desc limit $6"#,
     )
     .bind(tenant.0)
     .bind(OF_PERSONS)
     .bind(KINDS)
-    .bind(after)
+    .bind(after.map(|(id, _)| *id))
+    .bind(after.map(|(_, kind)| kind))
     .bind(limit)
     .fetch_all(connection)
     .await?;
@@ -181,27 +182,30 @@ pub(super) async fn newest(
         .collect()
 }
 
-/// The rows after one id, up to another where one is given.
+/// The rows after one, up to another where one is given.
 pub(super) async fn standing(
     connection: &mut PgConnection,
     tenant: TenantId,
-    after: Option<Uuid>,
-    through: Option<Uuid>,
+    after: Option<&Key>,
+    through: Option<&Key>,
 ) -> Result<BTreeMap<Key, Standing>, sqlx::Error> {
     let rows = sqlx::query(
-        "select kind, id, gone, state::text as state from control_state
-         where tenant_id = $1 and ($2::uuid is null or id > $2) and ($3::uuid is null or id <= $3)",
+        r#"select kind, id, gone, state::text as state from control_state
+         where tenant_id = $1 and ($2::uuid is null or id > $2 or (id = $2 and kind collate "C" > $3))
+             and ($4::uuid is null or id < $4 or (id = $4 and kind collate "C" <= $5))"#,
     )
     .bind(tenant.0)
-    .bind(after)
-    .bind(through)
+    .bind(after.map(|(id, _)| *id))
+    .bind(after.map(|(_, kind)| kind))
+    .bind(through.map(|(id, _)| *id))
+    .bind(through.map(|(_, kind)| kind))
     .fetch_all(connection)
     .await?;
     rows.iter()
         .map(|row| {
             let state =
                 serde_json::from_str(row.try_get("state")?).map_err(|error| sqlx::Error::Decode(error.into()))?;
-            Ok(((row.try_get("kind")?, row.try_get("id")?), Standing { gone: row.try_get("gone")?, state }))
+            Ok(((row.try_get("id")?, row.try_get("kind")?), Standing { gone: row.try_get("gone")?, state }))
         })
         .collect()
 }

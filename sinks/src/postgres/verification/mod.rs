@@ -15,7 +15,7 @@ mod rows;
 use super::PgPool;
 use super::tree::KEPT_EVERY;
 use outcomes::Answered;
-use rows::{Control, Newest, Place, Stored, Unreadable};
+use rows::{Control, DocumentKey, Newest, Place, Stored, Unreadable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection as _, PgConnection};
@@ -143,11 +143,11 @@ enum Phase {
     Movements(Followed),
     Levels { after: Place, folding: Option<Folding> },
     AuditRecords(Followed),
-    Documents { after: Uuid },
+    Documents { after: DocumentKey },
     Outcomes { before: i64 },
     Reservations { after: Place },
     ControlRecords(Followed),
-    ControlState { after: Option<Uuid> },
+    ControlState { after: Option<control::Key> },
     Done,
 }
 
@@ -316,7 +316,7 @@ impl Progress {
         match check {
             Check::Movements => Phase::Levels { after: FIRST_PLACE, folding: None },
             Check::Levels => Phase::AuditRecords(Followed::genesis(AUDIT_CHAIN, self.tenant_id)),
-            Check::AuditRecords => Phase::Documents { after: Uuid::nil() },
+            Check::AuditRecords => Phase::Documents { after: (Uuid::nil(), String::new()) },
             Check::Documents => Phase::Outcomes { before: i64::MAX },
             Check::Outcomes => Phase::Reservations { after: FIRST_PLACE },
             Check::Reservations => Phase::ControlRecords(Followed::genesis(CONTROL_CHAIN, self.tenant_id)),
@@ -474,11 +474,16 @@ impl Progress {
         Ok(ends(followed, CONTROL_RECORD, "control head", head))
     }
 
-    async fn control_state(&mut self, tx: &mut PgConnection, after: &mut Option<Uuid>) -> Result<Page, sqlx::Error> {
-        let page = control::newest(tx, self.tenant_id, *after, PAGE).await?;
+    async fn control_state(
+        &mut self,
+        tx: &mut PgConnection,
+        after: &mut Option<control::Key>,
+    ) -> Result<Page, sqlx::Error> {
+        let page = control::newest(tx, self.tenant_id, after.as_ref(), PAGE).await?;
         let end = is_last(page.len());
-        let through = page.last().map(|newest| newest.id);
-        let mut standing = control::standing(tx, self.tenant_id, *after, if end { None } else { through }).await?;
+        let through = page.last().map(control::Newest::key);
+        let last = if end { None } else { through.as_ref() };
+        let mut standing = control::standing(tx, self.tenant_id, after.as_ref(), last).await?;
         for newest in page {
             let key = newest.key();
             let row = standing.remove(&key);
@@ -490,7 +495,7 @@ impl Progress {
         if let Some(key) = standing.keys().next() {
             return Ok(unsound(control::named(key), "is in no control record"));
         }
-        *after = through.or(*after);
+        *after = through.or_else(|| after.take());
         Ok(if end { Page::End } else { Page::Sound })
     }
 
@@ -554,17 +559,18 @@ impl Progress {
         })
     }
 
-    async fn documents(&mut self, tx: &mut PgConnection, after: &mut Uuid) -> Result<Page, sqlx::Error> {
-        let page = rows::newest(tx, self.tenant_id, *after, PAGE).await?;
+    async fn documents(&mut self, tx: &mut PgConnection, after: &mut DocumentKey) -> Result<Page, sqlx::Error> {
+        let page = rows::newest(tx, self.tenant_id, after, PAGE).await?;
         let end = is_last(page.len());
-        let through = page.last().map(|newest| newest.id);
+        let through = page.last().map(|newest| newest.key.clone());
         let mut stored = BTreeMap::new();
         for kind in EntityKind::ALL {
-            let rows = rows::stored(tx, *kind, self.tenant_id, *after, if end { None } else { through }).await?;
+            let last = if end { None } else { through.as_ref() };
+            let rows = rows::stored(tx, *kind, self.tenant_id, after, last).await?;
             stored.extend(rows.into_iter().map(|(id, row)| ((*kind, id), row)));
         }
         let mut barcodes = BTreeMap::new();
-        for Newest { id, kind, document } in page {
+        for Newest { key: (id, _), kind, document } in page {
             let kind = match kind {
                 Ok(kind) => kind,
                 Err(problem) => return Ok(unsound(format!("newest audit record of document {id}"), &problem)),
@@ -588,7 +594,9 @@ impl Progress {
         if let Some((barcode, item)) = barcodes.iter().find(|(barcode, item)| owners.get(*barcode) != Some(item)) {
             return Ok(unsound(format!("barcode {barcode:?}"), &format!("does not lead to item {item}, whose it is")));
         }
-        *after = through.unwrap_or(*after);
+        if let Some(through) = through {
+            *after = through;
+        }
         Ok(if end { Page::End } else { Page::Sound })
     }
 

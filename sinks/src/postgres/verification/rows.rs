@@ -277,6 +277,8 @@ pub(super) async fn control_records(
              select p.new -> 'kept' as kept from control_audit p
              where p.tenant_id = c.tenant_id and p.entity_id = c.entity_id and p.sequence < c.sequence
                  and (p.entity_kind = any($4) or p.action = any($5))
+                 and case when p.action = any($5) then 'member' else p.entity_kind end
+                     = case when c.action = any($5) then 'member' else c.entity_kind end
              order by p.sequence desc limit 1) b on c.entity_kind = any($4) or c.action = any($5)
          order by c.sequence",
     )
@@ -325,31 +327,38 @@ pub(super) async fn head(
 
 /// What the account of a document's changes says it is now.
 pub(super) struct Newest {
-    pub(super) id: Uuid,
+    pub(super) key: DocumentKey,
     pub(super) kind: Result<EntityKind, String>,
     pub(super) document: String,
 }
 
-/// The newest audit record of each document, by the documents' ids.
+/// Documents in the order of their ids, and of their kinds where kinds share an id: an id is unique within its kind only. Kinds go
+/// by the bytes of their names.
+pub(super) type DocumentKey = (Uuid, String);
+
+/// The newest audit record of each document, in order.
 pub(super) async fn newest(
     connection: &mut PgConnection,
     tenant: TenantId,
-    after: Uuid,
+    (id, kind): &DocumentKey,
     limit: i64,
 ) -> Result<Vec<Newest>, sqlx::Error> {
     let rows = sqlx::query(
-        "select distinct on (entity_id) entity_id, entity_kind, document::text as document from audit_log
-         where tenant_id = $1 and entity_id > $2 order by entity_id, entity_version desc limit $3",
+        r#"select distinct on (entity_id, entity_kind collate "C") entity_id, entity_kind, document::text as document
+         from audit_log
+         where tenant_id = $1 and entity_id >= $2 and (entity_id > $2 or entity_kind collate "C" > $3)
+         order by entity_id, entity_kind collate "C", entity_version desc limit $4"#,
     )
     .bind(tenant.0)
-    .bind(after)
+    .bind(id)
+    .bind(kind)
     .bind(limit)
     .fetch_all(connection)
     .await?;
     rows.iter()
         .map(|row| {
             Ok(Newest {
-                id: row.try_get("entity_id")?,
+                key: (row.try_get("entity_id")?, row.try_get("entity_kind")?),
                 kind: entity_kind(row, "entity_kind"),
                 document: row.try_get("document")?,
             })
@@ -369,19 +378,24 @@ pub(super) struct Stored {
     pub(super) updated_at: Timestamp,
 }
 
-/// The rows of a kind's documents after one id, up to another where one is given.
+/// The rows of a kind's documents after one document, up to another where one is given.
 pub(super) async fn stored(
     connection: &mut PgConnection,
     kind: EntityKind,
     tenant: TenantId,
-    after: Uuid,
-    through: Option<Uuid>,
+    (after, after_kind): &DocumentKey,
+    through: Option<&DocumentKey>,
 ) -> Result<BTreeMap<Uuid, Stored>, sqlx::Error> {
+    let (from, to) = (
+        if kind.name() > after_kind.as_str() { ">=" } else { ">" },
+        if through.is_none_or(|(_, through)| kind.name() <= through.as_str()) { "<=" } else { "<" },
+    );
     let sql = format!(
         "select id, code, status, expires_at, version, created_at, updated_at, document::text as document from {}
-         where tenant_id = $1 and id > $2 and ($3::uuid is null or id <= $3)",
+         where tenant_id = $1 and id {from} $2 and ($3::uuid is null or id {to} $3)",
         kind.collection()
     );
+    let through = through.map(|(id, _)| *id);
     let rows = sqlx::query(&sql).bind(tenant.0).bind(after).bind(through).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
