@@ -486,4 +486,11 @@ async fn what_stood_before_records_carried_rows_gets_a_record_and_is_held_to_it(
     assert_eq!((code, &report["control_state"]), (Some(0), &json!(701)), "{report}");
     execute(&pool, "update api_keys set role = 'admin' where key_hash = int4send(7)").await;
     assert_eq!(verify(&world, &[]).await.0, Some(2));
+    // Whoever may write to tables cannot have a row accounted for a second time.
+    execute(&pool, "insert into control_unaccounted select tenant_id, kind, id from control_state where not gone")
+        .await;
+    migrate().await;
+    let (code, report) = verify(&world, &[]).await;
+    let problem = report["findings"][0]["problem"].as_str().unwrap_or_default();
+    assert!(code == Some(2) && problem.contains("no action"), "{report}");
 }

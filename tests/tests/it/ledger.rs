@@ -325,15 +325,15 @@ async fn an_undecodable_record_goes_to_the_dead_letters_and_the_partition_goes_o
         |command| command.operations = vec![command.operations[0].clone(); OPERATIONS_MAX + 1],
     ];
     for spoil in unsound {
-        let mut command = by_hand(&tenant, Uuid::now_v7(), TIMED);
+        let mut command = by_hand(&tenant, Uuid::now_v7(), "adjustment.create", TIMED);
         spoil(&mut command);
         poison.push(schemas.commands.encode(&command).unwrap());
     }
     // Refused and not set aside: what is wrong is in the body.
-    let refused = by_hand(&tenant, Uuid::now_v7(), &TIMED.replace("WIDGET", "A\\u0000B"));
+    let refused = by_hand(&tenant, Uuid::now_v7(), "adjustment.create", &TIMED.replace("WIDGET", "A\\u0000B"));
     let refused_record = schemas.commands.encode(&refused).unwrap();
     // A tenant's command is decided on the tenant's partition, and nowhere else.
-    let elsewhere = schemas.commands.encode(&by_hand(&tenant, Uuid::now_v7(), TIMED)).unwrap();
+    let elsewhere = schemas.commands.encode(&by_hand(&tenant, Uuid::now_v7(), "adjustment.create", TIMED)).unwrap();
     for partition in 0..3 {
         for payload in poison.iter().chain([&refused_record, &elsewhere]) {
             let record = FutureRecord::to(&topic).partition(partition).key(&tenant.id).payload(payload);

@@ -6,6 +6,7 @@ use sqlx::{PgConnection, Row};
 use std::collections::BTreeMap;
 use twh_domain::event::ControlRecord;
 use twh_domain::id::TenantId;
+use twh_domain::timestamp::Timestamp;
 use uuid::Uuid;
 
 /// What a record says that a row is, as the columns' values.
@@ -15,12 +16,25 @@ type Fields = Map<String, Value>;
 enum Changes {
     /// These.
     Only(&'static [&'static str]),
-    /// Any; those that the record tells the old values of were what it tells.
-    AsTold,
+    /// Those that the record tells the old values of, which were what it tells; and these, which change with them.
+    AsTold(&'static [&'static str]),
+    /// All: there was no row before.
+    Makes,
+    /// None of a row, or there is no row any more.
+    Nothing,
 }
 
-/// What changes more than one action may is a change that nobody made through the API. Actions that are not here make a row.
+/// What changes more than its action may is a change that nobody made through the API, and so is an action that is not here.
 const ACTIONS: &[(&str, Changes)] = &[
+    ("tenant.create", Changes::Makes),
+    ("api_key.create", Changes::Makes),
+    ("member.join", Changes::Makes),
+    ("member.remove", Changes::Nothing),
+    ("invitation.create", Changes::Makes),
+    ("identity_provider.create", Changes::Makes),
+    ("identity_provider.delete", Changes::Nothing),
+    ("webhook.register", Changes::Makes),
+    ("webhook.delete", Changes::Nothing),
     ("tenant.plan", Changes::Only(&["plan"])),
     ("webhook.listen", Changes::Only(&[])),
     ("api_key.rotate", Changes::Only(&["expires_at", "rotated_to"])),
@@ -31,8 +45,8 @@ const ACTIONS: &[(&str, Changes)] = &[
     ("user.update", Changes::Only(&["email", "email_key", "name"])),
     ("invitation.accept", Changes::Only(&["accepted_at"])),
     ("invitation.revoke", Changes::Only(&["revoked_at"])),
-    ("identity_provider.update", Changes::AsTold),
-    ("webhook.update", Changes::AsTold),
+    ("identity_provider.update", Changes::AsTold(&["updated_at"])),
+    ("webhook.update", Changes::AsTold(&["updated_at", "version", "has_client_certificate"])),
     ("webhook.rotate", Changes::Only(&["secret_hint", "previous_until", "updated_at", "version"])),
     ("webhook.quarantined", Changes::Only(STATE)),
     ("webhook.recovered", Changes::Only(STATE)),
@@ -53,40 +67,46 @@ fn kept(values: &str) -> Option<Fields> {
     serde_json::from_str::<Kept>(values).ok()?.kept
 }
 
-/// A column that was changed between two records without either telling of it. `before` is the row that the record before this one
-/// holds.
-pub(super) fn untold_change(record: &ControlRecord, before: &str) -> Option<String> {
+/// What was changed between two records without either telling of it. `before` is the row that the record before this one holds.
+pub(super) fn untold_change(record: &ControlRecord, before: Option<&str>) -> Option<String> {
+    let of_a_row = KINDS.contains(&record.entity_kind.as_str()) || OF_PERSONS.contains(&record.action.as_str());
+    if !of_a_row {
+        return None;
+    }
     untold(&record.action, before, record.old.as_deref(), record.new.as_deref())
 }
 
-fn untold(action: &str, before: &str, old: Option<&str>, new: Option<&str>) -> Option<String> {
-    let (_, changes) = ACTIONS.iter().find(|(known, _)| *known == action)?;
-    let before: Fields = serde_json::from_str(before).ok()?;
+fn untold(action: &str, before: Option<&str>, old: Option<&str>, new: Option<&str>) -> Option<String> {
+    let Some((_, changes)) = ACTIONS.iter().find(|(known, _)| *known == action) else {
+        // The first record of a row that is older than such records.
+        let is_first = action.ends_with(".baseline") && before.is_none();
+        return (!is_first).then(|| format!("there is no action {action} upon a row that has a record"));
+    };
+    let before: Fields = serde_json::from_str(before?).ok()?;
+    let after = new.and_then(kept).unwrap_or_default();
+    let same = |column: &str| after.get(column).is_none_or(|now| before.get(column) == Some(now));
     let column = match changes {
-        Changes::Only(columns) => {
-            let after = new.and_then(kept)?;
-            before
-                .iter()
-                .find(|(column, value)| {
-                    !columns.contains(&column.as_str()) && after.get(*column).is_some_and(|now| now != *value)
-                })?
-                .0
-                .clone()
-        }
-        Changes::AsTold => {
+        Changes::Makes => return Some("makes what is there already".to_owned()),
+        Changes::Nothing => None,
+        Changes::Only(columns) => before.keys().find(|column| !columns.contains(&column.as_str()) && !same(column)),
+        Changes::AsTold(along) => {
             let told: Fields = serde_json::from_str(old?).ok()?;
-            told.iter()
-                .find(|(field, value)| !is_time(field) && before.get(*field).is_some_and(|was| was != *value))?
-                .0
-                .clone()
+            before.iter().find_map(|(column, was)| {
+                let untold = match told.get(column) {
+                    Some(told) => !is_same(was, told),
+                    None => !along.contains(&column.as_str()) && !same(column),
+                };
+                untold.then_some(column)
+            })
         }
     };
-    Some(format!("{column} had been changed before it, and no record tells of that"))
+    column.map(|column| format!("{column} had been changed before it, and no record tells of that"))
 }
 
 /// Records write times as the API does, which is not how a row's column is written.
-fn is_time(field: &str) -> bool {
-    ["_at", "_since", "_until"].iter().any(|end| field.ends_with(end))
+fn is_same(value: &Value, told: &Value) -> bool {
+    let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    value == told || time(value).is_some_and(|at| time(told) == Some(at))
 }
 
 /// What the account of changes says of a row.
@@ -242,14 +262,37 @@ mod tests {
                 r#"{{"kept":{{"role":"{role}","scopes":["read:keys"],"revoked_at":"2026-01-01T00:00:00+00:00","later":1}}}}"#
             )
         };
+        let before = Some(before);
         assert_eq!(untold("api_key.revoke", before, None, Some(&revoked("dev"))), None);
         let found = untold("api_key.revoke", before, None, Some(&revoked("admin")));
         assert!(found.is_some_and(|problem| problem.starts_with("role had been changed")));
-        assert_eq!(untold("api_key.create", before, None, Some(&revoked("admin"))), None);
-        let before = r#"{"url":"https://a.example","state_since":"2026-01-01T00:00:00+00:00"}"#;
-        let old =
-            |url: &str| format!(r#"{{"url":"{url}","state_since":"2026-01-01T00:00:00Z","client_certificate":false}}"#);
-        assert_eq!(untold("webhook.update", before, Some(&old("https://a.example")), None), None);
-        assert!(untold("webhook.update", before, Some(&old("https://b.example")), None).is_some());
+        assert_eq!(untold("api_key.create", None, None, Some(&revoked("admin"))), None);
+        for made_up in ["api_key.create", "api_key.baseline", "api_key.whatever"] {
+            assert!(untold(made_up, before, None, Some(&revoked("admin"))).is_some(), "{made_up}");
+        }
+        assert_eq!(untold("api_key.baseline", None, None, Some(&revoked("admin"))), None);
+        assert!(untold("api_key.whatever", None, None, None).is_some());
+    }
+
+    #[test]
+    fn what_an_update_does_not_tell_of_stays() {
+        let row = |url: &str, until: &str, version: i64| {
+            format!(
+                r#"{{"url":"{url}","state_since":"2026-01-01T00:00:00+00:00","previous_until":{until},"version":{version}}}"#
+            )
+        };
+        let before = row("https://a.example", "null", 1);
+        let old = |url: &str, since: &str| format!(r#"{{"url":"{url}","state_since":"{since}","ordering":"none"}}"#);
+        let kept = |row: &str| format!(r#"{{"kept":{row}}}"#);
+        let untold =
+            |old: String, after: String| untold("webhook.update", Some(&before), Some(&old), Some(&kept(&after)));
+        let since = "2026-01-01T00:00:00Z";
+        assert_eq!(untold(old("https://a.example", since), row("https://c.example", "null", 2)), None);
+        assert!(untold(old("https://b.example", since), row("https://c.example", "null", 2)).is_some());
+        assert!(
+            untold(old("https://a.example", "2026-01-02T00:00:00Z"), row("https://c.example", "null", 2)).is_some()
+        );
+        let revived = row("https://c.example", r#""2036-01-01T00:00:00+00:00""#, 2);
+        assert!(untold(old("https://a.example", since), revived).is_some());
     }
 }

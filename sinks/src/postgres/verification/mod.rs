@@ -454,7 +454,7 @@ impl Progress {
             if let Some(page) = known.and_then(|known| known.contradicts(CONTROL_RECORD, record.sequence, &hash)) {
                 return Ok(page);
             }
-            let untold = before.and_then(|before| control::untold_change(&record, &before));
+            let untold = control::untold_change(&record, before.as_deref());
             if let Some(problem) = untold {
                 return Ok(unsound(format!("{CONTROL_RECORD} {}", record.sequence), &problem));
             }
