@@ -22,6 +22,7 @@ mod ledger;
 mod limits;
 mod lost_log;
 mod month;
+mod newcomer;
 mod openapi;
 mod proof;
 mod readiness;

@@ -427,7 +427,7 @@ async fn agrees(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn supply_is_new_names_while_writes_go_on_and_processes_crash() {
+async fn supply_is_rebuilt_while_writes_go_on_and_processes_crash() {
     let (mut world, tenant) = world().await;
     let supplier = json!({ "code": "ACME", "name": "Acme" });
     let supplier = tenant.done("/v1/suppliers", supplier).await.unwrap().id().to_owned();
