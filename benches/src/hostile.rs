@@ -1,5 +1,5 @@
-//! A tenant that sends the worst that it may, as fast as it is let, and a neighbour on its partition: what the neighbour waits, and
-//! what memory the server takes.
+//! Tenants that send the worst that they may, as fast as they are let, and a neighbour on their partition: what the neighbour waits,
+//! and what memory the server takes.
 
 use crate::environment::Environment;
 use crate::http::Connection;
@@ -18,6 +18,8 @@ const LINES: usize = 1_000;
 const ORDERS: usize = 4;
 /// Shipments in a request, the most first: what is too much is refused.
 const SHIPMENTS: [usize; 4] = [1_000, 100, 20, 1];
+/// Changes of an item in a request: the first makes it long, and each of the others writes it again.
+const CHANGES: usize = 1_000;
 const CONNECTIONS: usize = 16;
 const NEIGHBOUR_CONNECTIONS: usize = 4;
 const NEIGHBOUR_RATE: f64 = 100.0;
@@ -28,22 +30,31 @@ const PARTITIONS: i32 = 6;
 /// After which running servers hold a tenant to another plan.
 const PLAN_HOLDS_AFTER: Duration = Duration::from_secs(6);
 
-/// The whole scenario, for one plan of the hostile tenant.
-pub(crate) async fn measure(environment: &Environment, report: &mut Report, plan: &str, time: Duration) -> Result<()> {
-    let hostile = environment.tenant("enterprise").await?;
-    let neighbour = neighbour(environment, &hostile).await?;
+/// The whole scenario, for so many hostile tenants of a plan.
+pub(crate) async fn measure(
+    environment: &Environment,
+    report: &mut Report,
+    (plan, count): (&str, usize),
+    time: Duration,
+) -> Result<()> {
+    let neighbour = environment.tenant("enterprise").await?;
     let server = environment.start(&["serve"], &[]).await?;
     let address = server.address.as_str();
     prepare_neighbour(address, &neighbour.api_key).await?;
-    let orders = Arc::new(prepare_orders(address, &hostile.api_key).await?);
-    set_plan(&environment.pool, hostile.tenant_id, plan).await?;
+    let mut hostile = Vec::with_capacity(count);
+    for _ in 0..count {
+        let tenant = beside(environment, &neighbour).await?;
+        let orders = Arc::new(prepare_orders(address, &tenant.api_key).await?);
+        set_plan(&environment.pool, tenant.tenant_id, plan).await?;
+        hostile.push((tenant.api_key, orders));
+    }
     tokio::time::sleep(PLAN_HOLDS_AFTER).await;
     let calm = write(address, &neighbour.api_key, Duration::from_secs(3)).await?;
     let attack = Arc::new(Attack::default());
     let mut clients = Vec::new();
-    for number in 0..CONNECTIONS {
-        let (attack, orders) = (Arc::clone(&attack), Arc::clone(&orders));
-        let (address, key) = (address.to_owned(), hostile.api_key.clone());
+    for number in 0..CONNECTIONS.max(count) {
+        let (key, orders) = hostile.get(number % count).cloned().context("there is a hostile tenant")?;
+        let (attack, address) = (Arc::clone(&attack), address.to_owned());
         clients.push(tokio::spawn(async move { attack.run(&address, &key, &orders, number).await }));
     }
     let during = write(address, &neighbour.api_key, time).await?;
@@ -52,25 +63,18 @@ pub(crate) async fn measure(environment: &Environment, report: &mut Report, plan
         client.await??;
     }
     let taken = attack.taken.load(Ordering::Relaxed);
-    report.add(Row::new(
-        format!("hostile tenant ({plan}): shipments taken"),
-        taken as f64 / time.as_secs_f64(),
-        "a second",
-    ));
-    report.add(Row::new(format!("hostile tenant ({plan}): neighbour before it, p99"), calm.p99_ms, "ms"));
-    report.add(Row::new(format!("hostile tenant ({plan}): neighbour, p50"), during.p50_ms, "ms"));
-    report.add(
-        Row::new(format!("hostile tenant ({plan}): neighbour, p99"), during.p99_ms, "ms").bar(Bar::Below(WAIT_MS)),
-    );
+    let row = |what: &str, value, unit| Row::new(format!("hostile tenants ({count} {plan}): {what}"), value, unit);
+    report.add(row("commands taken", taken as f64 / time.as_secs_f64(), "a second"));
+    report.add(row("neighbour before them, p99", calm.p99_ms, "ms"));
+    report.add(row("neighbour, p50", during.p50_ms, "ms"));
+    report.add(row("neighbour, p99", during.p99_ms, "ms").bar(Bar::Below(WAIT_MS)));
     let memory = server.memory_peak_mb() as f64;
-    report.add(
-        Row::new(format!("hostile tenant ({plan}): server's memory at most"), memory, "MB").bar(Bar::Below(MEMORY_MB)),
-    );
+    report.add(row("server's memory at most", memory, "MB").bar(Bar::Below(MEMORY_MB)));
     server.stop().await
 }
 
 /// A tenant on the same partition.
-async fn neighbour(environment: &Environment, of: &NewTenant) -> Result<NewTenant> {
+async fn beside(environment: &Environment, of: &NewTenant) -> Result<NewTenant> {
     let partition = |tenant: &NewTenant| partition_of(tenant.tenant_id.to_string().as_bytes(), PARTITIONS);
     loop {
         let tenant = environment.tenant("enterprise").await?;
@@ -95,25 +99,27 @@ async fn prepare_neighbour(address: &str, key: &str) -> Result<()> {
     Ok(())
 }
 
-/// Orders of the hostile tenant, with their stock allocated.
+/// An item of a hostile tenant, and orders of it with their stock allocated.
 async fn prepare_orders(address: &str, key: &str) -> Result<Vec<String>> {
     let sku = "S".repeat(64);
     let mut connection = Connection::open(address).await?;
     done(&mut connection, key, "/v1/locations", json!({ "code": "MAIN" })).await?;
-    done(&mut connection, key, "/v1/items", json!({ "sku": sku })).await?;
+    let item = done(&mut connection, key, "/v1/items", json!({ "sku": sku })).await?;
     let stock =
         json!({ "location_code": "MAIN", "reason": "x", "lines": [{ "sku": sku, "quantity": LINES * ORDERS }] });
     done(&mut connection, key, "/v1/adjustments", stock).await?;
     let lines = vec![json!({ "sku": sku, "quantity": 1 }); LINES];
-    let mut orders = Vec::with_capacity(ORDERS);
+    let id_of =
+        |document: &Value| document.get("id").and_then(Value::as_str).map(str::to_owned).context("it has an id");
+    let mut made = vec![id_of(&item)?];
     for _ in 0..ORDERS {
         let order = json!({ "location_code": "MAIN", "lines": lines });
         let order = done(&mut connection, key, "/v1/sales_orders", order).await?;
-        let id = order.get("id").and_then(Value::as_str).context("an order has an id")?;
+        let id = id_of(&order)?;
         done(&mut connection, key, &format!("/v1/sales_orders/{id}/allocate"), json!({})).await?;
-        orders.push(id.to_owned());
+        made.push(id);
     }
-    Ok(orders)
+    Ok(made)
 }
 
 /// The neighbour's own writes, at a steady rate.
@@ -141,10 +147,11 @@ struct Attack {
 
 impl Attack {
     /// Ships next to nothing of a long order, again and again, many times in a request that nobody waits for; what is refused
-    /// is tried with fewer.
+    /// is tried with fewer. In between it makes an item long and changes it many times over.
     async fn run(&self, address: &str, key: &str, orders: &[String], number: usize) -> Result<()> {
         let mut connection = Connection::open(address).await?;
-        let order = orders.get(number % orders.len()).context("there is an order")?;
+        let order = orders.get(1 + number % ORDERS).context("there is an order")?;
+        let item = orders.first().context("there is an item")?;
         while !self.over.load(Ordering::Relaxed) {
             for count in SHIPMENTS {
                 // A request that is refused before its body is read ends its connection.
@@ -153,19 +160,35 @@ impl Attack {
                     connection = Connection::open(address).await?;
                     continue;
                 };
-                match status {
-                    200 => _ = self.taken.fetch_add(count as u64, Ordering::Relaxed),
-                    422 | 429 | 503 => tokio::time::sleep(IMPATIENCE).await,
-                    _ => bail!("{count} shipments in a request are answered with {status}"),
-                }
+                self.count(status, count).await?;
+            }
+            let commands = (0..CHANGES).map(|change| {
+                let pairs = |count| (0..count).map(|key: usize| (key.to_string(), "\u{1}".repeat(500).into())).collect();
+                let body = if change == 0 { json!({ "metadata": Value::Object(pairs(50)) }) } else { json!({ "name": "x" }) };
+                json!({ "type": "item.update", "id": item, "if_match": "*", "idempotency_key": uuid::Uuid::new_v4(), "body": body })
+            });
+            match send(&mut connection, key, commands.collect()).await {
+                Ok(status) => self.count(status, CHANGES).await?,
+                Err(_) => connection = Connection::open(address).await?,
             }
         }
         Ok(())
     }
 }
 
+impl Attack {
+    async fn count(&self, status: u16, commands: usize) -> Result<()> {
+        match status {
+            200 => _ = self.taken.fetch_add(commands as u64, Ordering::Relaxed),
+            422 | 429 | 503 => tokio::time::sleep(IMPATIENCE).await,
+            _ => bail!("{commands} commands in a request are answered with {status}"),
+        }
+        Ok(())
+    }
+}
+
 async fn ship(connection: &mut Connection, key: &str, order: &str, count: usize) -> Result<u16> {
-    let commands: Vec<_> = (0..count)
+    let commands = (0..count)
         .map(|_| {
             json!({
                 "type": "sales_order.ship",
@@ -175,6 +198,11 @@ async fn ship(connection: &mut Connection, key: &str, order: &str, count: usize)
             })
         })
         .collect();
+    send(connection, key, commands).await
+}
+
+/// Sends commands that nobody waits for.
+async fn send(connection: &mut Connection, key: &str, commands: Vec<Value>) -> Result<u16> {
     let (bearer, body) = (format!("Bearer {key}"), json!({ "commands": commands }).to_string());
     let request = uuid::Uuid::new_v4().to_string();
     let headers = [

@@ -327,8 +327,8 @@ impl<'a> Bench<'a> {
     }
 
     async fn hostile(&mut self) -> Result<()> {
-        for plan in ["free", "scale"] {
-            hostile::measure(self.environment, &mut self.report, plan, 4 * self.options.load).await?;
+        for hostile in [("free", 1), ("free", 20), ("scale", 1)] {
+            hostile::measure(self.environment, &mut self.report, hostile, 4 * self.options.load).await?;
         }
         Ok(())
     }

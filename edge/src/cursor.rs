@@ -14,14 +14,12 @@ use twh_sinks::secrets::Secrets;
 /// A cursor for a position.
 #[must_use]
 pub fn encode<T: Serialize>(position: &T) -> String {
-    serde_json::to_vec(position).unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&serde_json::to_vec(position).unwrap_or_default())
 }
 
 /// The position of a cursor.
 pub fn decode<T: DeserializeOwned>(cursor: &str) -> Result<T, ApiError> {
-    let bytes: Option<Vec<u8>> =
-        cursor.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
-    bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(not_ours)
+    hex::decode(cursor).and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(not_ours)
 }
 
 /// What a cursor is signed for.

@@ -110,7 +110,7 @@ impl BatchResult {
 
     /// That a command is durable and not decided yet.
     #[must_use]
-    pub fn pending(command: CommandId, position: Position, location: String, body: &Value) -> Self {
+    pub fn pending(command: CommandId, position: Position, location: String, body: &impl Serialize) -> Self {
         let decided_later = Self::new(202, raw(body), raw(body));
         Self {
             location: Some(location),

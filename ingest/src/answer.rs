@@ -1,6 +1,6 @@
 //! From an outcome to an answer.
 
-use crate::describe::BatchResults;
+use crate::describe::{BatchResults, PendingCommand};
 use actix_web::HttpResponse;
 use serde_json::json;
 use twh_domain::id::CommandId;
@@ -72,8 +72,8 @@ pub(crate) fn outcome_entry(outcome: &Outcome, request_id: &str) -> BatchResult 
 }
 
 /// The body that says that a command is durable and not decided yet.
-pub(crate) fn pending_body(command: CommandId, position: Position) -> serde_json::Value {
-    json!({ "command_id": command, "status": "pending", "position": position.to_string() })
+pub(crate) const fn pending_body(command: CommandId, position: Position) -> PendingCommand {
+    PendingCommand { command_id: command, status: "pending", position }
 }
 
 /// Where to ask what became of a command.

@@ -4,7 +4,7 @@ use actix_web::body::BoxBody;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder, dev};
 use futures::future::LocalBoxFuture;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::json;
 use std::marker::PhantomData;
 use twh_domain::commands::Shape;
@@ -60,14 +60,18 @@ impl<E> Responder for Sent<E> {
     }
 }
 
+fn collect_str<S: Serializer>(position: &Position, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(position)
+}
+
 /// A command that is durable and not decided yet.
-#[derive(JsonSchema)]
-#[expect(dead_code, reason = "the shape of what is written by hand")]
-struct PendingCommand {
-    command_id: CommandId,
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct PendingCommand {
+    pub(crate) command_id: CommandId,
     #[schemars(extend("enum" = ["pending"]))]
-    status: String,
-    position: Position,
+    pub(crate) status: &'static str,
+    #[serde(serialize_with = "collect_str")]
+    pub(crate) position: Position,
 }
 
 const OF_COMMANDS: [&str; 3] = ["X-TWH-Position", "X-TWH-Command-Id", "Idempotent-Replayed"];

@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 use twh_domain::commands::Operation;
+use twh_domain::hex;
 
 /// SHA-256, in hexadecimal, over what was asked. `creates` says that the subject's id is the edge's own, new at each try,
 /// and so no part of the request.
@@ -17,5 +18,5 @@ pub(crate) fn fingerprint<'a>(operations: impl Iterator<Item = (&'a Operation, b
         hasher.update(serde_json::to_vec(&operation.payload).unwrap_or_default());
         hasher.update([0]);
     }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&hasher.finalize())
 }

@@ -44,7 +44,7 @@ fn known_head(text: &str) -> Result<KnownHead, String> {
     let (sequence, hash) = text.split_once(':').ok_or("write it as SEQUENCE:HASH")?;
     Ok(KnownHead {
         sequence: sequence.parse().map_err(|_| "SEQUENCE must be a whole number")?,
-        hash: twh_domain::hex::decode(hash).ok_or("HASH must be 64 hexadecimal digits")?,
+        hash: twh_domain::hex::decode_hash(hash).ok_or("HASH must be 64 hexadecimal digits")?,
     })
 }
 

@@ -54,6 +54,16 @@ static DECIDED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("the metric's name is unique")
 });
 
+#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
+static FAILED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "twh_ledger_failures_total",
+        "Batches that were not decided or written, by why.",
+        &["kind"]
+    )
+    .expect("the metric's name is unique")
+});
+
 /// How far the rules of a newer process may be ahead, which is at work during an upgrade: its commands wait for ours to be
 /// upgraded. What is further ahead is no version of ours, and must not keep a partition waiting.
 const VERSIONS_AHEAD_MAX: i32 = 10;
@@ -285,6 +295,7 @@ impl<S: Store, L: Log> Writer<S, L> {
 
     /// What was decided may not be what is committed: begin from the database again.
     fn doubt(&mut self, error: &LedgerError) {
+        FAILED.with_label_values(&[error.kind()]).inc();
         self.state = State::default();
         self.in_doubt = true;
         if matches!(error, LedgerError::Taken(_)) {

@@ -11,8 +11,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
-use std::fmt::Write as _;
 use std::time::{Duration, Instant, SystemTime};
+use twh_domain::hex;
 use url::Url;
 use uuid::Uuid;
 
@@ -80,11 +80,8 @@ pub fn signatures(secrets: &[SigningSecret], id: &str, timestamp: i64, body: &[u
     let mut own = format!("t={timestamp}");
     let mut standard = String::new();
     for secret in secrets {
-        let hex = secret.sign(&[timestamp.as_bytes(), b".", body]);
         own.push_str(",v1=");
-        for byte in hex {
-            let _ = write!(own, "{byte:02x}");
-        }
+        own.push_str(&hex::encode(&secret.sign(&[timestamp.as_bytes(), b".", body])));
         if !standard.is_empty() {
             standard.push(' ');
         }

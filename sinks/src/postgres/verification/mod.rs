@@ -781,14 +781,14 @@ mod hex {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Hash, D::Error> {
         let text = String::deserialize(deserializer)?;
-        twh_domain::hex::decode(&text).ok_or_else(|| de::Error::custom("is no SHA-256 hash in hexadecimal"))
+        twh_domain::hex::decode_hash(&text).ok_or_else(|| de::Error::custom("is no SHA-256 hash in hexadecimal"))
     }
 }
 
 /// Hashes as text.
 mod hexes {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-    use twh_domain::hex::{decode, encode};
+    use twh_domain::hex::{decode_hash, encode};
     use twh_domain::movement::Hash;
 
     pub(super) fn serialize<S: Serializer>(hashes: &[Hash], serializer: S) -> Result<S::Ok, S::Error> {
@@ -797,7 +797,7 @@ mod hexes {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Hash>, D::Error> {
         let texts = Vec::<String>::deserialize(deserializer)?;
-        let hashes: Option<Vec<Hash>> = texts.iter().map(|text| decode(text)).collect();
+        let hashes: Option<Vec<Hash>> = texts.iter().map(|text| decode_hash(text)).collect();
         hashes.ok_or_else(|| de::Error::custom("one is no SHA-256 hash in hexadecimal"))
     }
 }
