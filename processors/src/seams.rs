@@ -11,6 +11,7 @@ use twh_sinks::kafka::{Outgoing, ProduceError, Producer};
 use twh_sinks::postgres::committer::Committer;
 use twh_sinks::postgres::ledger::halts::{self, Halt};
 use twh_sinks::postgres::ledger::{self, Claim, Commit, LedgerError};
+use twh_sinks::postgres::noted;
 use twh_sinks::postgres::outbox::{self, OutboxBatch};
 use twh_sinks::postgres::{PgPool, sqlx};
 
@@ -35,6 +36,21 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Writes down that the partition stands until a person has looked; the one who claimed it is fenced by that.
     fn halt(&self, claim: Claim, halt: Halt) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// Writes down that the partition stands until the cause is gone. Who keeps nothing for people to look at needs none.
+    fn stands(
+        &self,
+        _partition: i32,
+        _why: &str,
+        _at_offset: Option<i64>,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Notes that the partition has reached an offset after it stood; says where it stands otherwise.
+    fn goes_on(&self, _partition: i32, _reached: i64) -> impl Future<Output = Result<Option<i64>, sqlx::Error>> + Send {
+        std::future::ready(Ok(None))
+    }
 
     /// The oldest batch of the outbox after `after`.
     fn oldest_after(
@@ -81,6 +97,14 @@ impl Store for LedgerStore {
 
     async fn halt(&self, claim: Claim, halt: Halt) -> Result<(), LedgerError> {
         halts::halt(&self.pool, &claim, &halt).await
+    }
+
+    async fn stands(&self, partition: i32, why: &str, at_offset: Option<i64>) -> Result<(), sqlx::Error> {
+        noted::stands(&self.pool, noted::LEDGER, partition, why, at_offset).await
+    }
+
+    async fn goes_on(&self, partition: i32, reached: i64) -> Result<Option<i64>, sqlx::Error> {
+        noted::goes_on(&self.pool, noted::LEDGER, partition, reached).await
     }
 
     async fn oldest_after(&self, partition: i32, after: i64) -> Result<Option<OutboxBatch>, sqlx::Error> {

@@ -137,6 +137,14 @@ impl<S: Store, L: Log> Group for Ledger<S, L> {
             Err(error) => apply_error(error),
         }
     }
+
+    async fn stands(&self, partition: i32, why: &str, at_offset: Option<i64>) -> Result<(), ApplyError> {
+        Ok(self.store.stands(partition, why, at_offset).await?)
+    }
+
+    async fn goes_on(&self, partition: i32, reached: i64) -> Result<Option<i64>, ApplyError> {
+        Ok(self.store.goes_on(partition, reached).await?)
+    }
 }
 
 impl<S: Store, L: Log> Ledger<S, L> {

@@ -25,6 +25,7 @@ use twh_schemas::records::DomainEvent;
 use twh_sinks::kafka::Reached;
 use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::builds::{self, Build, Progress, Projection, State};
+use twh_sinks::postgres::noted;
 use twh_sinks::postgres::positions::{self, Hold};
 
 /// Between two batches of a partition: a batch costs the same however little is in it, so under load there is more in each. What
@@ -225,6 +226,16 @@ impl<M: Model> Group for Projections<M> {
             }
         };
         ApplyError::Halted(format!("the read model {name}: {loss}; {advice}"))
+    }
+
+    async fn stands(&self, partition: i32, why: &str, at_offset: Option<i64>) -> Result<(), ApplyError> {
+        let group = self.build().await?.positions();
+        Ok(noted::stands(&self.0.settings.pool, &group, partition, why, at_offset).await?)
+    }
+
+    async fn goes_on(&self, partition: i32, reached: i64) -> Result<Option<i64>, ApplyError> {
+        let group = self.build().await?.positions();
+        Ok(noted::goes_on(&self.0.settings.pool, &group, partition, reached).await?)
     }
 }
 

@@ -205,6 +205,21 @@ pub trait Group: Send + Sync + 'static {
     /// Says what it means that a log has lost something, and sees to it that this is not forgotten once the log has grown again.
     fn lost(&self, worker: &Self::Worker, loss: Loss) -> impl Future<Output = ApplyError> + Send;
 
+    /// Writes down that a partition stands, at an offset or before it is claimed: people look there. Nothing depends on it.
+    fn stands(
+        &self,
+        _partition: i32,
+        _why: &str,
+        _at_offset: Option<i64>,
+    ) -> impl Future<Output = Result<(), ApplyError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Notes that a partition has reached an offset after it stood; says where it stands otherwise.
+    fn goes_on(&self, _partition: i32, _reached: i64) -> impl Future<Output = Result<Option<i64>, ApplyError>> + Send {
+        std::future::ready(Ok(None))
+    }
+
     /// Whether who has read nothing may begin at a log whose beginning is gone.
     fn may_begin_late(&self) -> bool {
         false

@@ -101,8 +101,8 @@ enum Left {
     LogChanged,
     /// The store refuses something of what was taken on: less is taken on at once.
     Searching,
-    /// Going on would be wrong until someone looks.
-    Halted(String),
+    /// Going on past an offset would be wrong until someone looks.
+    Halted(i64, String),
 }
 
 impl From<Ended> for Left {
@@ -122,8 +122,11 @@ pub async fn run<G: Group, S: Source, L: Log>(mut seat: Seat<G, S, L>) -> Ended 
             Ok(Left::Ended(ended)) => return ended,
             Ok(Left::LogChanged) => {}
             Ok(Left::Searching) => continue,
-            Ok(Left::Halted(reason)) => seat.trouble(&ApplyError::Halted(reason), "the partition stands"),
-            Err(panic) => seat.panicked(&said(panic.as_ref()), &mut suspects),
+            Ok(Left::Halted(at, reason)) => {
+                seat.note(&reason, Some(at)).await;
+                seat.trouble(&ApplyError::Halted(reason), "the partition stands");
+            }
+            Err(panic) => seat.panicked(&said(panic.as_ref()), &mut suspects).await,
         }
         if let Err(ended) = seat.pause(&mut backoff).await {
             return ended;
@@ -137,6 +140,7 @@ async fn attempt<G: Group, S: Source, L: Log>(seat: &mut Seat<G, S, L>, suspects
         Err(ended) => return ended.into(),
     };
     suspects.claimed();
+    seat.goes_on(reached.next_offset).await;
     worker.begin();
     let left = work(seat, &mut worker, reached, suspects).await;
     worker.drain().await;
@@ -151,8 +155,10 @@ async fn claim<G: Group, S: Source, L: Log>(seat: &mut Seat<G, S, L>) -> Result<
             Err(error) => error,
         };
         seat.trouble(&error, "the partition cannot be claimed");
-        if matches!(error, ApplyError::Fenced(_)) {
-            return Err(Ended::Fenced);
+        match &error {
+            ApplyError::Fenced(_) => return Err(Ended::Fenced),
+            ApplyError::Halted(reason) => seat.note(reason, None).await,
+            ApplyError::Unavailable(_) | ApplyError::Refused(_) => {}
         }
         seat.pause(&mut backoff).await?;
     }
@@ -265,17 +271,55 @@ async fn work<G: Group, S: Source, L: Log>(
         }
         suspects.written(worker.applied_through());
         seat.checkpoint(worker.applied_through());
+        if seat.is_past_what_is_noted(worker.applied_through()) {
+            seat.goes_on(worker.applied_through()).await;
+        }
     }
     Ended::Stopped.into()
 }
 
 impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
-    fn panicked(&self, said: &str, suspects: &mut Suspects) {
+    async fn panicked(&self, said: &str, suspects: &mut Suspects) {
+        let at = suspects.first_unwritten();
         if suspects.panicked(said) {
             let reason = format!("one record after another panics, this one with: {said}");
+            self.note(&reason, at).await;
             self.trouble(&ApplyError::Halted(reason), "the partition's task panicked");
         } else {
             self.trouble_of_kind("panicked", said, "the partition's task panicked; it is claimed again");
+        }
+    }
+
+    /// Writes down that the partition stands, where it is not written down yet.
+    async fn note(&self, why: &str, at: Option<i64>) {
+        let now = (why.to_owned(), at.unwrap_or(i64::MIN));
+        if self.standing.noted().as_ref() == Some(&now) {
+            return;
+        }
+        match self.group.stands(self.partition, why, at).await {
+            Ok(()) => *self.standing.noted() = Some(now),
+            Err(error) => {
+                tracing::warn!(group = %self.name, partition = self.partition, ?error, "that the partition stands is not written down");
+            }
+        }
+    }
+
+    fn is_past_what_is_noted(&self, reached: i64) -> bool {
+        self.standing.noted().as_ref().is_some_and(|(_, at)| reached > *at)
+    }
+
+    /// Takes away what is written down of a stand that is over.
+    async fn goes_on(&self, reached: i64) {
+        match self.group.goes_on(self.partition, reached).await {
+            Ok(left) => {
+                let mut noted = self.standing.noted();
+                let kept = left.map(|at| (noted.take().map_or_else(String::new, |(why, _)| why), at));
+                *noted = kept;
+            }
+            Err(error) => {
+                tracing::debug!(group = %self.name, partition = self.partition, ?error, "that the partition goes on is not written down yet");
+                *self.standing.noted() = Some((String::new(), i64::MIN));
+            }
         }
     }
 
@@ -400,8 +444,10 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
                 return Err(self.search(worker.applied_through(), &reason, suspects));
             }
             self.trouble(&error, "a batch cannot be applied");
-            if matches!(error, ApplyError::Fenced(_)) {
-                return Err(Ended::Fenced.into());
+            match &error {
+                ApplyError::Fenced(_) => return Err(Ended::Fenced.into()),
+                ApplyError::Halted(reason) => self.note(reason, Some(worker.applied_through())).await,
+                ApplyError::Unavailable(_) | ApplyError::Refused(_) => {}
             }
             self.pause(&mut backoff).await?;
             applied = worker.finish().await;
@@ -420,8 +466,10 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
                 suspects.blame(offset, reason);
                 Left::Searching
             }
-            Search::Found(offset) => Left::Halted(format!("the store refuses the record at offset {offset}: {reason}")),
-            Search::Failed => Left::Halted(format!("the store refuses to move on from offset {from}: {reason}")),
+            Search::Found(offset) => {
+                Left::Halted(offset, format!("the store refuses the record at offset {offset}: {reason}"))
+            }
+            Search::Failed => Left::Halted(from, format!("the store refuses to move on from offset {from}: {reason}")),
         }
     }
 
@@ -474,9 +522,8 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
         suspects: &mut Suspects,
     ) -> Result<(), Left> {
         if !suspects.may_leave_out(record.key.as_deref().unwrap_or_default()) {
-            return Err(Left::Halted(format!(
-                "records of one tenant after another are refused, this one with: {reason}"
-            )));
+            let reason = format!("records of one tenant after another are refused, this one with: {reason}");
+            return Err(Left::Halted(record.offset, reason));
         }
         let Some(item) = self.decode_one(worker, record).await? else { return Ok(()) };
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);

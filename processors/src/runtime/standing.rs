@@ -21,6 +21,8 @@ pub struct Standing(Arc<Shared>);
 struct Shared {
     part: Part,
     state: Mutex<State>,
+    /// Why it stands and at which offset, as it is written down.
+    noted: Mutex<Option<(String, i64)>>,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +43,7 @@ impl Standing {
     #[must_use]
     pub fn new(role: &'static str, group: &str, partition: i32) -> Self {
         let part = Part::share(role, format!("partition {partition} of {group}"));
-        Self(Arc::new(Shared { part, state: Mutex::default() }))
+        Self(Arc::new(Shared { part, state: Mutex::default(), noted: Mutex::default() }))
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -56,6 +58,11 @@ impl Standing {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is written down of it.
+    pub(super) fn noted(&self) -> MutexGuard<'_, Option<(String, i64)>> {
+        self.0.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The partition is held up.

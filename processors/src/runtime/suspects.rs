@@ -65,6 +65,11 @@ impl Suspects {
         offset < self.alone_before
     }
 
+    /// The first record that was taken on and is not written.
+    pub(super) fn first_unwritten(&self) -> Option<i64> {
+        self.unwritten.front().copied()
+    }
+
     /// The partition is claimed: what was taken on before is read again.
     pub(super) fn claimed(&mut self) {
         self.unwritten.clear();

@@ -37,6 +37,7 @@ use twh_schemas::partition::partition_of;
 use twh_schemas::records::DomainEvent;
 use twh_sinks::outbound::Outbound;
 use twh_sinks::postgres::PgPool;
+use twh_sinks::postgres::noted;
 use twh_sinks::postgres::positions;
 use twh_sinks::postgres::webhooks::backlogs;
 use twh_sinks::secrets::Secrets;
@@ -114,10 +115,19 @@ impl Group for Webhooks {
             }
         };
         ApplyError::Halted(format!(
-            "{loss}: {meaning}; set next_offset of group {} in consumer_positions by hand, and last_offset to null, once it is \
-             clear which events nobody was told of",
+            "{loss}: {meaning}; twh ledger clear-halt lets group {} go on once it is clear which events nobody was told of",
             worker.group()
         ))
+    }
+
+    async fn stands(&self, partition: i32, why: &str, at_offset: Option<i64>) -> Result<(), ApplyError> {
+        let Settings { pool, group, .. } = &*self.settings;
+        Ok(noted::stands(pool, group, partition, why, at_offset).await?)
+    }
+
+    async fn goes_on(&self, partition: i32, reached: i64) -> Result<Option<i64>, ApplyError> {
+        let Settings { pool, group, .. } = &*self.settings;
+        Ok(noted::goes_on(pool, group, partition, reached).await?)
     }
 
     fn may_begin_late(&self) -> bool {

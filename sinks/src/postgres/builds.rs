@@ -136,7 +136,8 @@ pub async fn retired(pool: &PgPool, projection: Projection) -> Result<Vec<Build>
 /// Takes a build's positions away: from now on nobody writes to it.
 pub async fn end(pool: &PgPool, build: &Build) -> Result<(), sqlx::Error> {
     let positions = build.positions();
-    sqlx::query("delete from consumer_positions where consumer_group = $1").bind(positions).execute(pool).await?;
+    sqlx::query("delete from consumer_positions where consumer_group = $1").bind(&positions).execute(pool).await?;
+    sqlx::query("delete from standing_halts where consumer_group = $1").bind(&positions).execute(pool).await?;
     Ok(())
 }
 

@@ -39,6 +39,7 @@ const FILES: &[File] = files![
     "0032_supply_exact",
     "0033_left_out",
     "0034_webhook_backlogs",
+    "0035_halts",
 ];
 
 /// What [`sqlx::migrate::Migrator`] is made of.

@@ -8,6 +8,7 @@ pub mod digest;
 pub mod failure;
 pub mod ledger;
 mod migrations;
+pub mod noted;
 pub mod outbox;
 pub mod outcomes;
 pub mod page;

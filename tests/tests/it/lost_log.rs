@@ -146,10 +146,26 @@ async fn a_log_that_was_lost_halts_the_ledger_until_a_person_has_looked_however_
     let (code, shown) = ledger(&world, &["clear-halt", "--partition", "0"]).await;
     assert_eq!(code, Some(2), "{shown}");
     assert!(shown.contains("--accept-offset 0") && shown.contains("before offset 3"), "{shown}");
-    let (code, said) = ledger(&world, &["clear-halt", "--partition", "0", "--accept-offset", "99"]).await;
-    assert!(code == Some(1) && said.contains("holds offsets from 0 to before"), "{said}");
-    assert_eq!(halt(&world).await, open);
-    let (code, said) = ledger(&world, &["clear-halt", "--partition", "0", "--accept-offset", "0"]).await;
+    let id = open.id.to_string();
+    let clear = async |halt: &str, offset: &str, more: &[&str]| {
+        let arguments = ["clear-halt", "--partition", "0", "--halt", halt, "--accept-offset", offset];
+        ledger(&world, &[&arguments, more].concat()).await
+    };
+    for (halt, offset, more, why) in [
+        (id.as_str(), "99", [].as_slice(), "holds offsets from 0 to before"),
+        ("99", "0", &[], "is number"),
+        (&id, "2", &[], "leaves out 2 records"),
+        (&id, "2", &["--skip", "1"], "leaves out 2 records"),
+    ] {
+        let (code, said) = clear(halt, offset, more).await;
+        assert!(code == Some(1) && said.contains(why), "{said}");
+    }
+    let pool = world.pool().await.unwrap();
+    let other = "update ledger_partitions set kafka_cluster_id = 'x' || kafka_cluster_id";
+    sqlx::query(other).execute(&pool).await.unwrap();
+    let (code, said) = clear(&id, "0", &[]).await;
+    assert!(code == Some(1) && said.contains("was read from Kafka cluster x"), "{said}");
+    let (code, said) = clear(&id, "0", &["--accept-cluster"]).await;
     assert_eq!(code, Some(0), "{said}");
     // What was refused is done once, whether it was put on the log or not.
     wait_for("the answer", async || {
@@ -231,6 +247,22 @@ async fn who_reads_events_stands_where_their_topic_is_another_one_and_a_rebuild_
     assert!(
         std::fs::read_to_string(world.log_path()).unwrap().contains("twh rebuild supply makes it of what there is")
     );
+    let pool = world.pool().await.unwrap();
+    let noted = async || halts::open(&pool).await.unwrap();
+    wait_for("both halts", async || (noted().await.len() == 2).then_some(())).await;
+    let (code, shown) = ledger(&world, &["halts"]).await;
+    assert!(code == Some(2) && shown.contains("twh rebuild supply") && shown.contains("--group"), "{shown}");
+    let open = noted().await.into_iter().find(|halt| halt.group.ends_with("webhooks")).unwrap();
+    let (id, at) = (open.id.to_string(), open.next_offset.to_string());
+    let clear = ["clear-halt", "--group", &open.group, "--partition", "0", "--halt", &id, "--accept-offset", &at];
+    let (code, said) = ledger(&world, &clear).await;
+    assert_eq!(code, Some(0), "{said}");
+    wait_for("the webhooks", async || {
+        let sql = "select next_offset from consumer_positions where consumer_group = $1";
+        let at: i64 = sqlx::query_scalar(sql).bind(&open.group).fetch_one(&pool).await.unwrap();
+        (at >= 10).then_some(())
+    })
+    .await;
     let rebuilt = world.command(&["rebuild", "supply"]).unwrap().output().await.unwrap();
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     let answer = tenant.done("/v1/adjustments", adjust()).await.unwrap();
@@ -239,4 +271,5 @@ async fn who_reads_events_stands_where_their_topic_is_another_one_and_a_rebuild_
     let key = [("x-twh-at-least", answer.header("x-twh-position"))];
     let supply = tenant.send(reqwest::Method::GET, &path, &key, None).await.unwrap();
     assert_eq!(supply.status, 200, "{}", supply.body);
+    assert_eq!(ledger(&world, &["halts"]).await, (Some(0), "no partition is halted\n".to_owned()));
 }

@@ -10,6 +10,7 @@ use twh_domain::id::TenantId;
 use twh_domain::state::IdempotencyKey;
 use twh_sinks::kafka::Reached;
 use twh_sinks::postgres::committer::Committer;
+use twh_sinks::postgres::ledger::halts;
 use twh_sinks::postgres::ledger::{Batch, Commit, LedgerError, claim, current};
 use twh_sinks::postgres::sqlx;
 use twh_tests::{Answer, Tenant, World};
@@ -150,8 +151,37 @@ async fn a_command_that_cannot_be_written_halts_its_partition_and_no_other_and_i
     assert_eq!(other.level("WIDGET").await.unwrap().0, "25");
     assert_eq!(one.level("WIDGET").await.unwrap().0, "8", "what is before it is written");
 
+    let pool = world.pool().await.unwrap();
+    let open = async || halts::open(&pool).await.unwrap();
+    until("the halt is not written down", async || open().await.len() == 1).await;
+    let halt = open().await.remove(0);
+    assert!(halt.passes && halt.halt.why.contains(OUT_OF_RANGE), "{halt:?}");
+    // It keeps its number for as long as it stands.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(open().await, [halt]);
+
     world.refuse_rows("stock_movements", "false", OUT_OF_RANGE).await.unwrap();
     until("the partition does not go on by itself", async || one.level("WIDGET").await.unwrap().0 == "25").await;
+    until("the halt stays written down", async || open().await.is_empty()).await;
+
+    // A person gives the command up, for good and knowingly.
+    world.refuse_rows("stock_movements", &refused, OUT_OF_RANGE).await.unwrap();
+    let headers = [("idempotency-key", "given-up"), ("content-type", "application/json"), ("prefer", "respond-async")];
+    let body = adjust("WIDGET", 13).to_string().into_bytes();
+    let sent = one.send(Method::POST, "/v1/adjustments", &headers, Some(body)).await.unwrap();
+    assert_eq!(sent.status, 202, "{}", sent.body);
+    until("the halt is not written down again", async || open().await.len() == 1).await;
+    let halt = open().await.remove(0);
+    let (partition, id) = (halt.partition.to_string(), halt.id.to_string());
+    let next = (halt.next_offset + 1).to_string();
+    let clear = ["ledger", "clear-halt", "--partition", &partition, "--halt", &id, "--accept-offset", &next];
+    let refusal = world.command(&clear).unwrap().output().await.unwrap();
+    let said = String::from_utf8_lossy(&refusal.stderr).into_owned();
+    assert!(!refusal.status.success() && said.contains("--skip 1") && said.contains(&one.id), "{said}");
+    let done = world.command(&[&clear[..], &["--skip", "1"]].concat()).unwrap().output().await.unwrap();
+    assert!(done.status.success(), "{done:?}");
+    one.done("/v1/adjustments", adjust("WIDGET", 1)).await.unwrap();
+    assert_eq!(one.level("WIDGET").await.unwrap().0, "26");
     world.is_sound().await.unwrap();
 }
 

@@ -1,6 +1,9 @@
 //! Halts of partitions that are written down: the log is not the one that the ledger was written from. While one is open nobody
 //! claims the partition, whatever the log looks like later, and the write side takes no commands for it. Only a person clears it.
+//!
+//! A person is shown, and may clear, those as well that hold a partition only until their cause is gone ([`super::super::noted`]).
 
+use super::super::noted;
 use super::{Claim, LedgerError};
 use crate::kafka::Reached;
 use sqlx::postgres::{PgPool, PgRow};
@@ -22,17 +25,25 @@ pub struct Halt {
     pub found: String,
 }
 
-/// A halt that is not cleared, and where the ledger stands.
+/// A halt that is not cleared, and where its group stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenHalt {
+    /// Its number, by which it is cleared.
+    pub id: i64,
+    /// Whose it is: the ledger's, or a consumer group's.
+    pub group: String,
     /// Which partition.
     pub partition: i32,
     /// Since when.
     pub since: Timestamp,
+    /// Whether it ends by itself once its cause is gone.
+    pub passes: bool,
     /// What was written down.
     pub halt: Halt,
-    /// The first offset that the ledger has not applied.
+    /// The first offset that the group has not applied.
     pub next_offset: i64,
+    /// The cluster whose offsets these are.
+    pub kafka_cluster_id: String,
     /// Committed batches that are not published.
     pub outbox: i64,
 }
@@ -50,12 +61,40 @@ pub struct Standing {
     pub last_halt: i64,
 }
 
+/// What a person lets a partition go on with.
+#[derive(Debug, Clone, Copy)]
+pub struct Accepted<'a> {
+    /// Whose partition it is.
+    pub group: &'a str,
+    /// Which.
+    pub partition: i32,
+    /// The halt that the person was shown.
+    pub halt: i64,
+    /// Where it goes on.
+    pub reached: Reached,
+    /// The cluster that the person looked at.
+    pub kafka_cluster_id: &'a str,
+    /// It may be another one than the partition was read from.
+    pub may_be_another: bool,
+}
+
 /// Why a halt was not cleared.
 #[derive(Debug, thiserror::Error)]
 pub enum ClearError {
     /// There is none.
-    #[error("partition {0} is not halted")]
-    NotHalted(i32),
+    #[error("partition {0} of {1} is not halted")]
+    NotHalted(i32, String),
+    /// It is not the one that was shown.
+    #[error("the halt of the partition is number {0} by now: look at it first")]
+    Another(i64),
+    /// What was looked at is another log.
+    #[error("the partition was read from Kafka cluster {kept}, and this is {connected}")]
+    OtherCluster {
+        /// Whose offsets the partition has.
+        kept: String,
+        /// The one that was looked at.
+        connected: String,
+    },
     /// Batches would be published after those that come next, or be taken for them.
     #[error(
         "{0} committed batches of the partition are not published: let a process of the role ledger run until the outbox is empty"
@@ -135,7 +174,7 @@ async fn write_down(
 
 /// A partition's row, which stays as it is until the transaction ends.
 async fn locked(tx: &mut PgConnection, partition: i32) -> Result<Option<PgRow>, sqlx::Error> {
-    sqlx::query("select epoch, halt from ledger_partitions where partition = $1 for update")
+    sqlx::query("select epoch, halt, kafka_cluster_id from ledger_partitions where partition = $1 for update")
         .bind(partition)
         .fetch_optional(tx)
         .await
@@ -154,18 +193,33 @@ pub async fn standings(pool: &PgPool) -> Result<Vec<Standing>, sqlx::Error> {
     Ok(rows.into_iter().map(of).collect())
 }
 
-/// The halts that are not cleared, by partition.
+/// The halts that are not cleared, by group and partition.
 pub async fn open(pool: &PgPool) -> Result<Vec<OpenHalt>, sqlx::Error> {
     let rows = sqlx::query(
-        "select p.partition, p.next_offset, h.since, h.why, h.expected, h.found,
-             (select count(*) from outbox o where o.partition = p.partition) as outbox
-         from ledger_partitions p join ledger_halts h on h.id = p.halt order by p.partition",
+        "select h.id, $1 as consumer_group, p.partition, h.since, false as passes, h.why, h.expected, h.found, p.next_offset,
+             p.kafka_cluster_id, (select count(*) from outbox o where o.partition = p.partition) as outbox
+         from ledger_partitions p join ledger_halts h on h.id = p.halt
+         union all
+         select s.id, s.consumer_group, s.partition, s.since, true, s.why, '', '', coalesce(p.next_offset, c.next_offset, 0),
+             coalesce(p.kafka_cluster_id, c.kafka_cluster_id, ''),
+             (select count(*) from outbox o where o.partition = p.partition)
+         from standing_halts s
+         left join ledger_partitions p on s.consumer_group = $1 and p.partition = s.partition
+         left join consumer_positions c on c.consumer_group = s.consumer_group and c.partition = s.partition
+         where p.halt is null and not exists (select from projection_builds b
+             where b.state = 'retired' and b.name = split_part(s.consumer_group, '/', 2))
+         order by 2, 3",
     )
+    .bind(noted::LEDGER)
     .fetch_all(pool)
     .await?;
     rows.iter()
         .map(|row| {
             Ok(OpenHalt {
+                id: row.try_get("id")?,
+                group: row.try_get("consumer_group")?,
+                passes: row.try_get("passes")?,
+                kafka_cluster_id: row.try_get("kafka_cluster_id")?,
                 partition: row.try_get("partition")?,
                 since: row.try_get::<OffsetDateTime, _>("since")?.into(),
                 halt: Halt {
@@ -195,11 +249,59 @@ pub async fn decided(pool: &PgPool, commands: &[(TenantId, CommandId)]) -> Resul
     Ok(found.into_iter().map(CommandId).collect())
 }
 
-/// Clears a halt: the ledger goes on where it is told to.
-pub async fn clear(pool: &PgPool, partition: i32, accepted: Reached) -> Result<(), ClearError> {
+/// Clears a halt: the partition goes on where it is told to.
+pub async fn clear(pool: &PgPool, accepted: &Accepted<'_>) -> Result<(), ClearError> {
     let mut tx = pool.begin().await?;
-    let row = locked(&mut tx, partition).await?.ok_or(ClearError::NotHalted(partition))?;
-    let halt: i64 = row.try_get::<Option<_>, _>("halt")?.ok_or(ClearError::NotHalted(partition))?;
+    if accepted.group == noted::LEDGER {
+        clear_ledger(&mut tx, accepted).await?;
+    } else {
+        clear_group(&mut tx, accepted).await?;
+    }
+    sqlx::query("delete from standing_halts where consumer_group = $1 and partition = $2")
+        .bind(accepted.group)
+        .bind(accepted.partition)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+impl Accepted<'_> {
+    fn not_halted(&self) -> ClearError {
+        ClearError::NotHalted(self.partition, self.group.to_owned())
+    }
+
+    /// Refuses what is not what the person was shown. `written` is the halt that only a person ends.
+    async fn is_what_stands(
+        &self,
+        tx: &mut PgConnection,
+        written: Option<i64>,
+        kafka_cluster_id: String,
+    ) -> Result<(), ClearError> {
+        let noted: Option<i64> =
+            sqlx::query_scalar("select id from standing_halts where consumer_group = $1 and partition = $2 for update")
+                .bind(self.group)
+                .bind(self.partition)
+                .fetch_optional(tx)
+                .await?;
+        let halt = written.or(noted).ok_or_else(|| self.not_halted())?;
+        if halt != self.halt {
+            return Err(ClearError::Another(halt));
+        }
+        if kafka_cluster_id != self.kafka_cluster_id && !self.may_be_another {
+            return Err(ClearError::OtherCluster {
+                kept: kafka_cluster_id,
+                connected: self.kafka_cluster_id.to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+async fn clear_ledger(tx: &mut PgConnection, accepted: &Accepted<'_>) -> Result<(), ClearError> {
+    let Accepted { partition, halt, reached, kafka_cluster_id, .. } = *accepted;
+    let row = locked(tx, partition).await?.ok_or_else(|| accepted.not_halted())?;
+    accepted.is_what_stands(tx, row.try_get("halt")?, row.try_get("kafka_cluster_id")?).await?;
     let unpublished: i64 = sqlx::query_scalar("select count(*) from outbox where partition = $1")
         .bind(partition)
         .fetch_one(&mut *tx)
@@ -207,21 +309,56 @@ pub async fn clear(pool: &PgPool, partition: i32, accepted: Reached) -> Result<(
     if unpublished > 0 {
         return Err(ClearError::Unpublished(unpublished));
     }
+    // What stood by itself is kept among the others once a person has decided on it.
+    sqlx::query(
+        "insert into ledger_halts (id, partition, since, why, expected, found) overriding system value
+         select id, partition, since, why, '', '' from standing_halts where id = $1",
+    )
+    .bind(halt)
+    .execute(&mut *tx)
+    .await?;
     sqlx::query("update ledger_halts set cleared_at = now(), accepted_offset = $2 where id = $1")
         .bind(halt)
-        .bind(accepted.next_offset)
+        .bind(reached.next_offset)
         .execute(&mut *tx)
         .await?;
     sqlx::query(
-        "update ledger_partitions set halt = null, epoch = epoch + 1, next_offset = $2, last_offset = $3, last_digest = $4
+        "update ledger_partitions set halt = null, epoch = epoch + 1, next_offset = $2, last_offset = $3, last_digest = $4,
+             kafka_cluster_id = $5
          where partition = $1",
     )
     .bind(partition)
-    .bind(accepted.next_offset)
-    .bind(accepted.last.map(|last| last.offset))
-    .bind(accepted.last.map(|last| last.digest.to_vec()))
+    .bind(reached.next_offset)
+    .bind(reached.last.map(|last| last.offset))
+    .bind(reached.last.map(|last| last.digest.to_vec()))
+    .bind(kafka_cluster_id)
     .execute(&mut *tx)
     .await?;
-    tx.commit().await?;
+    Ok(())
+}
+
+async fn clear_group(tx: &mut PgConnection, accepted: &Accepted<'_>) -> Result<(), ClearError> {
+    let Accepted { group, partition, reached, kafka_cluster_id, .. } = *accepted;
+    let kept: Option<String> = sqlx::query_scalar(
+        "select kafka_cluster_id from consumer_positions where consumer_group = $1 and partition = $2 for update",
+    )
+    .bind(group)
+    .bind(partition)
+    .fetch_optional(&mut *tx)
+    .await?;
+    accepted.is_what_stands(tx, None, kept.ok_or_else(|| accepted.not_halted())?).await?;
+    sqlx::query(
+        "update consumer_positions set epoch = epoch + 1, next_offset = $3, last_offset = $4, last_digest = $5,
+             kafka_cluster_id = $6
+         where consumer_group = $1 and partition = $2",
+    )
+    .bind(group)
+    .bind(partition)
+    .bind(reached.next_offset)
+    .bind(reached.last.map(|last| last.offset))
+    .bind(reached.last.map(|last| last.digest.to_vec()))
+    .bind(kafka_cluster_id)
+    .execute(&mut *tx)
+    .await?;
     Ok(())
 }
