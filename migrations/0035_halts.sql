@@ -11,3 +11,12 @@ create table standing_halts (
     at_offset      bigint,
     primary key (consumer_group, partition)
 );
+
+-- Past the highest offset of a partition of commands that a client was told of and that the ledger had not applied: the log must hold it,
+-- or acknowledged commands are lost. Written every second by the processes that take commands; a halt that a person clears takes it away.
+create table ledger_acknowledged (
+    kafka_cluster_id text not null,
+    partition        integer not null,
+    next_offset      bigint not null,
+    primary key (kafka_cluster_id, partition)
+);

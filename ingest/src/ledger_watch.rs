@@ -8,6 +8,7 @@ use std::time::Duration;
 use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
 use twh_schemas::partition::partition_of;
+use twh_sinks::postgres::ledger::acknowledged::{self, Acknowledged};
 use twh_sinks::postgres::ledger::halts::{self, Halt, Standing};
 use twh_sinks::postgres::{PgPool, sqlx};
 
@@ -34,6 +35,8 @@ struct Seen {
     last_halt: i64,
     /// Past the highest offset that the log acknowledged to this process, unless the partition was halted since.
     acknowledged: i64,
+    /// The same of every process, now and before, as it is written down.
+    written: i64,
     /// An offset that the log gave a command though it was below what it had to be: to be written down.
     lost: Option<(i64, i64)>,
 }
@@ -50,12 +53,14 @@ pub(crate) struct Floor {
 pub struct LedgerWatch {
     /// By partition of `commands`.
     seen: Vec<Mutex<Seen>>,
+    /// Whose offsets they are.
+    kafka_cluster_id: String,
 }
 
 impl LedgerWatch {
-    /// Looks at the ledger for the first time; `commands` has so many partitions.
-    pub async fn start(pool: &PgPool, partitions: usize) -> Result<Self, sqlx::Error> {
-        let watch = Self::new(partitions);
+    /// Looks at the ledger for the first time; `commands` has so many partitions on that cluster.
+    pub async fn start(pool: &PgPool, partitions: usize, kafka_cluster_id: String) -> Result<Self, sqlx::Error> {
+        let watch = Self::new(partitions, kafka_cluster_id);
         watch.look(pool).await?;
         Ok(watch)
     }
@@ -65,8 +70,8 @@ impl LedgerWatch {
         self.seen.len()
     }
 
-    fn new(partitions: usize) -> Self {
-        Self { seen: std::iter::repeat_with(Mutex::default).take(partitions).collect() }
+    fn new(partitions: usize, kafka_cluster_id: String) -> Self {
+        Self { seen: std::iter::repeat_with(Mutex::default).take(partitions).collect(), kafka_cluster_id }
     }
 
     fn seen(&self, partition: i32) -> Option<MutexGuard<'_, Seen>> {
@@ -80,7 +85,7 @@ impl LedgerWatch {
         let partition = partition_of(tenant.to_string().as_bytes(), partitions);
         let Some(seen) = self.seen(partition) else { return Some(Floor { partition, offset: 0 }) };
         let stands = seen.halted || seen.lost.is_some();
-        (!stands).then(|| Floor { partition, offset: seen.next_offset.max(seen.acknowledged) })
+        (!stands).then(|| Floor { partition, offset: seen.next_offset.max(seen.acknowledged).max(seen.written) })
     }
 
     /// Told where the log has put the command. False when that is below its floor: the log has lost what stood there before.
@@ -125,7 +130,7 @@ impl LedgerWatch {
                 written.push(partition);
             }
         }
-        for standing in halts::standings(pool).await? {
+        for standing in halts::standings(pool, &self.kafka_cluster_id).await? {
             HALTED.with_label_values(&[&standing.partition.to_string()]).set(i64::from(standing.halted));
             if let Some(mut seen) = self.seen(standing.partition) {
                 seen.update(&standing);
@@ -137,18 +142,44 @@ impl LedgerWatch {
                 seen.lost = None;
             }
         }
+        self.write_down(pool).await
+    }
+
+    /// Writes down how far the log was acknowledged to this process, where the ledger is not as far: should the log lose its end, nobody
+    /// else would know. Commands are acknowledged whether that succeeds or not.
+    pub async fn write_down(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        let new = |partition: i32| self.seen(partition).and_then(|seen| seen.to_write(partition));
+        let new: Vec<_> = (0..).take(self.seen.len()).filter_map(new).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        acknowledged::write_down(pool, &self.kafka_cluster_id, &new).await?;
+        for Acknowledged { partition, next_offset, last_halt } in new {
+            if let Some(mut seen) = self.seen(partition)
+                && seen.last_halt == last_halt
+            {
+                seen.written = seen.written.max(next_offset);
+            }
+        }
         Ok(())
     }
 }
 
 impl Seen {
     fn update(&mut self, standing: &Standing) {
-        let Standing { next_offset, halted, last_halt, .. } = *standing;
+        let Standing { next_offset, acknowledged, halted, last_halt, .. } = *standing;
         if last_halt != self.last_halt || (self.halted && !halted) {
             // Another log, for all that is known, whose offsets begin where a person says.
             self.acknowledged = 0;
         }
         (self.next_offset, self.halted, self.last_halt) = (next_offset, halted, last_halt);
+        self.written = acknowledged;
+    }
+
+    fn to_write(&self, partition: i32) -> Option<Acknowledged> {
+        let is_new = self.acknowledged > self.written.max(self.next_offset) && !self.halted && self.lost.is_none();
+        let (next_offset, last_halt) = (self.acknowledged, self.last_halt);
+        is_new.then_some(Acknowledged { partition, next_offset, last_halt })
     }
 }
 
@@ -170,13 +201,13 @@ mod tests {
     const TENANT: TenantId = TenantId(uuid::Uuid::nil());
 
     fn watch(next_offset: i64) -> LedgerWatch {
-        let watch = LedgerWatch::new(1);
+        let watch = LedgerWatch::new(1, String::new());
         stands(&watch, next_offset, false, 0);
         watch
     }
 
     fn stands(watch: &LedgerWatch, next_offset: i64, halted: bool, last_halt: i64) {
-        watch.seen(0).unwrap().update(&Standing { partition: 0, next_offset, halted, last_halt });
+        watch.seen(0).unwrap().update(&Standing { partition: 0, next_offset, acknowledged: 0, halted, last_halt });
     }
 
     fn acknowledged(watch: &LedgerWatch, floor: Floor, offset: i64) -> bool {
@@ -205,6 +236,22 @@ mod tests {
         assert!(acknowledged(&watch, second, 20));
         let third = watch.floor(TENANT).unwrap();
         assert!(!acknowledged(&watch, third, 21));
+    }
+
+    #[test]
+    fn what_any_process_was_told_before_is_a_floor_and_what_the_ledger_lacks_is_written_down() {
+        let watch = watch(10);
+        let written = Standing { partition: 0, next_offset: 10, acknowledged: 30, halted: false, last_halt: 0 };
+        watch.seen(0).unwrap().update(&written);
+        let to_write = || watch.seen(0).unwrap().to_write(0).map(|one| one.next_offset);
+        let floor = watch.floor(TENANT).unwrap();
+        assert!(acknowledged(&watch, floor, 30));
+        assert_eq!(to_write(), Some(31));
+        stands(&watch, 31, false, 0);
+        assert_eq!(to_write(), None, "the ledger has it");
+        let floor = Floor { offset: 30, ..floor };
+        assert!(!acknowledged(&watch, floor, 29));
+        assert_eq!(to_write(), None, "nothing is known of a log that lost records");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use twh_domain::state::{Need, State};
 use twh_schemas::catalogue::known_topic;
 use twh_sinks::kafka::{Outgoing, ProduceError, Producer};
 use twh_sinks::postgres::committer::Committer;
+use twh_sinks::postgres::ledger::acknowledged;
 use twh_sinks::postgres::ledger::halts::{self, Halt};
 use twh_sinks::postgres::ledger::{self, Claim, Commit, LedgerError};
 use twh_sinks::postgres::noted;
@@ -33,6 +34,15 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Writes a batch and moves the partition, all or nothing.
     fn commit(&self, commit: Commit) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// Past the highest offset of a partition of a cluster's log that clients were told of. Who takes no commands knows of none.
+    fn acknowledged(
+        &self,
+        _partition: i32,
+        _kafka_cluster_id: &str,
+    ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send {
+        std::future::ready(Ok(0))
+    }
 
     /// Writes down that the partition stands until a person has looked; the one who claimed it is fenced by that.
     fn halt(&self, claim: Claim, halt: Halt) -> impl Future<Output = Result<(), LedgerError>> + Send;
@@ -97,6 +107,10 @@ impl Store for LedgerStore {
 
     async fn halt(&self, claim: Claim, halt: Halt) -> Result<(), LedgerError> {
         halts::halt(&self.pool, &claim, &halt).await
+    }
+
+    async fn acknowledged(&self, partition: i32, kafka_cluster_id: &str) -> Result<i64, sqlx::Error> {
+        acknowledged::of(&self.pool, partition, kafka_cluster_id).await
     }
 
     async fn stands(&self, partition: i32, why: &str, at_offset: Option<i64>) -> Result<(), sqlx::Error> {

@@ -322,13 +322,20 @@ async fn gateway(
         in_flight_max: config.commands_in_flight,
     };
     let partitions = partitions(config, &producer).await?;
-    let ledger = LedgerWatch::start(&parts.pool, usize::try_from(partitions)?).await;
+    let asked = producer.clone();
+    let cluster_id = tokio::task::spawn_blocking(move || asked.cluster_id(KAFKA_TIMEOUT)).await?;
+    let cluster_id = cluster_id.context("Kafka does not say which cluster it is")?;
+    let ledger = LedgerWatch::start(&parts.pool, usize::try_from(partitions)?, cluster_id).await;
     let ledger = Arc::new(ledger.context("how far the ledger is cannot be read")?);
     let (watch, pool, stop) = (Arc::clone(&ledger), parts.pool.clone(), stop.clone());
     tasks.spawn(async move {
         tokio::select! {
             () = watch.run(&pool) => {}
             () = stop.cancelled() => {}
+        }
+        // No request is under way any more: what the last of them were told is known to the next process.
+        if let Err(error) = watch.write_down(&pool).await {
+            tracing::warn!(%error, "how far the log was acknowledged is not written down");
         }
         Ok(())
     });

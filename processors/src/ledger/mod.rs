@@ -138,6 +138,10 @@ impl<S: Store, L: Log> Group for Ledger<S, L> {
         }
     }
 
+    async fn acknowledged(&self, partition: i32) -> Result<i64, ApplyError> {
+        Ok(self.store.acknowledged(partition, &self.kafka_cluster_id).await?)
+    }
+
     async fn stands(&self, partition: i32, why: &str, at_offset: Option<i64>) -> Result<(), ApplyError> {
         Ok(self.store.stands(partition, why, at_offset).await?)
     }
@@ -159,7 +163,9 @@ impl<S: Store, L: Log> Ledger<S, L> {
 fn why(loss: Loss) -> String {
     let meaning = match loss {
         Loss::Beginning { .. } => "commands are lost to retention",
-        Loss::End { .. } => "the topic lost its end, or was made again, or restored from an older copy",
+        Loss::End { .. } | Loss::Acknowledged { .. } => {
+            "the topic lost its end, or was made again, or restored from an older copy"
+        }
         Loss::Replaced { .. } => {
             "the topic lost its end and has grown again, or was made again: commands on it would be skipped"
         }

@@ -219,7 +219,7 @@ impl<M: Model> Group for Projections<M> {
         let name = M::PROJECTION.name();
         let advice = match loss {
             Loss::Beginning { .. } => "events are lost to retention: restore the topic".to_owned(),
-            Loss::End { .. } | Loss::Replaced { .. } => {
+            Loss::End { .. } | Loss::Acknowledged { .. } | Loss::Replaced { .. } => {
                 format!(
                     "the topic lost its end, or was made again, or restored from an older copy: twh rebuild {name} makes it of what there is"
                 )

@@ -29,6 +29,14 @@ pub enum Loss {
         /// Where the log ends.
         high: i64,
     },
+    /// What clients were told that it has, and nobody has read: it ends before that.
+    #[error("the log ends at offset {high}, but what is before offset {acknowledged} was acknowledged")]
+    Acknowledged {
+        /// Past the highest offset that was acknowledged.
+        acknowledged: i64,
+        /// Where the log ends.
+        high: i64,
+    },
     /// What was read last: something else stands there.
     #[error("the log has another record at offset {} than the one that was read there", read.offset)]
     Replaced {
@@ -46,6 +54,7 @@ impl Loss {
         match self {
             Self::Beginning { next_offset, .. } => format!("a log that begins at offset {next_offset} or before"),
             Self::End { next_offset, .. } => format!("a log that ends at offset {next_offset} or after"),
+            Self::Acknowledged { acknowledged, .. } => format!("a log that ends at offset {acknowledged} or after"),
             Self::Replaced { read, .. } => format!("the record {read}"),
         }
     }
@@ -55,7 +64,7 @@ impl Loss {
     pub fn found(&self) -> String {
         match self {
             Self::Beginning { low, .. } => format!("a log that begins at offset {low}"),
-            Self::End { high, .. } => format!("a log that ends at offset {high}"),
+            Self::End { high, .. } | Self::Acknowledged { high, .. } => format!("a log that ends at offset {high}"),
             Self::Replaced { found, .. } => format!("the record {found}"),
         }
     }
@@ -73,6 +82,12 @@ pub(crate) const fn within(reached: Reached, watermarks: Watermarks, may_begin_l
         return Err(Loss::Beginning { next_offset, low });
     }
     Ok(())
+}
+
+/// What was acknowledged must be on the log.
+pub(super) const fn has_all(acknowledged: i64, watermarks: Watermarks) -> Result<(), Loss> {
+    let high = watermarks.high;
+    if acknowledged > high { Err(Loss::Acknowledged { acknowledged, high }) } else { Ok(()) }
 }
 
 /// The record that can be compared: the last that was read, unless retention has taken it, or the offset was set by hand to

@@ -205,6 +205,11 @@ pub trait Group: Send + Sync + 'static {
     /// Says what it means that a log has lost something, and sees to it that this is not forgotten once the log has grown again.
     fn lost(&self, worker: &Self::Worker, loss: Loss) -> impl Future<Output = ApplyError> + Send;
 
+    /// Past the highest offset of a partition that was acknowledged to whoever wrote it: the log must reach so far.
+    fn acknowledged(&self, _partition: i32) -> impl Future<Output = Result<i64, ApplyError>> + Send {
+        std::future::ready(Ok(0))
+    }
+
     /// Writes down that a partition stands, at an offset or before it is claimed: people look there. Nothing depends on it.
     fn stands(
         &self,

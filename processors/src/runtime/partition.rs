@@ -1,6 +1,6 @@
 //! One partition, from its assignment to its revocation: claim, seek, then batch after batch.
 
-use super::continuity::{IDLE_CHECK, look};
+use super::continuity::{IDLE_CHECK, has_all, look};
 use super::standing::Standing;
 use super::suspects::{Guilt, Search, Suspects};
 use super::{ApplyError, Claimed, DeadLetters, DecodeError, Decoded, Group, Loss, Record, Source, Watermarks, Worker};
@@ -325,7 +325,10 @@ impl<G: Group, S: Source, L: Log> Seat<G, S, L> {
 
     /// Looks whether the log is still the one that was read so far.
     async fn look(&mut self, reached: Reached) -> Result<Result<Watermarks, Loss>, ApplyError> {
-        look(&mut self.source, reached, self.group.may_begin_late()).await
+        // Before the log is asked how far it goes: what is acknowledged after that is not missed.
+        let acknowledged = self.group.acknowledged(self.partition).await?;
+        let looked = look(&mut self.source, reached, self.group.may_begin_late()).await?;
+        Ok(looked.and_then(|watermarks| has_all(acknowledged, watermarks).map(|()| watermarks)))
     }
 
     /// Makes sure that the log is still the one that was read so far, however long that takes, and reads on from there.

@@ -110,7 +110,7 @@ impl Group for Webhooks {
     async fn lost(&self, worker: &Fanout, loss: Loss) -> ApplyError {
         let meaning = match loss {
             Loss::Beginning { .. } => "events are lost to retention",
-            Loss::End { .. } | Loss::Replaced { .. } => {
+            Loss::End { .. } | Loss::Acknowledged { .. } | Loss::Replaced { .. } => {
                 "the topic lost its end, or was made again, or restored from an older copy"
             }
         };

@@ -216,6 +216,58 @@ async fn an_offset_that_the_ledger_has_passed_is_no_acknowledgement() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn commands_that_were_acknowledged_and_not_applied_are_missed_when_the_log_has_lost_them() {
+    let mut world = World::prepare(&[("TWH_TOPIC_PARTITIONS", "1")]).await.unwrap();
+    let tenant = world.tenant().await.unwrap();
+    let mut ingest = world.command(&["serve", "--roles", "ingest"]).unwrap();
+    let mut ingest = ingest.env("TWH_OPS_ADDR", "127.0.0.1:0").spawn().unwrap();
+    wait_for("the write side", async || world.server(0).unwrap().is_ready().await.then_some(())).await;
+    for number in 0..8 {
+        let headers = [
+            ("idempotency-key", format!("k{number}")),
+            ("content-type", "application/json".to_owned()),
+            ("prefer", "respond-async".to_owned()),
+        ];
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let body = json!({ "code": format!("S{number}") }).to_string().into_bytes();
+        let answer = tenant.send(reqwest::Method::POST, "/v1/suppliers", &headers, Some(body)).await.unwrap();
+        assert_eq!(answer.status, 202, "{}", answer.body);
+    }
+    let pool = world.pool().await.unwrap();
+    let written = async || {
+        let sql = "select next_offset from ledger_acknowledged";
+        sqlx::query_scalar::<_, i64>(sql).fetch_optional(&pool).await.unwrap()
+    };
+    wait_for("the note", async || (written().await == Some(8)).then_some(())).await;
+    ingest.kill().await.unwrap();
+    let kept = read(&world, "commands").await;
+    lose(&world, "commands").await;
+    let kept = kept.iter().take(3).map(|(key, payload)| (key.as_slice(), payload.as_slice()));
+    produce(&world, "commands", kept).await;
+
+    world.start_server().await.unwrap();
+    let open = halt(&world).await;
+    assert!(open.halt.why.contains("ends at offset 3, but what is before offset 8 was acknowledged"), "{open:?}");
+    refused(&tenant, "refused").await;
+    let (code, shown) = ledger(&world, &["halts"]).await;
+    assert!(code == Some(2) && shown.contains("--accept-offset 0"), "{shown}");
+    let clear = ["clear-halt", "--partition", "0", "--halt", &open.id.to_string(), "--accept-offset", "0"];
+    let (code, said) = ledger(&world, &clear).await;
+    assert_eq!(code, Some(0), "{said}");
+    wait_for("the answer", async || {
+        let answer = tenant.post_as("/v1/suppliers", "k7", json!({ "code": "S7" })).await.unwrap();
+        answer.status.is_success().then_some(())
+    })
+    .await;
+    // Neither does a process that knows of the log of before halt it once more.
+    world.stop_server().await.unwrap();
+    world.start_server().await.unwrap();
+    tenant.done("/v1/suppliers", json!({ "code": "LAST" })).await.unwrap();
+    assert!(halts::open(&pool).await.unwrap().is_empty());
+    world.is_sound().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_reads_events_stands_where_their_topic_is_another_one_and_a_rebuild_helps() {
     let mut world = World::start_with(&[("TWH_TOPIC_PARTITIONS", "1")]).await.unwrap();
     let tenant = world.tenant().await.unwrap();

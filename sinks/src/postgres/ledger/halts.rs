@@ -55,6 +55,8 @@ pub struct Standing {
     pub partition: i32,
     /// The first offset that the ledger has not applied.
     pub next_offset: i64,
+    /// Past the highest offset that is known to be acknowledged.
+    pub acknowledged: i64,
     /// Whether a halt is written down.
     pub halted: bool,
     /// The last halt, cleared or not; 0 where there was none.
@@ -180,16 +182,24 @@ async fn locked(tx: &mut PgConnection, partition: i32) -> Result<Option<PgRow>, 
         .await
 }
 
-/// Where every partition stands.
-pub async fn standings(pool: &PgPool) -> Result<Vec<Standing>, sqlx::Error> {
-    let rows: Vec<(i32, i64, bool, i64)> = sqlx::query_as(
-        "select p.partition, p.next_offset, p.halt is not null,
-             (select coalesce(max(h.id), 0) from ledger_halts h where h.partition = p.partition)
-         from ledger_partitions p",
+/// Where every partition stands, also one that no ledger has claimed yet.
+pub async fn standings(pool: &PgPool, kafka_cluster_id: &str) -> Result<Vec<Standing>, sqlx::Error> {
+    let rows: Vec<(i32, i64, i64, bool, i64)> = sqlx::query_as(
+        "select partition, coalesce(p.next_offset, 0), coalesce(a.next_offset, 0), p.halt is not null,
+             (select coalesce(max(h.id), 0) from ledger_halts h where h.partition = coalesce(p.partition, a.partition))
+         from ledger_partitions p
+         full join (select * from ledger_acknowledged where kafka_cluster_id = $1) a using (partition)",
     )
+    .bind(kafka_cluster_id)
     .fetch_all(pool)
     .await?;
-    let of = |(partition, next_offset, halted, last_halt)| Standing { partition, next_offset, halted, last_halt };
+    let of = |(partition, next_offset, acknowledged, halted, last_halt)| Standing {
+        partition,
+        next_offset,
+        acknowledged,
+        halted,
+        last_halt,
+    };
     Ok(rows.into_iter().map(of).collect())
 }
 
@@ -301,7 +311,8 @@ impl Accepted<'_> {
 async fn clear_ledger(tx: &mut PgConnection, accepted: &Accepted<'_>) -> Result<(), ClearError> {
     let Accepted { partition, halt, reached, kafka_cluster_id, .. } = *accepted;
     let row = locked(tx, partition).await?.ok_or_else(|| accepted.not_halted())?;
-    accepted.is_what_stands(tx, row.try_get("halt")?, row.try_get("kafka_cluster_id")?).await?;
+    let written: Option<i64> = row.try_get("halt")?;
+    accepted.is_what_stands(tx, written, row.try_get("kafka_cluster_id")?).await?;
     let unpublished: i64 = sqlx::query_scalar("select count(*) from outbox where partition = $1")
         .bind(partition)
         .fetch_one(&mut *tx)
@@ -317,6 +328,10 @@ async fn clear_ledger(tx: &mut PgConnection, accepted: &Accepted<'_>) -> Result<
     .bind(halt)
     .execute(&mut *tx)
     .await?;
+    if written.is_some() {
+        // What was acknowledged of the log that is gone says nothing of this one.
+        sqlx::query("delete from ledger_acknowledged where partition = $1").bind(partition).execute(&mut *tx).await?;
+    }
     sqlx::query("update ledger_halts set cleared_at = now(), accepted_offset = $2 where id = $1")
         .bind(halt)
         .bind(reached.next_offset)

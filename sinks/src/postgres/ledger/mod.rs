@@ -1,6 +1,7 @@
 //! The ledger's store: what a batch touches is loaded in a handful of set-based queries, what it makes is written in one
 //! transaction, and the partition's row makes that exactly once and fences every other writer.
 
+pub mod acknowledged;
 pub mod halts;
 mod load;
 mod write;
