@@ -7,6 +7,7 @@ use crate::routes::{Routes, no_such_path};
 use actix_web::http::Method;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, ContentEncoding, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
+use std::borrow::Cow;
 use std::sync::Arc;
 use utoipa_swagger_ui::{Config, serve};
 
@@ -66,7 +67,12 @@ async fn file(request: HttpRequest, reference: web::Data<Reference>) -> Result<H
     if file.gzpipped {
         response.insert_header(ContentEncoding::Gzip);
     }
-    Ok(response.content_type(file.content_type).body(file.bytes.into_owned()))
+    // The program has it anyway: whoever reads it slowly takes no memory.
+    let bytes = match file.bytes {
+        Cow::Borrowed(bytes) => web::Bytes::from_static(bytes),
+        Cow::Owned(bytes) => bytes.into(),
+    };
+    Ok(response.content_type(file.content_type).body(bytes))
 }
 
 fn page(title: &str, body: &str) -> HttpResponse {
