@@ -32,5 +32,6 @@ pub mod reference;
 pub mod request;
 pub mod results;
 pub mod routes;
+pub mod shares;
 pub mod strangers;
 pub mod tokens;

@@ -6,14 +6,14 @@
 
 use quick_cache::sync::Cache;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use twh_domain::commands::{Command, Operation, Payload, Shape};
 use twh_domain::entity::{EntityKey, EntityKind};
 use twh_domain::id::TenantId;
 use twh_domain::outcome::{Outcome, Verdict};
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::shares::{Share, Shares};
 use twh_schemas::partition::partition_of;
 use twh_sinks::postgres::queries::document_lengths;
 use twh_sinks::postgres::sqlx;
@@ -36,8 +36,6 @@ const REMEMBERED_MAX: usize = 100_000;
 const DOCUMENT_BYTES: usize = 2_048;
 /// What a line of a document takes.
 const LINE_BYTES: usize = 360;
-/// Semaphores count in these.
-const UNIT_BYTES: usize = 1_024;
 /// A command is given so much for the request that it costs anyway.
 const FREE_BYTES: usize = 4_096;
 /// What costs one more request.
@@ -51,6 +49,10 @@ pub(crate) struct Weight {
 }
 
 impl Weight {
+    const fn is_heavy(self) -> bool {
+        self.bytes >= TRUSTED_BYTES
+    }
+
     /// Requests that it costs beyond those that its commands cost.
     pub(crate) fn surcharge(self) -> u32 {
         let beyond = self.bytes.saturating_sub(self.commands * FREE_BYTES);
@@ -64,14 +66,15 @@ pub(crate) struct Held {
     weight: Weight,
     /// What its documents may be long by now, as guessed: believed until one knows better, or until they are decided.
     grown: Vec<(Uuid, usize)>,
-    permits: Vec<OwnedSemaphorePermit>,
     known: Arc<Known>,
+    _share: Share,
+    _of_partition: Option<Share<i32>>,
 }
 
 impl Held {
     /// Whether it matters so much that it is held until the commands are decided.
     pub(crate) const fn is_heavy(&self) -> bool {
-        self.weight.bytes >= TRUSTED_BYTES
+        self.weight.is_heavy()
     }
 
     /// Remembers how long the documents of an outcome are.
@@ -88,37 +91,15 @@ impl Drop for Held {
                 self.known.lengths.remove(&key);
             }
         }
-        let mut shares = self.known.lock();
-        self.permits.clear();
-        // Who is not in flight takes no room. Another holder, or one that waits, has the share in its hand.
-        if shares.get(&self.tenant).is_some_and(|share| Arc::strong_count(share) == 1) {
-            shares.remove(&self.tenant);
-        }
     }
 }
 
-/// What is known of documents, and what tenants have in flight.
+/// How long documents are, as far as outcomes have told.
 struct Known {
     lengths: Cache<(TenantId, Uuid), usize>,
-    shares: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
 }
 
 impl Known {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TenantId, Arc<Semaphore>>> {
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn share_of(&self, tenant: TenantId) -> Arc<Semaphore> {
-        Arc::clone(
-            self.lock().entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX / UNIT_BYTES))),
-        )
-    }
-
-    fn in_flight(&self, tenant: TenantId) -> usize {
-        let left = self.lock().get(&tenant).map_or(IN_FLIGHT_BYTES_MAX / UNIT_BYTES, |share| share.available_permits());
-        IN_FLIGHT_BYTES_MAX.saturating_sub(left * UNIT_BYTES)
-    }
-
     fn learn(&self, outcome: &Outcome) {
         let Verdict::Accepted { resources, .. } = outcome.verdict.as_ref() else { return };
         for resource in resources.iter().filter(|resource| is_weighed(resource.kind)) {
@@ -146,15 +127,21 @@ impl Growth {
 /// Guesses, and who holds what.
 pub(crate) struct Weights {
     known: Arc<Known>,
+    /// What tenants have in flight.
+    shares: Arc<Shares>,
     /// What heavy requests have in flight on each partition, whosesoever they are: the neighbours wait for all of it.
-    partitions: Vec<Arc<Semaphore>>,
+    of_partitions: Arc<Shares<i32>>,
+    partitions: i32,
 }
 
 impl Weights {
     pub(crate) fn new(partitions: usize) -> Self {
-        let known = Known { lengths: Cache::new(REMEMBERED_MAX), shares: Mutex::default() };
-        let whole = || Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX / UNIT_BYTES));
-        Self { known: Arc::new(known), partitions: std::iter::repeat_with(whole).take(partitions).collect() }
+        Self {
+            known: Arc::new(Known { lengths: Cache::new(REMEMBERED_MAX) }),
+            shares: Shares::new(IN_FLIGHT_BYTES_MAX),
+            of_partitions: Shares::new(IN_FLIGHT_BYTES_MAX),
+            partitions: i32::try_from(partitions).unwrap_or(i32::MAX),
+        }
     }
 
     /// Guesses what commands of one tenant write. With `ask`, or where the tenant has much in flight, the lengths of documents
@@ -168,7 +155,7 @@ impl Weights {
             }
         }
         let mut found = HashMap::new();
-        if !unknown.is_empty() && (ask || self.known.in_flight(tenant) >= TRUSTED_BYTES) {
+        if !unknown.is_empty() && (ask || self.shares.in_use(tenant) >= TRUSTED_BYTES) {
             let look_up = self.look_up(pool, tenant, unknown);
             // Commands are taken while the database is away.
             if let Ok(Ok(lengths)) = tokio::time::timeout(LOOK_UP_PATIENCE, look_up).await {
@@ -219,32 +206,25 @@ impl Weights {
             );
             return Err(ApiError::new(ErrorCode::OutputTooLarge, message));
         }
-        let units = u32::try_from(weight.bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
-        let mut held = Held { permits: Vec::new(), tenant, weight, grown: Vec::new(), known: Arc::clone(&self.known) };
-        let Some(permit) = taken(self.known.share_of(tenant), units).await else {
+        let Some(share) = self.shares.take(tenant, weight.bytes, PATIENCE).await else {
             let message = "the tenant's requests in flight write as much as they may at once";
             return Err(ApiError::new(ErrorCode::RateLimited, message).retry_after(1));
         };
-        held.permits.push(permit);
-        if held.is_heavy()
-            && let Some(partition) = self.partition_of(tenant)
-        {
-            let Some(permit) = taken(Arc::clone(partition), units).await else {
+        let of_partition = if weight.is_heavy() {
+            let partition = partition_of(tenant.to_string().as_bytes(), self.partitions);
+            let Some(share) = self.of_partitions.take(partition, weight.bytes, PATIENCE).await else {
                 let message = "requests in flight write as much as the ledger takes at once";
                 return Err(ApiError::new(ErrorCode::Overloaded, message).retry_after(1));
             };
-            held.permits.push(permit);
+            Some(share)
+        } else {
+            None
+        };
+        for (id, length) in &grown {
+            self.known.lengths.insert((tenant, *id), *length);
         }
-        for (id, length) in grown {
-            self.known.lengths.insert((tenant, id), length);
-            held.grown.push((id, length));
-        }
-        Ok(held)
-    }
-
-    fn partition_of(&self, tenant: TenantId) -> Option<&Arc<Semaphore>> {
-        let partitions = i32::try_from(self.partitions.len()).unwrap_or(i32::MAX);
-        self.partitions.get(usize::try_from(partition_of(tenant.to_string().as_bytes(), partitions)).ok()?)
+        let known = Arc::clone(&self.known);
+        Ok(Held { tenant, weight, grown, known, _share: share, _of_partition: of_partition })
     }
 
     /// Remembers how long the documents of an outcome are.
@@ -281,10 +261,6 @@ impl Guess {
         let grown = grown.map(|(id, (before, most))| (id, before + most)).collect();
         Self { weight: Weight { bytes, commands }, grown }
     }
-}
-
-async fn taken(share: Arc<Semaphore>, units: u32) -> Option<OwnedSemaphorePermit> {
-    tokio::time::timeout(PATIENCE, share.acquire_many_owned(units)).await.ok()?.ok()
 }
 
 /// The kinds whose documents may be long and are acted upon.
@@ -400,7 +376,7 @@ mod tests {
         let half = || guess(IN_FLIGHT_BYTES_MAX / 2);
         let first = weights.hold(tenant(), half()).await.unwrap();
         let second = weights.hold(tenant(), half()).await.unwrap();
-        assert_eq!(weights.known.in_flight(tenant()), IN_FLIGHT_BYTES_MAX);
+        assert_eq!(weights.shares.in_use(tenant()), IN_FLIGHT_BYTES_MAX);
         assert_eq!(refused(&weights, tenant(), half()).await, Some(ErrorCode::RateLimited));
         drop(weights.hold(other, half()).await.unwrap());
         drop(first);
@@ -408,6 +384,6 @@ mod tests {
         let more = refused(&weights, tenant(), guess(IN_FLIGHT_BYTES_MAX + 1)).await;
         assert_eq!(more, Some(ErrorCode::OutputTooLarge));
         drop((second, third));
-        assert!(weights.known.lock().is_empty(), "who is not in flight takes no room");
+        assert!(weights.shares.is_unused(), "who is not in flight takes no room");
     }
 }
