@@ -10,9 +10,12 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::TLS13;
-use std::net::IpAddr;
+use socket2::{Domain, Socket, Type};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How long a browser may believe what another origin may ask, in seconds.
 const PREFLIGHT_SECONDS: usize = 600;
@@ -24,6 +27,10 @@ const DATA_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; f
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
 );
+/// How long a client may take nothing of what was written to its connection.
+const TAKES_WITHIN: Duration = Duration::from_secs(30);
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1_024;
 const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Headers of answers that scripts of other origins may read.
 const EXPOSED: [HeaderName; 14] = [
@@ -130,6 +137,19 @@ pub fn tls(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
     let key = PrivateKeyDer::from_pem_file(key).map_err(unusable(key))?;
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
     Ok(builder.with_protocol_versions(&[&TLS13])?.with_no_client_auth().with_single_cert(chain, key)?)
+}
+
+/// Listens there. A connection ends where its client takes nothing of what was written for [`TAKES_WITHIN`]: what waits to be sent
+/// is memory, and a client that is gone does not say so.
+pub fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    // The connections that it accepts have it from here.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(TAKES_WITHIN))?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 #[cfg(test)]

@@ -448,9 +448,10 @@ async fn serve_http(
         .client_request_timeout(HEAD_ARRIVES_WITHIN)
         .shutdown_timeout(shutdown_seconds)
         .disable_signals();
+    let listener = guard::listener(config.http_addr);
     let server = match tls {
-        Some(tls) => server.bind_rustls_0_23(config.http_addr, tls),
-        None => server.bind(config.http_addr),
+        Some(tls) => listener.and_then(|listener| server.listen_rustls_0_23(listener, tls)),
+        None => listener.and_then(|listener| server.listen(listener)),
     };
     let server = server.with_context(|| format!("TWH_HTTP_ADDR {} cannot be served", config.http_addr))?;
     Ok(server.run())
