@@ -106,6 +106,14 @@ impl Server {
         self.signal("CONT").await
     }
 
+    /// How much memory it has.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let id = self.process.as_ref().and_then(Child::id).context("the server does not run")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it does not say")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1_024)
+    }
+
     async fn signal(&self, name: &str) -> Result<()> {
         let id = self.process.as_ref().and_then(Child::id).context("the server does not run")?;
         let status = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status().await?;

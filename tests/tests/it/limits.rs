@@ -5,6 +5,8 @@ use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 use twh_tests::proxy::Proxy;
 use twh_tests::redis::Redis;
 use twh_tests::{Answer, Tenant, World};
@@ -255,4 +257,68 @@ async fn a_plan_that_the_operator_gives_holds_in_running_servers_and_is_told() {
     assert_eq!(plan().await["limits"], limits);
     let record = tenant.get("/v1/audit?action=tenant.plan").await.unwrap().body["data"][0].clone();
     assert_eq!((&record["old"]["plan"], &record["new"]["plan"]), (&json!("enterprise"), &json!("growth")), "{record}");
+}
+
+/// Asks, and reads nothing of the answer: the socket holds as little as can be.
+async fn ask_and_read_nothing(tenant: &Tenant, url: &str, path: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut stream = socket.connect(url.trim_start_matches("http://").parse().unwrap()).await.unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nHost: twh\r\nAuthorization: Bearer {}\r\n\r\n", tenant.key);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_large_pages_and_reads_none_takes_its_share_of_the_memory_and_no_more() {
+    const PAGE: &str = "/v1/items?limit=1000";
+    const GROWS_MAX: u64 = 200 * 1024 * 1024;
+    let mut world = World::start().await.unwrap();
+    let (tenant, neighbour) = (world.tenant().await.unwrap(), world.tenant().await.unwrap());
+    // Each takes 150 kB as JSON: a page is full.
+    let text = "\u{1}".repeat(500);
+    let metadata: serde_json::Map<_, _> = (0..50).map(|key| (format!("key-{key}"), json!(text))).collect();
+    for batch in 0..3 {
+        let item = |index: usize| {
+            let body = json!({ "sku": format!("LONG-{batch}-{index}"), "metadata": metadata });
+            json!({ "type": "item.create", "idempotency_key": format!("item-{batch}-{index}"), "body": body })
+        };
+        tenant.done("/v1/commands:batch", json!({ "commands": (0..10).map(item).collect::<Vec<_>>() })).await.unwrap();
+    }
+    let whole = tenant.get(PAGE).await.unwrap();
+    assert!(whole.status == 200 && whole.body["next_cursor"].is_string(), "{}: the page is not full", whole.status);
+    let before = world.server(0).unwrap().resident_bytes().unwrap();
+    let asked = (0..60).map(|_| ask_and_read_nothing(&tenant, &world.url, PAGE));
+    let unread = join_all(asked).await;
+    let (begun, mut most) = (Instant::now(), before);
+    while begun.elapsed() < Duration::from_secs(4) {
+        let answer = neighbour.get("/v1/suppliers?limit=5").await.unwrap();
+        assert_eq!(answer.status, 200, "the neighbour is kept out: {}", answer.body);
+        most = most.max(world.server(0).unwrap().resident_bytes().unwrap());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(most - before < GROWS_MAX, "{} MiB more", (most - before) >> 20);
+    let refused = tenant.get(PAGE).await.unwrap();
+    assert_eq!((refused.status.as_u16(), refused.code()), (429, "RATE_LIMITED"), "{}", refused.body);
+    assert!(number(&refused, "retry-after") >= 1);
+    // What is done is not refused, and answers that are small are given to the neighbour as before.
+    assert_eq!(tenant.post("/v1/suppliers", json!({ "code": "S" })).await.unwrap().status, 201);
+    let mut served = 0;
+    let mut kept_out = 0;
+    for mut stream in unread {
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.unwrap();
+        match &head {
+            b"HTTP/1.1 200" => served += 1,
+            b"HTTP/1.1 429" => kept_out += 1,
+            other => panic!("{}", String::from_utf8_lossy(other)),
+        }
+    }
+    assert!(served >= 7 && kept_out >= 10, "{served} served, {kept_out} kept out, {} MiB more", (most - before) >> 20);
+    // They are gone now, and their room is there again.
+    let begun = Instant::now();
+    while tenant.get(PAGE).await.unwrap().status != 200 {
+        assert!(begun.elapsed() < PATIENCE, "the room is not given back");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
