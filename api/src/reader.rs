@@ -16,6 +16,7 @@ use twh_edge::auth::Caller;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::openapi::{Describe, Operation};
 use twh_edge::request::Reflected;
+use twh_edge::room::resting;
 use twh_edge::routes::Guard;
 use twh_schemas::partition::partition_of;
 use twh_sinks::postgres::queries::applied_through;
@@ -112,6 +113,7 @@ impl<E: Guarded> FromRequest for Reader<E> {
         let at_least = at_least(request);
         let reflected = Reflected::default();
         request.extensions_mut().insert(reflected.clone());
+        let request = request.clone();
         Box::pin(async move {
             let identity = caller.await?.identity();
             let (tenant_id, scopes) = (identity.tenant_id, identity.scopes);
@@ -134,7 +136,7 @@ impl<E: Guarded> FromRequest for Reader<E> {
                     let message = "X-TWH-At-Least is a position of a partition where you have no commands";
                     return Err(ApiError::new(ErrorCode::InvalidPosition, message));
                 }
-                read.reach(position).await?;
+                resting(&request, read.reach(position)).await??;
             }
             Ok(Self { read, endpoint: PhantomData })
         })

@@ -16,6 +16,7 @@ use twh_edge::answer::{Answer, Page};
 use twh_edge::cursor;
 use twh_edge::error::ApiError;
 use twh_edge::query::{self, LIMIT_MAX, Query};
+use twh_edge::room::resting;
 use twh_sinks::postgres::queries::{
     ItemStock, LevelFilter, LevelRow, Moment, item_stock, list_levels, sequence_at, sequence_through,
 };
@@ -122,7 +123,7 @@ impl StockQuery {
 }
 
 /// Finds the moment in the ledger; one that is a position is waited for.
-async fn moment(reader: &Read, as_of: AsOf) -> Result<Moment, ApiError> {
+async fn moment(request: &HttpRequest, reader: &Read, as_of: AsOf) -> Result<Moment, ApiError> {
     let sequence = match as_of {
         AsOf::Now => return Ok(Moment::Now),
         AsOf::Occurred(at) => return Ok(Moment::Occurred(at)),
@@ -131,7 +132,7 @@ async fn moment(reader: &Read, as_of: AsOf) -> Result<Moment, ApiError> {
             if !reader.owns(position) {
                 return Err(query::invalid("as_of", "is a position of a partition where you have no commands"));
             }
-            reader.reach(position).await?;
+            resting(request, reader.reach(position)).await??;
             sequence_through(&mut *reader.ledger().await?, reader.tenant_id, position).await
         }
     };
@@ -153,7 +154,11 @@ fn row(level: &LevelRow) -> Level {
     }
 }
 
-pub(crate) async fn list(reader: Reader<ListStock>, query: Query<StockQuery>) -> Result<Answer<Page<Level>>, ApiError> {
+pub(crate) async fn list(
+    reader: Reader<ListStock>,
+    request: HttpRequest,
+    query: Query<StockQuery>,
+) -> Result<Answer<Page<Level>>, ApiError> {
     let asked = query.read()?;
     let limit = query::limit(asked.limit)?;
     let after = asked.cursor.as_deref().map(cursor::decode::<(Uuid, Uuid)>).transpose()?;
@@ -164,7 +169,7 @@ pub(crate) async fn list(reader: Reader<ListStock>, query: Query<StockQuery>) ->
         location_id: asked.location_id,
         location_code: asked.location_code.map(Text::into),
     };
-    let moment = moment(&reader, as_of).await?;
+    let moment = moment(&request, &reader, as_of).await?;
     let found = list_levels(&mut *reader.ledger().await?, reader.tenant_id, &filter, moment, after, limit)
         .await
         .map_err(ApiError::database)?;

@@ -10,6 +10,7 @@ use crate::known::Known;
 use crate::limits::{Plan, Subject, limit};
 use crate::openapi::{Describe, Operation};
 use crate::request::{CallerTenant, RequestId};
+use crate::room::make_room;
 use crate::strangers::Strangers;
 use crate::tokens::Tokens;
 use actix_web::http::header::{AUTHORIZATION, USER_AGENT};
@@ -353,6 +354,7 @@ async fn admitted(request: &HttpRequest, endpoint: &EndpointInfo) -> Result<Iden
     };
     limit(request, Subject { tenant: identity.tenant_id, credential, plan: identity.plan }).await?;
     identity.must(endpoint.need)?;
+    make_room(request, identity.tenant_id, endpoint.gives).await?;
     Ok(identity)
 }
 

@@ -31,6 +31,7 @@ pub mod query;
 pub mod reference;
 pub mod request;
 pub mod results;
+pub mod room;
 pub mod routes;
 pub mod shares;
 pub mod strangers;

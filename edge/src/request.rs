@@ -4,6 +4,7 @@ use crate::error::ApiError;
 use crate::guard::protect;
 use crate::held::held;
 use crate::limits::{Admission, Payer};
+use crate::room::settle;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
@@ -139,15 +140,21 @@ pub async fn around<B: MessageBody + 'static>(
             return Err(InternalError::from_response(error, response).into());
         }
     };
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID, value);
-    }
-    let bytes = match response.response().body().size() {
+    let size = response.response().body().size();
+    let bytes = match size {
         BodySize::Sized(bytes) => bytes,
         // Who streams pays for it while it does.
         BodySize::None | BodySize::Stream => 0,
     };
     let paid = Payer::of(response.request()).pay(bytes).await;
+    let settled = settle(response.request(), size);
+    let room = settled.unwrap_or_else(|refused| {
+        *response.response_mut() = refused.response(&id);
+        None
+    });
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
     let admission = paid.or_else(|| response.request().extensions().get::<Admission>().cloned());
     if let Some(admission) = admission {
         admission.write_headers(response.headers_mut());
@@ -174,7 +181,7 @@ pub async fn around<B: MessageBody + 'static>(
         tracing::debug!(method, route, status, microseconds, "answered");
     }
     drop(entered);
-    Ok(response.map_body(|_, body| held(body)))
+    Ok(response.map_body(|_, body| held(body, room)))
 }
 
 /// Gives an answer that carries an error the shape of our errors, with the request's id.

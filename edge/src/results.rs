@@ -147,6 +147,17 @@ pub struct Results {
 }
 
 impl Results {
+    /// About how many bytes it takes.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Says where documents are in place of each.
+    pub fn shorten(&mut self) {
+        self.results.iter_mut().for_each(BatchResult::shorten);
+    }
+
     /// Adds what became of the next.
     pub fn push(&mut self, mut next: BatchResult) {
         let was_short = self.bytes > PAGE_BYTES_MAX;
@@ -156,7 +167,7 @@ impl Results {
         }
         self.results.push(next);
         if !was_short && self.bytes > PAGE_BYTES_MAX {
-            self.results.iter_mut().for_each(BatchResult::shorten);
+            self.shorten();
         }
     }
 }

@@ -13,7 +13,7 @@ use actix_web::test::{TestRequest, call_service, init_service, read_body};
 use actix_web::{App, middleware, web};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use twh_edge::access::{Endpoint, EndpointInfo, Guarded, Need, Open};
+use twh_edge::access::{AnswerSize, Endpoint, EndpointInfo, Guarded, Need, Open};
 use twh_edge::answer::Answer;
 use twh_edge::api_key::{ApiKey, Environment};
 use twh_edge::auth::{Authenticator, Caller};
@@ -68,6 +68,7 @@ macro_rules! endpoint {
                 path: $path,
                 need: Need::Caller,
                 command: None,
+                gives: AnswerSize::Small,
                 refuses: &[],
                 summary: "",
             };

@@ -53,6 +53,14 @@ fn single(resource: &Resource) -> HttpResponse {
     response.body(resource.document.as_bytes().to_vec())
 }
 
+/// How long the documents of an outcome are.
+pub(crate) fn document_bytes(outcome: &Outcome) -> usize {
+    match outcome.verdict.as_ref() {
+        Verdict::Rejected(_) => 0,
+        Verdict::Accepted { resources, .. } => resources.iter().map(|resource| resource.document.len()).sum(),
+    }
+}
+
 /// A document as an entry of a batch's answer.
 pub(crate) fn entry(resource: &Resource) -> BatchResult {
     BatchResult::document(made(resource), &resource.document)

@@ -25,6 +25,7 @@ use twh_edge::limits::{cost_of_batch, raise};
 use twh_edge::query::Query;
 use twh_edge::request::RequestId;
 use twh_edge::results::{BatchResult, Results};
+use twh_edge::room::has_room;
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -152,6 +153,9 @@ async fn each(
             }
             Err(error) => BatchResult::error(&error, &request_id),
         });
+    }
+    if !has_room(request, caller.tenant_id, results.bytes()) {
+        results.shorten();
     }
     // The last is decided after the others.
     if let Some(last) = undecided {

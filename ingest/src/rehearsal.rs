@@ -12,12 +12,14 @@ use twh_domain::commands::Command;
 use twh_domain::decimal::Quantity;
 use twh_domain::entity::LevelKey;
 use twh_domain::outcome::Verdict;
+use twh_edge::access::AnswerSize;
 use twh_edge::auth::Identity;
 use twh_edge::error::ApiError;
 use twh_edge::headers::check_idempotency_key;
 use twh_edge::limits::cost_of_batch;
 use twh_edge::request::RequestId;
 use twh_edge::results::{BatchResult, Results};
+use twh_edge::room::make_room;
 use twh_sinks::postgres::ledger::LedgerError;
 use twh_sinks::postgres::rehearsal::{Change, Rehearsed, rehearse};
 use uuid::Uuid;
@@ -41,6 +43,7 @@ pub(crate) async fn handle(
         each(caller, request_id, batch.commands)
     };
     let sound: Vec<_> = commands.iter().collect();
+    make_room(request, caller.tenant_id, AnswerSize::Page).await?;
     let _held = gateway.weigh(request, caller.tenant_id, &sound, paid, true).await?;
     let mut connection = gateway.pool().of(caller.tenant_id).await.map_err(ApiError::database)?;
     let rehearsed = rehearse(&mut connection, &commands, OffsetDateTime::now_utc().into()).await;

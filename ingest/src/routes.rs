@@ -1,6 +1,6 @@
 //! The write side's endpoints: each is a kind of command on a path.
 
-use crate::answer::{answer, pending};
+use crate::answer::{answer, document_bytes, pending};
 use crate::batch;
 use crate::body::parse_payload;
 use crate::compose::{Asked, command};
@@ -14,6 +14,7 @@ use twh_edge::error::ApiError;
 use twh_edge::headers::{Prefer, idempotency_key, if_match, if_match_missing, traceparent};
 use twh_edge::limits::cost_of_batch;
 use twh_edge::request::RequestId;
+use twh_edge::room::has_room;
 use twh_edge::routes::Routes;
 use uuid::Uuid;
 
@@ -102,13 +103,18 @@ pub(crate) async fn submit(
     let held = gateway.weigh(request, caller.tenant_id, &[&command], paid, atomic || prefer.respond_async).await?;
     let mut acknowledged =
         gateway.hand_over(&command, traceparent(request.headers()).as_deref())?.acknowledged().await?;
+    let position = acknowledged.position;
     if !prefer.respond_async
         && let Some(outcome) = acknowledged.outcome(gateway.outcome_wait(prefer.wait)).await
-        && let Some(outcome) = gateway.with_documents(outcome).await?
     {
-        return Ok(answer(&outcome, atomic, &request_id));
+        // Documents that are too long to be answered, or for which there is no room now, are found by the command's id.
+        let outcome = gateway.with_documents(outcome).await?;
+        let outcome = outcome.filter(|outcome| has_room(request, caller.tenant_id, document_bytes(outcome)));
+        return Ok(match outcome {
+            Some(outcome) => answer(&outcome, atomic, &request_id),
+            None => pending(command.command_id, position),
+        });
     }
-    let answer = pending(command.command_id, acknowledged.position);
     acknowledged.keep(held);
-    Ok(answer)
+    Ok(pending(command.command_id, position))
 }

@@ -16,6 +16,7 @@ use twh_edge::answer::{Answer, Page};
 use twh_edge::auth::Caller;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::query::{self, LIMIT_MAX, Query};
+use twh_edge::room::resting;
 use twh_sinks::postgres::accounts::audit::{Change, record};
 use twh_sinks::postgres::webhooks::events as store;
 use twh_sinks::postgres::webhooks::subscriptions::listen as keep_for_listening;
@@ -55,6 +56,7 @@ pub(crate) struct Events {
 
 pub(crate) async fn list(
     caller: Caller<ListEvents>,
+    request: HttpRequest,
     webhooks: web::Data<Webhooks>,
     query: Query<EventQuery>,
 ) -> Result<Answer<Events>, ApiError> {
@@ -91,7 +93,7 @@ pub(crate) async fn list(
         if !data.is_empty() || found.has_more || Instant::now() >= deadline {
             return Ok(Answer::of(&Events { data, next_after: after }));
         }
-        actix_web::rt::time::sleep(pause).await;
+        resting(&request, actix_web::rt::time::sleep(pause)).await?;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
