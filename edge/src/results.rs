@@ -74,7 +74,7 @@ impl Made {
     }
 }
 
-fn raw(value: &Value) -> Box<RawValue> {
+fn raw(value: &(impl Serialize + ?Sized)) -> Box<RawValue> {
     to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 

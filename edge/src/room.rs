@@ -130,7 +130,7 @@ pub async fn make_room(request: &HttpRequest, tenant: TenantId, size: AnswerSize
 /// As [`make_room`], which it does again.
 pub async fn resting<F: Future>(request: &HttpRequest, awaited: F) -> Result<F::Output, ApiError> {
     let Some((size, room)) = request.extensions_mut().remove::<(AnswerSize, Room)>() else { return Ok(awaited.await) };
-    let tenant = room.share.tenant();
+    let tenant = room.share.key();
     drop(room);
     let output = awaited.await;
     make_room(request, tenant, size).await?;

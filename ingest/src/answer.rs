@@ -2,7 +2,6 @@
 
 use crate::describe::{BatchResults, PendingCommand};
 use actix_web::HttpResponse;
-use serde_json::json;
 use twh_domain::id::CommandId;
 use twh_domain::outcome::{Outcome, Position, Resource, Verdict};
 use twh_edge::error::ApiError;

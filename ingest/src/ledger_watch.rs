@@ -122,24 +122,17 @@ impl LedgerWatch {
     }
 
     async fn look(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
-        let mut written = Vec::new();
-        for partition in (0..).take(self.seen.len()) {
-            let lost = self.seen(partition).and_then(|seen| seen.lost);
-            if let Some((offset, expected)) = lost {
-                halts::report(pool, partition, &halt(offset, expected)).await?;
-                written.push(partition);
-            }
-        }
         for standing in halts::standings(pool, &self.kafka_cluster_id).await? {
             HALTED.with_label_values(&[&standing.partition.to_string()]).set(i64::from(standing.halted));
             if let Some(mut seen) = self.seen(standing.partition) {
                 seen.update(&standing);
             }
         }
-        // From here on what is written down tells.
-        for partition in written {
-            if let Some(mut seen) = self.seen(partition) {
-                seen.lost = None;
+        // What was seen before a halt that is known by now was a sign of that one, which may be cleared already.
+        for partition in (0..).take(self.seen.len()) {
+            let lost = self.seen(partition).and_then(|seen| seen.lost.filter(|_| !seen.halted));
+            if let Some((offset, expected)) = lost {
+                halts::report(pool, partition, &halt(offset, expected)).await?;
             }
         }
         self.write_down(pool).await
@@ -170,7 +163,7 @@ impl Seen {
         let Standing { next_offset, acknowledged, halted, last_halt, .. } = *standing;
         if last_halt != self.last_halt || (self.halted && !halted) {
             // Another log, for all that is known, whose offsets begin where a person says.
-            self.acknowledged = 0;
+            (self.acknowledged, self.lost) = (0, None);
         }
         (self.next_offset, self.halted, self.last_halt) = (next_offset, halted, last_halt);
         self.written = acknowledged;
@@ -262,7 +255,8 @@ mod tests {
         assert!(watch.floor(TENANT).is_none());
         stands(&watch, 3, false, 1);
         assert!(acknowledged(&watch, watch.floor(TENANT).unwrap(), 3));
-        // A halt that came and went between two looks.
+        // A sign of the halt that came before it was known.
+        assert!(!acknowledged(&watch, watch.floor(TENANT).unwrap(), 2));
         stands(&watch, 0, false, 2);
         assert!(acknowledged(&watch, watch.floor(TENANT).unwrap(), 0));
     }
