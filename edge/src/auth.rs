@@ -11,7 +11,7 @@ use crate::limits::{Plan, Subject, limit};
 use crate::openapi::{Describe, Operation};
 use crate::request::{CallerTenant, RequestId};
 use crate::room::make_room;
-use crate::strangers::Strangers;
+use crate::strangers::{Asker, Strangers};
 use crate::tokens::Tokens;
 use actix_web::http::header::{AUTHORIZATION, USER_AGENT};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, dev, web};
@@ -84,17 +84,12 @@ impl Authenticator {
         let hashes = self.secrets.hashes(API_KEY_PURPOSE, key.reveal());
         let newest = *hashes.first().ok_or_else(|| ApiError::internal("there is no master key"))?;
         let find = async || keys::find_by_hash(&self.pool, &hashes).await;
-        self.keys.owner(newest, &self.strangers, ip, find).await
+        self.keys.owner(newest, &self.strangers, Asker::keys(ip), find).await
     }
 
-    async fn session(
-        &self,
-        session: Uuid,
-        tenant: TenantId,
-        ip: Option<IpAddr>,
-    ) -> Result<Option<Arc<SessionOwner>>, ApiError> {
+    async fn session(&self, session: Uuid, tenant: TenantId) -> Result<Option<Arc<SessionOwner>>, ApiError> {
         let find = async || sessions::owner(&self.pool, session, tenant).await;
-        self.sessions.owner((session, tenant), &self.strangers, ip, find).await
+        self.sessions.owner((session, tenant), &self.strangers, Asker::Session(session), find).await
     }
 
     async fn identify(&self, request: &HttpRequest) -> Result<Identity, ApiError> {
@@ -149,7 +144,7 @@ impl Authenticator {
         let own = TenantId(claims.tid);
         let tenant = tenant_header(request)?.unwrap_or(own);
         let client = Client::of(request);
-        let owner = self.session(claims.sid, tenant, client.ip).await?.ok_or_else(|| {
+        let owner = self.session(claims.sid, tenant).await?.ok_or_else(|| {
             if tenant == own { unauthenticated("the session has ended; sign in again") } else { not_your_tenant() }
         })?;
         let role = role(&owner.role)?;

@@ -15,6 +15,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::Once;
 use std::time::Duration;
 
 /// How long a browser may believe what another origin may ask, in seconds.
@@ -112,7 +113,14 @@ pub(crate) fn client_address(request: &HttpRequest) -> Option<IpAddr> {
     let peer = request.peer_addr()?.ip().to_canonical();
     let Some(proxies) = request.app_data::<TrustedProxies>() else { return Some(peer) };
     let forwarded: Vec<_> = request.headers().get_all(FORWARDED_FOR).filter_map(|value| value.to_str().ok()).collect();
-    Some(proxies.client(peer, &forwarded))
+    let client = proxies.client(peer, &forwarded);
+    if client == peer && !forwarded.is_empty() {
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| {
+            tracing::warn!(%peer, "X-Forwarded-For of a peer outside TWH_TRUSTED_PROXIES is ignored; behind a proxy all clients count as one");
+        });
+    }
+    Some(client)
 }
 
 /// Why there can be no TLS.

@@ -4,10 +4,9 @@
 //! is believed for longer: nobody can be revoked meanwhile.
 
 use crate::error::ApiError;
-use crate::strangers::{self, Strangers};
+use crate::strangers::{self, Asker, Strangers};
 use quick_cache::sync::Cache;
 use std::hash::Hash;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -61,7 +60,7 @@ impl<K: Eq + Hash + Copy, V> Known<K, V> {
         &self,
         key: K,
         strangers: &Strangers,
-        ip: Option<IpAddr>,
+        asker: Asker,
         find: impl AsyncFnOnce() -> Result<Option<V>, sqlx::Error>,
     ) -> Result<Option<Arc<V>>, ApiError> {
         let era = self.era.load(Ordering::Acquire);
@@ -73,7 +72,7 @@ impl<K: Eq + Hash + Copy, V> Known<K, V> {
         if self.nobodys.get(&key).is_some_and(|at| at.elapsed() < BELIEVED) {
             return Ok(None);
         }
-        let stranger = if seen.is_none() { Some(strangers.look_up(ip)?) } else { None };
+        let stranger = if seen.is_none() { Some(strangers.look_up_by(asker)?) } else { None };
         let now = Instant::now();
         let found = find().await;
         if let Ok(found) = &found {
@@ -116,7 +115,7 @@ mod tests {
     }
 
     async fn ask(known: &Known<u8, u8>, answer: Result<Option<u8>, sqlx::Error>) -> Result<Option<u8>, ErrorCode> {
-        let owner = known.owner(1, &Strangers::default(), None, async || answer).await;
+        let owner = known.owner(1, &Strangers::default(), Asker::keys(None), async || answer).await;
         owner.map(|owner| owner.map(|owner| *owner)).map_err(|error| error.code())
     }
 
@@ -155,7 +154,7 @@ mod tests {
     #[actix_web::test]
     async fn failures_of_a_neighbour_do_not_hold_up_who_was_seen() {
         let (known, strangers) = (Known::<u32, u8>::new(), Strangers::default());
-        let from = Some("203.0.113.7".parse().unwrap());
+        let from = Asker::keys(Some("203.0.113.7".parse().unwrap()));
         let ask = async |key: u32, answer| known.owner(key, &strangers, from, async || Ok(answer)).await;
         assert!(ask(0, Some(1)).await.unwrap().is_some());
         let mut refused = 0;

@@ -1,4 +1,5 @@
-//! Credentials that nobody has: each costs the database a look-up, so that a network may try only so many of them.
+//! Credentials that nobody has: each costs the database a look-up, so that a network may try only so many of them. Who tries keys
+//! holds up nobody's sign-in behind the same address, and the reverse; and a session that asks for tenants it is not in, only itself.
 //!
 //! The buckets stand in this process. They hold up only what is not known here: a credential that was seen lately is not asked for
 //! them, whatever its neighbours behind the same address do.
@@ -11,11 +12,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 use twh_sinks::counters::gcra::{Level, Rate, take_all};
+use uuid::Uuid;
 
 /// Look-ups of a network that find nothing: so many a second, and so many at once.
 const RATE: Rate = Rate::new(10, 100);
-/// Networks that are remembered. One that is pushed out begins with a full bucket.
-const NETWORKS_MAX: usize = 100_000;
+/// Askers that are remembered. One that is pushed out begins with a full bucket.
+const ASKERS_MAX: usize = 100_000;
 const MICROS_PER_SECOND: u64 = 1_000_000;
 
 #[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
@@ -28,9 +30,28 @@ static LOOKUPS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     .expect("the metric's name is unique")
 });
 
-/// Counts look-ups that find nothing, by network.
+/// Who is held to account for a look-up that finds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Asker {
+    /// A network that tries API keys.
+    Keys(IpAddr),
+    /// A network that tries passwords, codes and tokens that come in bodies.
+    SignIn(IpAddr),
+    /// A session that is known: it asks for a tenant.
+    Session(Uuid),
+}
+
+impl Asker {
+    /// Somebody at an address who shows an API key.
+    #[must_use]
+    pub fn keys(ip: Option<IpAddr>) -> Self {
+        Self::Keys(network(ip))
+    }
+}
+
+/// Counts look-ups that find nothing.
 pub struct Strangers {
-    networks: Cache<IpAddr, Arc<Mutex<u64>>>,
+    askers: Cache<Asker, Arc<Mutex<u64>>>,
     started: Instant,
 }
 
@@ -49,15 +70,20 @@ pub struct LookUp(Arc<Mutex<u64>>);
 
 impl Default for Strangers {
     fn default() -> Self {
-        Self { networks: Cache::new(NETWORKS_MAX), started: Instant::now() }
+        Self { askers: Cache::new(ASKERS_MAX), started: Instant::now() }
     }
 }
 
 impl Strangers {
-    /// Begins a look-up for somebody, or refuses it where too many from the same network have found nothing. It counts from its
-    /// beginning: many that are begun at once are no way around.
+    /// Begins a look-up for somebody who signs in: see [`Self::look_up_by`].
     pub fn look_up(&self, ip: Option<IpAddr>) -> Result<LookUp, ApiError> {
-        let Ok(bucket) = self.networks.get_or_insert_with(&network(ip), || Ok::<_, Infallible>(Arc::default()));
+        self.look_up_by(Asker::SignIn(network(ip)))
+    }
+
+    /// Begins a look-up, or refuses it where too many of the same asker have found nothing. It counts from its beginning: many that are
+    /// begun at once are no way around.
+    pub fn look_up_by(&self, asker: Asker) -> Result<LookUp, ApiError> {
+        let Ok(bucket) = self.askers.get_or_insert_with(&asker, || Ok::<_, Infallible>(Arc::default()));
         let now = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX / 2);
         let verdicts = {
             let mut full_at = bucket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,7 +98,11 @@ impl Strangers {
         }
         LOOKUPS.with_label_values(&["turned_away"]).inc();
         let seconds = u32::try_from(wait.div_ceil(MICROS_PER_SECOND)).unwrap_or(u32::MAX);
-        let message = "too many unknown keys, tokens, passwords or tenants came from this address";
+        let message = match asker {
+            Asker::Keys(_) => "too many unknown keys came from this address",
+            Asker::SignIn(_) => "too many unknown tokens and passwords came from this address",
+            Asker::Session(_) => "the session asked for too many tenants that it is not in",
+        };
         Err(ApiError::new(ErrorCode::TooManyAttempts, message).retry_after(seconds))
     }
 
@@ -125,6 +155,7 @@ mod tests {
         assert_eq!(refused.response("").headers().get("retry-after").unwrap(), "1");
         assert!(strangers.look_up(from("2001:db8:0:1::1")).is_ok());
         assert!(strangers.look_up(from("203.0.113.7")).is_ok());
+        assert!(strangers.look_up_by(Asker::keys(from("2001:db8::ffff"))).is_ok(), "keys are counted apart");
     }
 
     #[test]
