@@ -82,8 +82,8 @@ nightly_mutants() {
   local failed=0
   ensure_cargo_mutants
   mutants_of domain 14 --package twh-domain || failed=1
-  mutants_of webhooks 7 --package twh-processors --exclude 'processors/src/runtime/*.rs' || failed=1
-  mutants_of runtime 5 --package twh-processors --exclude 'processors/src/webhooks/*.rs' \
+  mutants_of webhooks 7 --package twh-processors --exclude 'processors/src/runtime/**/*.rs' || failed=1
+  mutants_of runtime 5 --package twh-processors --exclude 'processors/src/webhooks/**/*.rs' \
     --test-package twh-processors,twh-simulator || failed=1
   return "$failed"
 }

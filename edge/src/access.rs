@@ -242,8 +242,21 @@ pub trait Endpoint: Copy + 'static {
 /// An endpoint that only someone may call.
 pub trait Guarded: Endpoint {}
 
+/// An endpoint that sends a command to the ledger.
+pub trait Sends: Guarded {
+    /// The kind of command.
+    const COMMAND: &'static CommandKind;
+}
+
 /// An endpoint that anyone may call.
 pub trait Open: Endpoint {}
+
+/// Does something with each endpoint that sends a command.
+pub trait EachSender: Sized {
+    /// Does it with one of them.
+    #[must_use]
+    fn sender<E: Sends>(self, endpoint: E) -> Self;
+}
 
 macro_rules! endpoints {
     (
@@ -262,7 +275,13 @@ macro_rules! endpoints {
                 };
             }
             impl Guarded for $name {}
+            endpoints!(@sends $name $($command)?);
         )*
+        /// Does something with each endpoint that sends a command, in the order of the table.
+        pub fn each_sender<V: EachSender>(visitor: V) -> V {
+            $( endpoints!(@visit visitor $name $($command)?); )*
+            visitor
+        }
         $(
             #[doc = $open_summary]
             #[derive(Debug, Clone, Copy)]
@@ -280,6 +299,14 @@ macro_rules! endpoints {
     };
     (@gives) => { AnswerSize::Small };
     (@gives $size:ident) => { AnswerSize::$size };
+    (@sends $name:ident) => {};
+    (@sends $name:ident $command:literal) => {
+        impl Sends for $name {
+            const COMMAND: &'static CommandKind = CommandKind::named($command);
+        }
+    };
+    (@visit $visitor:ident $name:ident) => {};
+    (@visit $visitor:ident $name:ident $command:literal) => { let $visitor = $visitor.sender($name); };
     (@command) => { None };
     (@command $command:literal) => { Some(CommandKind::named($command)) };
 }

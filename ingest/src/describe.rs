@@ -11,7 +11,7 @@ use twh_domain::commands::Shape;
 use twh_domain::decimal::Quantity;
 use twh_domain::id::{CommandId, ItemId, LocationId};
 use twh_domain::outcome::Position;
-use twh_edge::access::Endpoint;
+use twh_edge::access::Sends;
 use twh_edge::body::JsonBody;
 use twh_edge::openapi::{Describe, Operation};
 use twh_edge::results::{BatchResult, Results};
@@ -22,7 +22,7 @@ pub(crate) struct CommandBody<E> {
     endpoint: PhantomData<E>,
 }
 
-impl<E: Endpoint> FromRequest for CommandBody<E> {
+impl<E: Sends> FromRequest for CommandBody<E> {
     type Error = <JsonBody as FromRequest>::Error;
     type Future = LocalBoxFuture<'static, Result<Self, Self::Error>>;
 
@@ -32,11 +32,9 @@ impl<E: Endpoint> FromRequest for CommandBody<E> {
     }
 }
 
-impl<E: Endpoint> Describe for CommandBody<E> {
+impl<E: Sends> Describe for CommandBody<E> {
     fn describe(operation: &mut Operation<'_>) {
-        if let Some(command) = E::INFO.command {
-            operation.sends_command(command);
-        }
+        operation.sends_command(E::COMMAND);
     }
 }
 
@@ -77,12 +75,11 @@ pub(crate) struct PendingCommand {
 const OF_COMMANDS: [&str; 3] = ["X-TWH-Position", "X-TWH-Command-Id", "Idempotent-Replayed"];
 const PENDING: &str = "It is durable and will be decided; Location says where to ask.";
 
-impl<E: Endpoint> Describe for Sent<E> {
+impl<E: Sends> Describe for Sent<E> {
     fn describe(operation: &mut Operation<'_>) {
-        let Some(command) = E::INFO.command else { return };
-        let schema = Some(json!(command.subject.schema(operation.outputs())));
+        let schema = Some(json!(E::COMMAND.subject.schema(operation.outputs())));
         let [position, id, replayed] = OF_COMMANDS;
-        if command.shape == Shape::Create {
+        if E::COMMAND.shape == Shape::Create {
             operation.answers(201, "Created.", schema.as_ref(), &["ETag", "Location", position, id, replayed]);
         } else {
             operation.answers(200, "Done.", schema.as_ref(), &["ETag", position, id, replayed]);

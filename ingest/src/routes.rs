@@ -8,7 +8,7 @@ use crate::describe::{CommandBody, Sent};
 use crate::gateway::Gateway;
 use actix_web::{HttpRequest, HttpResponse, web};
 use twh_domain::commands::CommandKind;
-use twh_edge::access::{self, Guarded};
+use twh_edge::access::{self, EachSender, Sends, each_sender};
 use twh_edge::auth::{Caller, Identity};
 use twh_edge::error::ApiError;
 use twh_edge::headers::{Prefer, idempotency_key, if_match, if_match_missing, traceparent};
@@ -21,46 +21,20 @@ use uuid::Uuid;
 /// The write side's routes; they need a `web::Data<Gateway>`.
 #[must_use]
 pub fn routes() -> Routes {
-    let routes = Routes::new().on(access::BatchCommands, batch::handle);
-    let routes = sends(routes, access::CreateItem);
-    let routes = sends(routes, access::UpdateItem);
-    let routes = sends(routes, access::CreateLocation);
-    let routes = sends(routes, access::UpdateLocation);
-    let routes = sends(routes, access::CreateSupplier);
-    let routes = sends(routes, access::UpdateSupplier);
-    let routes = sends(routes, access::CreatePurchaseOrder);
-    let routes = sends(routes, access::OrderPurchaseOrder);
-    let routes = sends(routes, access::ReceivePurchaseOrder);
-    let routes = sends(routes, access::ClosePurchaseOrder);
-    let routes = sends(routes, access::CancelPurchaseOrder);
-    let routes = sends(routes, access::CreateSalesOrder);
-    let routes = sends(routes, access::AllocateSalesOrder);
-    let routes = sends(routes, access::ShipSalesOrder);
-    let routes = sends(routes, access::CloseSalesOrder);
-    let routes = sends(routes, access::CancelSalesOrder);
-    let routes = sends(routes, access::CreateTransfer);
-    let routes = sends(routes, access::DispatchTransfer);
-    let routes = sends(routes, access::ReceiveTransfer);
-    let routes = sends(routes, access::CloseTransfer);
-    let routes = sends(routes, access::CancelTransfer);
-    let routes = sends(routes, access::CreateReturn);
-    let routes = sends(routes, access::CreateAdjustment);
-    let routes = sends(routes, access::CreateCount);
-    let routes = sends(routes, access::CreateReservation);
-    sends(routes, access::ReleaseReservation)
+    each_sender(Senders(Routes::new().on(access::BatchCommands, batch::handle))).0
 }
 
-/// An endpoint that sends the kind of command which the table says.
-fn sends<E: Guarded>(routes: Routes, endpoint: E) -> Routes {
-    let handler = move |caller: Caller<E>, request: HttpRequest, gateway: web::Data<Gateway>, body: CommandBody<E>| async move {
-        handle(command_of::<E>()?, &request, &caller, &gateway, &body.json.0).await.map(Sent::<E>::from)
-    };
-    routes.on(endpoint, handler)
-}
+/// A route for each endpoint that sends a command.
+struct Senders(Routes);
 
-/// The kind of command that an endpoint sends.
-fn command_of<E: Guarded>() -> Result<&'static CommandKind, ApiError> {
-    E::INFO.command.ok_or_else(|| ApiError::internal(format!("{} sends no command", E::INFO.name)))
+impl EachSender for Senders {
+    fn sender<E: Sends>(self, endpoint: E) -> Self {
+        let handler =
+            async |caller: Caller<E>, request: HttpRequest, gateway: web::Data<Gateway>, body: CommandBody<E>| {
+                handle(E::COMMAND, &request, &caller, &gateway, &body.json.0).await.map(Sent::<E>::from)
+            };
+        Self(self.0.on(endpoint, handler))
+    }
 }
 
 async fn handle(

@@ -13,7 +13,7 @@ use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo as _, RedisError, 
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
-const SCRIPT: &str = include_str!("counters/take.lua");
+const SCRIPT: &str = include_str!("take.lua");
 /// Numbers that the script answers for each bucket.
 const NUMBERS_A_BUCKET: usize = 4;
 /// The bucket that proves a new connection.
