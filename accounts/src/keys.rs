@@ -18,7 +18,7 @@ use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::problems::Problems;
 use twh_edge::query::Query;
-use twh_sinks::postgres::accounts::audit::{Change, record};
+use twh_sinks::postgres::accounts::audit::Change;
 use twh_sinks::postgres::accounts::keys::{self, Key};
 use uuid::Uuid;
 
@@ -278,12 +278,13 @@ pub(crate) async fn create(
     key.expires_at = wanted.expires_at.or(bounds.expires_at);
     bounds.must_hold(&key)?;
     let hash = accounts.secrets.hash(API_KEY_PURPOSE, text.reveal()).map_err(secret)?;
-    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    keys::insert(&mut tx, &key, &hash).await.map_err(ApiError::database)?;
-    let new = shapes::value(&shown(&key));
-    let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
-    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-    tx.commit().await.map_err(ApiError::database)?;
+    let inserted = accounts.control.change([deed.tenant], async |tx| {
+        keys::insert(tx, &key, &hash).await.map_err(ApiError::database)?;
+        let new = shapes::value(&shown(&key));
+        let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
+        tx.record(&deed, change).await.map_err(ApiError::database)
+    });
+    inserted.await?;
     Ok(made(&key, text.reveal()))
 }
 
@@ -319,29 +320,31 @@ pub(crate) async fn rotate(
     }
     let bounds = Bounds::of(&accounts, &caller).await?;
     let deed = caller.deed(&request);
-    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    let old = keys::find_for_change(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
-    let old = old.ok_or_else(|| ApiError::not_found("API key"))?;
-    let over = old.expires_at.is_some_and(|end| end <= deed.at);
-    if old.revoked_at.is_some() || old.rotated_to.is_some() || over {
-        return Err(not_active());
-    }
-    let role = may_touch(&caller, &bounds, &old)?;
-    let (mut key, text) = provision::new_key(&deed, environment(&caller)?, &old.name, role).map_err(secret)?;
-    key.scopes = old.scopes.clone();
-    key.ip_allowed = old.ip_allowed.clone();
-    key.expires_at = old.expires_at;
-    let hash = accounts.secrets.hash(API_KEY_PURPOSE, text.reveal()).map_err(secret)?;
-    keys::insert(&mut tx, &key, &hash).await.map_err(ApiError::database)?;
-    let until = Timestamp::from_micros(deed.at.micros() + grace * 1_000_000);
-    keys::rotate(&mut tx, id, until, key.id).await.map_err(ApiError::database)?;
-    let new = shapes::value(&shown(&key));
-    let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
-    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-    let (was, new) = (shapes::value(&shown(&old)), Some(json!({ "successor": shown(&key), "good_until": until })));
-    let change = Change { action: "api_key.rotate", entity_kind: "api_key", entity: id, old: was, new };
-    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-    tx.commit().await.map_err(ApiError::database)?;
+    let rotated = accounts.control.change([deed.tenant], async |tx| {
+        let old = keys::find_for_change(tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
+        let old = old.ok_or_else(|| ApiError::not_found("API key"))?;
+        let over = old.expires_at.is_some_and(|end| end <= deed.at);
+        if old.revoked_at.is_some() || old.rotated_to.is_some() || over {
+            return Err(not_active());
+        }
+        let role = may_touch(&caller, &bounds, &old)?;
+        let (mut key, text) = provision::new_key(&deed, environment(&caller)?, &old.name, role).map_err(secret)?;
+        key.scopes = old.scopes.clone();
+        key.ip_allowed = old.ip_allowed.clone();
+        key.expires_at = old.expires_at;
+        let hash = accounts.secrets.hash(API_KEY_PURPOSE, text.reveal()).map_err(secret)?;
+        keys::insert(tx, &key, &hash).await.map_err(ApiError::database)?;
+        let until = Timestamp::from_micros(deed.at.micros() + grace * 1_000_000);
+        keys::rotate(tx, id, until, key.id).await.map_err(ApiError::database)?;
+        let new = shapes::value(&shown(&key));
+        let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
+        tx.record(&deed, change).await.map_err(ApiError::database)?;
+        let (was, new) = (shapes::value(&shown(&old)), Some(json!({ "successor": shown(&key), "good_until": until })));
+        let change = Change { action: "api_key.rotate", entity_kind: "api_key", entity: id, old: was, new };
+        tx.record(&deed, change).await.map_err(ApiError::database)?;
+        Ok((key, text))
+    });
+    let (key, text) = rotated.await?;
     accounts.authenticator.forget();
     Ok(made(&key, text.reveal()))
 }
@@ -367,23 +370,25 @@ pub(crate) async fn revoke(
     let id = path_id(&request, "API key")?;
     let bounds = Bounds::of(&accounts, &caller).await?;
     let deed = caller.deed(&request);
-    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    let old = keys::find_for_change(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
-    let old = old.ok_or_else(|| ApiError::not_found("API key"))?;
-    // A key may always end itself.
-    let is_own = matches!(caller.credential, Credential::ApiKey { key_id } if key_id == id);
-    // What is revoked already is as it should be: a retry is no mistake.
-    if old.revoked_at.is_none() {
+    let revoked = accounts.control.change([deed.tenant], async |tx| {
+        let old = keys::find_for_change(tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
+        let old = old.ok_or_else(|| ApiError::not_found("API key"))?;
+        // A key may always end itself.
+        let is_own = matches!(caller.credential, Credential::ApiKey { key_id } if key_id == id);
+        // What is revoked already is as it should be: a retry is no mistake.
+        if old.revoked_at.is_some() {
+            return Ok(());
+        }
         if !is_own {
             may_touch(&caller, &bounds, &old)?;
         }
-        keys::revoke(&mut tx, id, deed.at).await.map_err(ApiError::database)?;
+        keys::revoke(tx, id, deed.at).await.map_err(ApiError::database)?;
         let new = shapes::value(&shown(&Key { revoked_at: Some(deed.at), ..old.clone() }));
         let old = shapes::value(&shown(&old));
         let change = Change { action: "api_key.revoke", entity_kind: "api_key", entity: id, old, new };
-        record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-    }
-    tx.commit().await.map_err(ApiError::database)?;
+        tx.record(&deed, change).await.map_err(ApiError::database)
+    });
+    revoked.await?;
     accounts.authenticator.forget();
     Ok(Done)
 }

@@ -17,6 +17,7 @@
 mod attempts;
 mod fields;
 mod granting;
+mod invitations;
 mod keys;
 mod members;
 mod password;
@@ -41,6 +42,7 @@ use twh_edge::access::{
     UpdateIdentityProvider, UpdateMember,
 };
 use twh_edge::auth::Authenticator;
+use twh_edge::control::Control;
 use twh_edge::error::ApiError;
 use twh_edge::routes::Routes;
 use twh_edge::tokens::Tokens;
@@ -50,6 +52,8 @@ use twh_sinks::secrets::Secrets;
 /// What the endpoints work with.
 pub struct Accounts {
     pool: PgPool,
+    /// Where changes are made.
+    control: Control,
     secrets: Secrets,
     tokens: Arc<Tokens>,
     authenticator: actix_web::web::Data<Authenticator>,
@@ -62,7 +66,7 @@ pub struct Accounts {
 impl Accounts {
     /// Endpoints over a database.
     pub fn new(
-        pool: PgPool,
+        control: Control,
         secrets: Secrets,
         tokens: Arc<Tokens>,
         authenticator: actix_web::web::Data<Authenticator>,
@@ -70,8 +74,9 @@ impl Accounts {
         post: Post,
     ) -> Result<Self, password::PasswordError> {
         let passwords = Passwords::new()?;
+        let pool = control.pool().clone();
         let attempts = Attempts::new(pool.clone(), secrets.clone(), authenticator.clone());
-        Ok(Self { pool, secrets, tokens, authenticator, passwords, attempts, sign_on, post })
+        Ok(Self { pool, control, secrets, tokens, authenticator, passwords, attempts, sign_on, post })
     }
 }
 
@@ -86,16 +91,16 @@ pub fn routes() -> Routes {
         .on(ChangePassword, sessions::change_password)
         .open(ForgetPassword, sessions::forget_password)
         .open(ResetPassword, sessions::reset_password)
-        .open(AcceptInvitation, members::accept)
+        .open(AcceptInvitation, invitations::accept)
         .open(GetJwks, sessions::jwks)
         .on(GetMe, members::me)
         .on(GetPlan, members::plan)
         .on(ListMembers, members::list)
         .on(UpdateMember, members::update)
         .on(RemoveMember, members::remove)
-        .on(ListInvitations, members::invitations)
-        .on(CreateInvitation, members::invite)
-        .on(RevokeInvitation, members::revoke_invitation)
+        .on(ListInvitations, invitations::list)
+        .on(CreateInvitation, invitations::invite)
+        .on(RevokeInvitation, invitations::revoke)
         .open(StartSignOn, sso::start)
         .open(FinishSignOn, sso::callback)
         .open(FinishSamlSignOn, sso::acs)

@@ -1,6 +1,6 @@
 //! Tenants and keys made by whoever runs the platform, not over HTTP.
 
-use crate::sessions::record_of_person;
+use crate::sessions::{record_of_person, tenants_of};
 use crate::token::{self, Purpose};
 use serde_json::json;
 use twh_domain::actor::Actor;
@@ -10,7 +10,7 @@ use twh_edge::access::Role;
 use twh_edge::api_key::{ApiKey, Environment};
 use twh_edge::auth::{API_KEY_PURPOSE, now};
 use twh_sinks::postgres::PgPool;
-use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
+use twh_sinks::postgres::accounts::audit::{Change, ControlChange, Deed};
 use twh_sinks::postgres::accounts::keys::{self, Key};
 use twh_sinks::postgres::accounts::people;
 use twh_sinks::postgres::accounts::tenants::{self, Tenant};
@@ -88,26 +88,26 @@ pub async fn tenant(pool: &PgPool, secrets: &Secrets, name: &str, plan: &str) ->
     let deed = operator(tenant.id);
     let (key, text) = new_key(&deed, Environment::Sandbox, "first", Role::Admin)?;
     let hash = secrets.hash(API_KEY_PURPOSE, text.reveal())?;
-    let mut tx = pool.begin().await?;
+    let mut tx = ControlChange::begin(pool, &[]).await?;
     tenants::insert(&mut tx, &tenant).await?;
     keys::insert(&mut tx, &key, &hash).await?;
     let new = Some(json!({ "name": name, "plan": plan, "environment": tenant.environment }));
     let change = Change { action: "tenant.create", entity_kind: "tenant", entity: tenant.id.0, old: None, new };
-    record(&mut tx, &deed, change).await?;
+    tx.record(&deed, change).await?;
     let new = crate::shapes::value(&crate::keys::shown(&key));
     let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
-    record(&mut tx, &deed, change).await?;
+    tx.record(&deed, change).await?;
     tx.commit().await?;
     Ok(NewTenant { tenant_id: tenant.id, api_key: text.reveal().to_owned() })
 }
 
 /// Gives a tenant another plan, which holds in running servers within seconds; says which it had.
 pub async fn set_plan(pool: &PgPool, tenant: TenantId, plan: &str) -> Result<String, ProvisionError> {
-    let mut tx = pool.begin().await?;
+    let mut tx = ControlChange::begin(pool, &[tenant]).await?;
     let old = tenants::set_plan(&mut tx, tenant, plan).await?.ok_or(ProvisionError::NoTenant(tenant))?;
     let (was, new) = (Some(json!({ "plan": old })), Some(json!({ "plan": plan })));
     let change = Change { action: "tenant.plan", entity_kind: "tenant", entity: tenant.0, old: was, new };
-    record(&mut tx, &operator(tenant), change).await?;
+    tx.record(&operator(tenant), change).await?;
     tx.commit().await?;
     Ok(old)
 }
@@ -146,14 +146,13 @@ pub async fn password_reset(
     by: ResetBy,
 ) -> Result<String, ProvisionError> {
     let user = people::find_by_email(pool, email).await?.ok_or_else(|| ProvisionError::Nobody(email.to_owned()))?;
-    let memberships = people::memberships(pool, user.id).await?;
     let (token, hash) = token::new(secrets, Purpose::PasswordReset)?;
     let at = now();
     let until = Timestamp::from_micros(at.micros() + RESET_MICROS);
-    let mut tx = pool.begin().await?;
+    let mut tx = ControlChange::begin(pool, &tenants_of(pool, user.id).await?).await?;
     people::insert_reset(&mut tx, user.id, &hash, at, until).await?;
     let deed = |tenant| system(tenant, by.name());
-    record_of_person(&mut tx, memberships, deed, user.id, "user.password_reset_token").await?;
+    record_of_person(&mut tx, deed, user.id, "user.password_reset_token").await?;
     tx.commit().await?;
     Ok(token)
 }

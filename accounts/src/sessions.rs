@@ -10,7 +10,7 @@ use actix_web::{HttpRequest, web};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
 use twh_edge::access::{ChangePassword, LogOut};
@@ -21,7 +21,7 @@ use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::problems::Problems;
 use twh_edge::request::RequestId;
 use twh_edge::tokens::ACCESS_TOKEN_SECONDS;
-use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
+use twh_sinks::postgres::accounts::audit::{Change, ControlChange, Deed};
 use twh_sinks::postgres::accounts::people::{self, Membership};
 use twh_sinks::postgres::accounts::sessions::{self, Refreshed, Session};
 use uuid::Uuid;
@@ -127,14 +127,16 @@ pub(crate) async fn log_in(
         None => memberships.first(),
     };
     let chosen = chosen.ok_or_else(|| ApiError::new(ErrorCode::Forbidden, "you belong to no such tenant"))?;
-    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    let opened = open(&accounts, &mut tx, user.id, chosen.tenant, &client).await?;
     let actor = client.actor("user", user.id.to_string());
     let deed = Deed { tenant: chosen.tenant, actor, request_id: RequestId::of(&request), at: now() };
-    let new = Some(json!({ "user_id": user.id, "email": user.email }));
-    let change = Change { action: "session.begin", entity_kind: "user", entity: user.id, old: None, new };
-    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-    tx.commit().await.map_err(ApiError::database)?;
+    let opened = accounts.control.change([deed.tenant], async |tx| {
+        let opened = open(&accounts, tx, user.id, chosen.tenant, &client).await?;
+        let new = Some(json!({ "user_id": user.id, "email": user.email }));
+        let change = Change { action: "session.begin", entity_kind: "user", entity: user.id, old: None, new };
+        tx.record(&deed, change).await.map_err(ApiError::database)?;
+        Ok(opened)
+    });
+    let opened = opened.await?;
     Ok(Answer::of(&signed_in(Person::from(&user), chosen.tenant, &memberships, opened)))
 }
 
@@ -183,19 +185,31 @@ pub(crate) async fn refresh(
             tx.commit().await.map_err(ApiError::database)?;
             Ok(Answer::of(&NewTokens { tokens }))
         }
-        Some((mut tx, Refreshed::Reused(session))) => {
+        Some((tx, Refreshed::Reused(session))) => {
+            // Whoever changes the tenant's things holds its account before a session.
+            drop(tx);
             let actor = client.actor("user", session.user.to_string());
             let deed = Deed { tenant: session.tenant, actor, request_id: RequestId::of(&request), at };
-            let new = Some(json!({ "session_id": session.id, "why": "refresh_token_reused" }));
-            let change = Change { action: "session.end", entity_kind: "user", entity: session.user, old: None, new };
-            record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-            tx.commit().await.map_err(ApiError::database)?;
+            end(&accounts, &deed, session.id, session.user, "refresh_token_reused").await?;
             accounts.authenticator.forget();
             tracing::warn!(user_id = %session.user, session_id = %session.id, "a refresh token came twice: its session has ended");
             Err(invalid("the refresh token was used before, so the session has ended; sign in again"))
         }
         None => Err(invalid("the refresh token is not known, or its session is over; sign in again")),
     }
+}
+
+/// Ends a session, unless it has ended.
+async fn end(accounts: &Accounts, deed: &Deed, session: Uuid, user: Uuid, why: &str) -> Result<(), ApiError> {
+    let ended = accounts.control.change([deed.tenant], async |tx| {
+        if !sessions::end(tx, session, why, deed.at).await.map_err(ApiError::database)? {
+            return Ok(());
+        }
+        let new = Some(json!({ "session_id": session, "why": why }));
+        let change = Change { action: "session.end", entity_kind: "user", entity: user, old: None, new };
+        tx.record(deed, change).await.map_err(ApiError::database)
+    });
+    ended.await
 }
 
 pub(crate) async fn log_out(
@@ -205,14 +219,7 @@ pub(crate) async fn log_out(
 ) -> Result<Done, ApiError> {
     // The endpoint is a person's.
     if let Credential::Session { session_id, user_id } = caller.credential {
-        let deed = caller.deed(&request);
-        let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-        if sessions::end(&mut tx, session_id, "logout", deed.at).await.map_err(ApiError::database)? {
-            let new = Some(json!({ "session_id": session_id, "why": "logout" }));
-            let change = Change { action: "session.end", entity_kind: "user", entity: user_id, old: None, new };
-            record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-        }
-        tx.commit().await.map_err(ApiError::database)?;
+        end(&accounts, &caller.deed(&request), session_id, user_id, "logout").await?;
         accounts.authenticator.forget();
     }
     Ok(Done)
@@ -258,39 +265,46 @@ async fn set_password(
     password: String,
 ) -> Result<Done, ApiError> {
     let hash = accounts.passwords.hash(password).await?;
-    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    store_password(&mut tx, &deed, user, but, &hash).await.map_err(ApiError::database)?;
-    tx.commit().await.map_err(ApiError::database)?;
+    let tenants = tenants_of(&accounts.pool, user).await.map_err(ApiError::database)?;
+    let stored = accounts
+        .control
+        .change(tenants, async |tx| store_password(tx, &deed, user, but, &hash).await.map_err(ApiError::database));
+    stored.await?;
     accounts.authenticator.forget();
     Ok(Done)
 }
 
+/// The tenants in whose accounts a change of a person stands.
+pub(crate) async fn tenants_of(pool: &PgPool, user: Uuid) -> Result<Vec<TenantId>, sqlx::Error> {
+    Ok(people::memberships(pool, user).await?.iter().map(|membership| membership.tenant).collect())
+}
+
 async fn store_password(
-    connection: &mut PgConnection,
+    tx: &mut ControlChange,
     deed: &Deed,
     user: Uuid,
     but: Option<Uuid>,
     hash: &str,
 ) -> Result<(), sqlx::Error> {
-    people::set_password(connection, user, hash, deed.at).await?;
-    sessions::end_all(connection, user, but, "password_changed", deed.at).await?;
-    let memberships = people::memberships(&mut *connection, user).await?;
+    people::set_password(tx, user, hash, deed.at).await?;
+    sessions::end_all(tx, user, but, "password_changed", deed.at).await?;
     let deed_in = |tenant| Deed { tenant, ..deed.clone() };
-    record_of_person(connection, memberships, deed_in, user, "user.password").await
+    record_of_person(tx, deed_in, user, "user.password").await
 }
 
-/// Records a change of a person in the account of each of its tenants: in one order by all, or two would wait for each other.
+/// Records a change of a person in the account of each of its tenants: also of one that it has joined since the change began, which
+/// is held from here on.
 pub(crate) async fn record_of_person(
-    connection: &mut PgConnection,
-    mut memberships: Vec<Membership>,
+    tx: &mut ControlChange,
     deed: impl Fn(TenantId) -> Deed,
     user: Uuid,
     action: &str,
 ) -> Result<(), sqlx::Error> {
+    let mut memberships = people::memberships(&mut **tx, user).await?;
     memberships.sort_by_key(|membership| membership.tenant);
     for membership in memberships {
         let change = Change { action, entity_kind: "user", entity: user, old: None, new: None };
-        record(connection, &deed(membership.tenant), change).await?;
+        tx.record(&deed(membership.tenant), change).await?;
     }
     Ok(())
 }
@@ -347,19 +361,19 @@ pub(crate) async fn reset_password(
     let user = user.ok_or_else(invalid)?;
     let hash = accounts.passwords.hash(asked.password).await?;
     let at = now();
-    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    // Of two who show it at once, the second finds it used.
-    if people::use_reset(&mut tx, &hashes, at).await.map_err(ApiError::database)? != Some(user) {
-        return Err(invalid());
-    }
     let actor = Client::of(&request).actor("user", user.to_string());
-    people::set_password(&mut tx, user, &hash, at).await.map_err(ApiError::database)?;
-    sessions::end_all(&mut tx, user, None, "password_reset", at).await.map_err(ApiError::database)?;
-    let memberships = people::memberships(&mut *tx, user).await.map_err(ApiError::database)?;
     let deed = |tenant| Deed { tenant, actor: actor.clone(), request_id: RequestId::of(&request), at };
-    let recorded = record_of_person(&mut tx, memberships, deed, user, "user.password_reset").await;
-    recorded.map_err(ApiError::database)?;
-    tx.commit().await.map_err(ApiError::database)?;
+    let tenants = tenants_of(&accounts.pool, user).await.map_err(ApiError::database)?;
+    let reset = accounts.control.change(tenants, async |tx| {
+        // Of two who show it at once, the second finds it used.
+        if people::use_reset(tx, &hashes, at).await.map_err(ApiError::database)? != Some(user) {
+            return Err(invalid());
+        }
+        people::set_password(tx, user, &hash, at).await.map_err(ApiError::database)?;
+        sessions::end_all(tx, user, None, "password_reset", at).await.map_err(ApiError::database)?;
+        record_of_person(tx, deed, user, "user.password_reset").await.map_err(ApiError::database)
+    });
+    reset.await?;
     accounts.authenticator.forget();
     Ok(Done)
 }

@@ -18,7 +18,7 @@ use twh_edge::body::Body;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::problems::Problems;
 use twh_edge::request::RequestId;
-use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
+use twh_sinks::postgres::accounts::audit::{Change, Deed};
 use twh_sinks::postgres::accounts::keys;
 use twh_sinks::postgres::accounts::people::{self, User};
 use twh_sinks::postgres::accounts::tenants::{self, Tenant};
@@ -101,28 +101,29 @@ pub(crate) async fn sign_up(
         provision::new_key(&deed(sandbox.id), Environment::Sandbox, "first", Role::Admin).map_err(secret)?;
     let hash = accounts.secrets.hash(API_KEY_PURPOSE, text.reveal()).map_err(secret)?;
     let at = now();
-    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    if !people::insert_user(&mut tx, &user, at).await.map_err(ApiError::database)? {
-        return Err(ApiError::new(ErrorCode::EmailTaken, "the address has an account: sign in with it"));
-    }
-    for tenant in [&live, &sandbox] {
-        tenants::insert(&mut tx, tenant).await.map_err(ApiError::database)?;
-        people::join(&mut tx, user.id, tenant.id, Role::Admin.name(), at).await.map_err(ApiError::database)?;
-        let new = json!({ "name": tenant.name, "plan": tenant.plan, "environment": tenant.environment });
-        let member = json!({ "user_id": user.id, "email": user.email, "role": Role::Admin.name() });
-        for (action, entity_kind, entity, new) in
-            [("tenant.create", "tenant", tenant.id.0, new), ("member.join", "member", user.id, member)]
-        {
-            let change = Change { action, entity_kind, entity, old: None, new: Some(new) };
-            record(&mut tx, &deed(tenant.id), change).await.map_err(ApiError::database)?;
+    let made = accounts.control.change([], async |tx| {
+        if !people::insert_user(tx, &user, at).await.map_err(ApiError::database)? {
+            return Err(ApiError::new(ErrorCode::EmailTaken, "the address has an account: sign in with it"));
         }
-    }
-    keys::insert(&mut tx, &key, &hash).await.map_err(ApiError::database)?;
-    let new = shapes::value(&crate::keys::shown(&key));
-    let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
-    record(&mut tx, &deed(sandbox.id), change).await.map_err(ApiError::database)?;
-    let opened = sessions::open(&accounts, &mut tx, user.id, live.id, &client).await?;
-    tx.commit().await.map_err(ApiError::database)?;
+        for tenant in [&live, &sandbox] {
+            tenants::insert(tx, tenant).await.map_err(ApiError::database)?;
+            people::join(tx, user.id, tenant.id, Role::Admin.name(), at).await.map_err(ApiError::database)?;
+            let new = json!({ "name": tenant.name, "plan": tenant.plan, "environment": tenant.environment });
+            let member = json!({ "user_id": user.id, "email": user.email, "role": Role::Admin.name() });
+            for (action, entity_kind, entity, new) in
+                [("tenant.create", "tenant", tenant.id.0, new), ("member.join", "member", user.id, member)]
+            {
+                let change = Change { action, entity_kind, entity, old: None, new: Some(new) };
+                tx.record(&deed(tenant.id), change).await.map_err(ApiError::database)?;
+            }
+        }
+        keys::insert(tx, &key, &hash).await.map_err(ApiError::database)?;
+        let new = shapes::value(&crate::keys::shown(&key));
+        let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
+        tx.record(&deed(sandbox.id), change).await.map_err(ApiError::database)?;
+        sessions::open(&accounts, tx, user.id, live.id, &client).await
+    });
+    let opened = made.await?;
     attempt.succeeded().await;
     Ok(Answer::of(&SignedUp {
         user: Person::from(&user),

@@ -142,7 +142,7 @@ impl World {
                     partitions: 1,
                 }))
                 .app_data(web::Data::new(Webhooks {
-                    pool: self.pool.clone(),
+                    control: twh_edge::control::Control::new(self.pool.clone()),
                     readers: self.readers.clone(),
                     secrets: self.secrets.clone(),
                     outbound: Outbound::new(Vec::new()).unwrap(),

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::fmt;
 use twh_domain::outcome::Refusal;
-use twh_sinks::postgres::failure::is_away;
+use twh_sinks::postgres::failure::{is_away, was_given_up};
 use twh_sinks::postgres::queries::took_too_long;
 
 /// Most details that an answer tells.
@@ -154,12 +154,21 @@ pub struct ApiError {
     details: Value,
     retry_after_seconds: Option<u32>,
     allow: Option<String>,
+    /// PostgreSQL gave the transaction up for another's sake.
+    given_up: bool,
 }
 
 impl ApiError {
     /// An error with a message for the client.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), details: json!([]), retry_after_seconds: None, allow: None }
+        Self {
+            code,
+            message: message.into(),
+            details: json!([]),
+            retry_after_seconds: None,
+            allow: None,
+            given_up: false,
+        }
     }
 
     /// With what was wrong, where: a JSON array, of which the first hundred are told.
@@ -206,7 +215,14 @@ impl ApiError {
             let message = "the answer takes too long to look up: ask for less, or narrow it with filters";
             return Self::new(ErrorCode::ServiceUnavailable, message).retry_after(2);
         }
-        if is_away(&error) { Self::unavailable(error) } else { Self::internal(error) }
+        let given_up = was_given_up(&error);
+        let error = if is_away(&error) { Self::unavailable(error) } else { Self::internal(error) };
+        Self { given_up, ..error }
+    }
+
+    /// True where the same transaction, begun anew, may well do.
+    pub(crate) const fn was_given_up(&self) -> bool {
+        self.given_up
     }
 
     /// What the path names does not exist for the caller.

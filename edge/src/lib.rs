@@ -17,6 +17,7 @@ pub mod answer;
 pub mod api_key;
 pub mod auth;
 pub mod body;
+pub mod control;
 pub mod cursor;
 pub mod error;
 pub mod guard;

@@ -22,6 +22,7 @@ use twh_accounts::sso::{PublicUrl, SignOn};
 use twh_api::{Engine, Signer};
 use twh_edge::auth::Authenticator;
 use twh_edge::body::BodyLimit;
+use twh_edge::control::Control;
 use twh_edge::guard::{self, OnlyTls, TrustedProxies, cors};
 use twh_edge::limits::RateLimits;
 use twh_edge::ops::{self, Check, Checks, Lags, Serving};
@@ -51,6 +52,8 @@ use twh_sinks::tasks::kept;
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// For the ledger's loads and commits, and its outboxes.
 const LEDGER_CONNECTIONS: u32 = 12;
+/// For look-ups of callers: each is one short query, and its answer is remembered.
+const CALLERS_CONNECTIONS: u32 = 5;
 /// Committed records are never given up: one that was, with the ones behind it on the log already, would come after them.
 const OUTBOX_TIMEOUT: Duration = Duration::ZERO;
 /// Partitions that commit within it share a request to Kafka. Clients of this process have their answers before that.
@@ -94,6 +97,10 @@ pub(crate) async fn prepare_topics(config: &Config) -> anyhow::Result<(Schemas, 
 pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) pool: PgPool,
+    /// For look-ups of callers alone: whatever others do, who calls is found out.
+    callers: PgPool,
+    /// Where changes of who may call, and of subscriptions, are made.
+    control: Control,
     /// For what reads for a tenant.
     readers: TenantPool,
     pub(crate) schemas: Arc<Schemas>,
@@ -122,8 +129,11 @@ impl Parts {
 pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCode> {
     let names: Vec<_> = roles.iter().map(|role| role.name()).collect();
     let (schemas, warnings) = prepare(&config).await?;
+    let pool = pool(&config)?;
     let parts = Parts {
-        pool: pool(&config)?,
+        control: Control::new(pool.clone()),
+        pool,
+        callers: postgres::connect(&config.database_url, CALLERS_CONNECTIONS, "twh-callers")?,
         readers: readers(&config)?,
         schemas: Arc::new(schemas),
         warnings,
@@ -506,20 +516,20 @@ fn tls(config: &Config) -> anyhow::Result<Option<rustls::ServerConfig>> {
 /// What finds out who calls, and what changes who may.
 async fn callers(parts: &Parts) -> anyhow::Result<(web::Data<Authenticator>, web::Data<Accounts>)> {
     let secrets = secrets(&parts.config)?;
-    let tokens = Arc::new(Tokens::load(parts.pool.clone(), secrets.clone()).await?);
-    let authenticator = web::Data::new(Authenticator::new(parts.pool.clone(), secrets.clone(), Arc::clone(&tokens)));
+    let tokens = Arc::new(Tokens::load(parts.callers.clone(), secrets.clone()).await?);
+    let authenticator = web::Data::new(Authenticator::new(parts.callers.clone(), secrets.clone(), Arc::clone(&tokens)));
     let public_url = public_url(&parts.config)?;
     let post = post(parts, &secrets, &public_url)?;
     let sign_on = SignOn::new(public_url, Outbound::new(parts.config.outbound_allowed.clone())?);
-    let accounts = Accounts::new(parts.pool.clone(), secrets, tokens, authenticator.clone(), sign_on, post)?;
+    let accounts = Accounts::new(parts.control.clone(), secrets, tokens, authenticator.clone(), sign_on, post)?;
     Ok((authenticator, web::Data::new(accounts)))
 }
 
 /// What the endpoints of webhooks stand on.
 fn hooks(parts: &Parts) -> anyhow::Result<web::Data<twh_webhooks::Webhooks>> {
     let outbound = Outbound::new(parts.config.outbound_allowed.clone())?;
-    let (pool, readers, secrets) = (parts.pool.clone(), parts.readers.clone(), secrets(&parts.config)?);
-    Ok(web::Data::new(twh_webhooks::Webhooks { pool, readers, secrets, outbound }))
+    let (control, readers, secrets) = (parts.control.clone(), parts.readers.clone(), secrets(&parts.config)?);
+    Ok(web::Data::new(twh_webhooks::Webhooks { control, readers, secrets, outbound }))
 }
 
 /// Where people reach the API.
@@ -567,7 +577,7 @@ const IN_THE_BACKGROUND: [&str; 4] = ["limits", "keys", "lag", "mail"];
 
 /// What `/ready` asks: the very pool that callers are looked up with, and the producers and pools that roles write with.
 fn checks(parts: &Parts, roles: &[Role]) -> Checks {
-    let pool = parts.pool.clone();
+    let pool = parts.callers.clone();
     let database: Check = Arc::new(move || {
         let pool = pool.clone();
         async move { postgres::ping(&pool).await.map_err(|error| error.to_string()) }.boxed()

@@ -189,16 +189,18 @@ pub(crate) async fn replay(
     webhooks: web::Data<Webhooks>,
 ) -> Result<Answer<QueuedDelivery, 202>, ApiError> {
     let deed = caller.deed(&request);
-    let mut tx = webhooks.pool.begin().await.map_err(ApiError::database)?;
-    let delivery = find(&mut tx, caller.tenant_id, &request).await?;
-    let event = events::find(&mut tx, caller.tenant_id, delivery.event).await.map_err(ApiError::database)?;
-    let event = event.ok_or_else(|| ApiError::new(ErrorCode::EventGone, "the delivery's event is kept no longer"))?;
-    store::replayed(&mut tx, delivery.subscription, &[delivery.id]).await.map_err(ApiError::database)?;
-    let answer = queue(&mut tx, &deed, delivery.subscription, event).await?;
-    let new = Some(json!({ "delivery_id": delivery.id, "event_id": delivery.event }));
-    account(&mut tx, &deed, "webhook.replay_delivery", delivery.subscription, None, new).await?;
-    tx.commit().await.map_err(ApiError::database)?;
-    Ok(answer)
+    let queued = webhooks.control.change([caller.tenant_id], async |tx| {
+        let delivery = find(tx, caller.tenant_id, &request).await?;
+        let event = events::find(tx, caller.tenant_id, delivery.event).await.map_err(ApiError::database)?;
+        let event =
+            event.ok_or_else(|| ApiError::new(ErrorCode::EventGone, "the delivery's event is kept no longer"))?;
+        store::replayed(tx, delivery.subscription, &[delivery.id]).await.map_err(ApiError::database)?;
+        let answer = queue(tx, &deed, delivery.subscription, event).await?;
+        let new = Some(json!({ "delivery_id": delivery.id, "event_id": delivery.event }));
+        account(tx, &deed, "webhook.replay_delivery", delivery.subscription, None, new).await?;
+        Ok(answer)
+    });
+    queued.await
 }
 
 pub(crate) async fn test(
@@ -208,14 +210,15 @@ pub(crate) async fn test(
 ) -> Result<Answer<QueuedDelivery, 202>, ApiError> {
     let id = webhook_id(&request)?;
     let deed = caller.deed(&request);
-    let mut tx = webhooks.pool.begin().await.map_err(ApiError::database)?;
-    let found = subscriptions::find(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
-    let subscription = found.ok_or_else(no_webhook)?;
-    let event = about_subscription("webhook.test", &subscription, Uuid::now_v7(), deed.at);
-    let event = event.map_err(|error| ApiError::internal(error.to_string()))?;
-    events::insert(&mut tx, &event).await.map_err(ApiError::database)?;
-    let answer = queue(&mut tx, &deed, id, event).await?;
-    account(&mut tx, &deed, "webhook.test", id, None, None).await?;
-    tx.commit().await.map_err(ApiError::database)?;
-    Ok(answer)
+    let queued = webhooks.control.change([caller.tenant_id], async |tx| {
+        let found = subscriptions::find(tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
+        let subscription = found.ok_or_else(no_webhook)?;
+        let event = about_subscription("webhook.test", &subscription, Uuid::now_v7(), deed.at);
+        let event = event.map_err(|error| ApiError::internal(error.to_string()))?;
+        events::insert(tx, &event).await.map_err(ApiError::database)?;
+        let answer = queue(tx, &deed, id, event).await?;
+        account(tx, &deed, "webhook.test", id, None, None).await?;
+        Ok(answer)
+    });
+    queued.await
 }

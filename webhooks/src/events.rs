@@ -17,7 +17,7 @@ use twh_edge::auth::Caller;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::query::{self, LIMIT_MAX, Query};
 use twh_edge::room::resting;
-use twh_sinks::postgres::accounts::audit::{Change, record};
+use twh_sinks::postgres::accounts::audit::Change;
 use twh_sinks::postgres::webhooks::events as store;
 use twh_sinks::postgres::webhooks::subscriptions::listen as keep_for_listening;
 
@@ -118,15 +118,15 @@ pub(crate) async fn listen(
     }
     let deed = caller.deed(&request);
     let until = later(deed.at, LISTEN_SECONDS);
-    let mut tx = webhooks.pool.begin().await.map_err(ApiError::database)?;
-    // In the order of every change of a subscription: who records and who keeps would wait for each other else.
-    let (entity, new) = (caller.tenant_id.0, Some(json!({ "until": until })));
-    let change = Change { action: "webhook.listen", entity_kind: "tenant", entity, old: None, new };
-    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-    keep_for_listening(&mut tx, caller.tenant_id, until).await.map_err(ApiError::database)?;
-    tx.commit().await.map_err(ApiError::database)?;
+    let kept = webhooks.control.change([caller.tenant_id], async |tx| {
+        let (entity, new) = (caller.tenant_id.0, Some(json!({ "until": until })));
+        let change = Change { action: "webhook.listen", entity_kind: "tenant", entity, old: None, new };
+        tx.record(&deed, change).await.map_err(ApiError::database)?;
+        keep_for_listening(tx, caller.tenant_id, until).await.map_err(ApiError::database)
+    });
+    kept.await?;
     // Read once it is known that events are kept: one that is told between the two would be neither before nor after.
-    let mut connection = webhooks.pool.acquire().await.map_err(ApiError::database)?;
+    let mut connection = webhooks.of(caller.tenant_id).await?;
     let after = store::newest_told(&mut connection, caller.tenant_id).await.map_err(ApiError::database)?;
     Ok(Answer::of(&Listening { after, until }))
 }

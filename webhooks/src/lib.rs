@@ -28,18 +28,18 @@ use twh_edge::access::{
     ListWebhookDeliveries, ListWebhookReplays, ListWebhooks, ListenToEvents, RegisterWebhook, ReplayWebhook,
     ReplayWebhookDelivery, RotateWebhookSecret, TestWebhook, UpdateWebhook,
 };
+use twh_edge::control::Control;
 use twh_edge::error::ApiError;
 use twh_edge::routes::Routes;
 use twh_sinks::outbound::Outbound;
-use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::tenant::{TenantConnection, TenantPool};
 use twh_sinks::secrets::{SecretError, Secrets};
 
 /// What the endpoints work with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Webhooks {
     /// Where changes are made.
-    pub pool: PgPool,
+    pub control: Control,
     /// Where is read what is the tenant's.
     pub readers: TenantPool,
     /// What seals secrets.

@@ -241,19 +241,20 @@ pub(crate) async fn start(
         created_at: deed.at,
         finished_at: None,
     };
-    let mut tx = webhooks.pool.begin().await.map_err(ApiError::database)?;
-    // Held, so that requests at one moment count one another, and none begins for what has just been deleted.
-    let held = subscriptions::find_for_change(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
-    held.ok_or_else(no_webhook)?;
-    if store::count_running(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)? >= RUNNING_MAX {
-        let message = format!("a subscription has {RUNNING_MAX} replays that run at most: wait, or cancel one");
-        return Err(ApiError::new(ErrorCode::LimitReached, message));
-    }
-    store::insert(&mut tx, &replay).await.map_err(ApiError::database)?;
-    let (first, last) = sequences(selection);
-    let new = Some(json!({ "replay_id": replay.id, "events": events, "first_sequence": first, "last_sequence": last }));
-    account(&mut tx, &deed, "webhook.replay", id, None, new).await?;
-    tx.commit().await.map_err(ApiError::database)?;
+    let begun = webhooks.control.change([caller.tenant_id], async |tx| {
+        // None begins for what has just been deleted.
+        let held = subscriptions::find_for_change(tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
+        held.ok_or_else(no_webhook)?;
+        if store::count_running(tx, caller.tenant_id, id).await.map_err(ApiError::database)? >= RUNNING_MAX {
+            let message = format!("a subscription has {RUNNING_MAX} replays that run at most: wait, or cancel one");
+            return Err(ApiError::new(ErrorCode::LimitReached, message));
+        }
+        store::insert(tx, &replay).await.map_err(ApiError::database)?;
+        let (first, last) = sequences(selection);
+        let new = json!({ "replay_id": replay.id, "events": events, "first_sequence": first, "last_sequence": last });
+        account(tx, &deed, "webhook.replay", id, None, Some(new)).await
+    });
+    begun.await?;
     let location = format!("/v1/webhooks/{id}/replays/{}", replay.id);
     Ok(Answer::of(&shown(&replay)).header(("location", location)))
 }
@@ -299,14 +300,14 @@ pub(crate) async fn cancel(
     webhooks: web::Data<Webhooks>,
 ) -> Result<Answer<WebhookReplay>, ApiError> {
     let deed = caller.deed(&request);
-    let mut tx = webhooks.pool.begin().await.map_err(ApiError::database)?;
-    let replay = find(&mut tx, caller.tenant_id, &request).await?;
-    // One that is cancelled already is as it should be: a retry is no mistake.
-    if let Some(taken_back) = store::cancel(&mut tx, replay.id, deed.at).await.map_err(ApiError::database)? {
-        let new = Some(json!({ "replay_id": replay.id, "taken_back": taken_back }));
-        account(&mut tx, &deed, "webhook.cancel_replay", replay.subscription, None, new).await?;
-    }
-    let now = find(&mut tx, caller.tenant_id, &request).await?;
-    tx.commit().await.map_err(ApiError::database)?;
-    Ok(Answer::of(&shown(&now)))
+    let cancelled = webhooks.control.change([caller.tenant_id], async |tx| {
+        let replay = find(tx, caller.tenant_id, &request).await?;
+        // One that is cancelled already is as it should be: a retry is no mistake.
+        if let Some(taken_back) = store::cancel(tx, replay.id, deed.at).await.map_err(ApiError::database)? {
+            let new = Some(json!({ "replay_id": replay.id, "taken_back": taken_back }));
+            account(tx, &deed, "webhook.cancel_replay", replay.subscription, None, new).await?;
+        }
+        find(tx, caller.tenant_id, &request).await
+    });
+    Ok(Answer::of(&shown(&cancelled.await?)))
 }

@@ -17,7 +17,7 @@ use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::problems::Problems;
 use twh_edge::query::Query;
 use twh_sinks::outbound::{Identity as Certificate, Outbound, URL_LENGTH_MAX};
-use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
+use twh_sinks::postgres::accounts::audit::{Change, ControlChange, Deed};
 use twh_sinks::postgres::webhooks::deliveries::backlog;
 use twh_sinks::postgres::webhooks::subscriptions::{self as store, Sealed, State, Subscription};
 use twh_sinks::postgres::webhooks::touch;
@@ -264,7 +264,7 @@ fn value(of: &Subscription) -> Option<Value> {
 
 /// Writes a change down, with who made it, and lets who sends know.
 pub(crate) async fn account(
-    connection: &mut sqlx::PgConnection,
+    tx: &mut ControlChange,
     deed: &Deed,
     action: &str,
     entity: Uuid,
@@ -272,8 +272,8 @@ pub(crate) async fn account(
     new: Option<Value>,
 ) -> Result<(), ApiError> {
     let change = Change { action, entity_kind: "webhook_subscription", entity, old, new };
-    record(&mut *connection, deed, change).await.map_err(ApiError::database)?;
-    touch(connection, deed.tenant).await.map_err(ApiError::database)
+    tx.record(deed, change).await.map_err(ApiError::database)?;
+    touch(tx, deed.tenant).await.map_err(ApiError::database)
 }
 
 fn drafted(id: Uuid, body: &WebhookToRegister, caller: &Identity, deed: &Deed, hint: String) -> Subscription {
@@ -323,17 +323,16 @@ pub(crate) async fn register(
     problems.none()?;
     let client_certificate = body.client_certificate.as_deref().map(|pem| seal_certificate(&webhooks, id, pem));
     let sealed = Sealed { secret: sealed, previous_secret: None, client_certificate: client_certificate.transpose()? };
-    let mut tx = webhooks.pool.begin().await.map_err(ApiError::database)?;
-    // Those that register at once take turns from here on: none of them counts past another.
-    touch(&mut tx, caller.tenant_id).await.map_err(ApiError::database)?;
     let most = caller.plan.webhooks_max();
-    if store::count(&mut tx, caller.tenant_id).await.map_err(ApiError::database)? >= most {
-        let message = format!("a tenant of the plan {} has {most} webhook subscriptions at most", caller.plan);
-        return Err(ApiError::new(ErrorCode::LimitReached, message));
-    }
-    store::put(&mut tx, &subscription, &sealed).await.map_err(ApiError::database)?;
-    account(&mut tx, &deed, "webhook.register", subscription.id, None, value(&subscription)).await?;
-    tx.commit().await.map_err(ApiError::database)?;
+    let registered = webhooks.control.change([caller.tenant_id], async |tx| {
+        if store::count(tx, caller.tenant_id).await.map_err(ApiError::database)? >= most {
+            let message = format!("a tenant of the plan {} has {most} webhook subscriptions at most", caller.plan);
+            return Err(ApiError::new(ErrorCode::LimitReached, message));
+        }
+        store::put(tx, &subscription, &sealed).await.map_err(ApiError::database)?;
+        account(tx, &deed, "webhook.register", subscription.id, None, value(&subscription)).await
+    });
+    registered.await?;
     let location = format!("/v1/webhooks/{}", subscription.id);
     let answer = NewWebhook { webhook: shown(&subscription), secret: text };
     Ok(Answer::of(&answer).header(("location", location)))
@@ -415,23 +414,25 @@ pub(crate) async fn update(
     let id = webhook_id(&request)?;
     let change = body.read()?;
     let deed = caller.deed(&request);
-    let mut tx = webhooks.pool.begin().await.map_err(ApiError::database)?;
-    let found = store::find_for_change(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
-    let (old, mut sealed) = found.ok_or_else(no_webhook)?;
-    let mut problems = Problems::default();
-    let new = changed(&old, &change, deed.at, &mut problems);
-    check(&new, &webhooks.outbound, &mut problems);
-    if let Some(Some(pem)) = &change.client_certificate {
-        check_certificate(pem, &mut problems);
-    }
-    problems.none()?;
-    if let Some(certificate) = &change.client_certificate {
-        let certificate = certificate.as_deref().map(|pem| seal_certificate(&webhooks, id, pem));
-        sealed.client_certificate = certificate.transpose()?;
-    }
-    store::put(&mut tx, &new, &sealed).await.map_err(ApiError::database)?;
-    account(&mut tx, &deed, "webhook.update", id, value(&old), value(&new)).await?;
-    tx.commit().await.map_err(ApiError::database)?;
+    let updated = webhooks.control.change([caller.tenant_id], async |tx| {
+        let found = store::find_for_change(tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
+        let (old, mut sealed) = found.ok_or_else(no_webhook)?;
+        let mut problems = Problems::default();
+        let new = changed(&old, &change, deed.at, &mut problems);
+        check(&new, &webhooks.outbound, &mut problems);
+        if let Some(Some(pem)) = &change.client_certificate {
+            check_certificate(pem, &mut problems);
+        }
+        problems.none()?;
+        if let Some(certificate) = &change.client_certificate {
+            let certificate = certificate.as_deref().map(|pem| seal_certificate(&webhooks, id, pem));
+            sealed.client_certificate = certificate.transpose()?;
+        }
+        store::put(tx, &new, &sealed).await.map_err(ApiError::database)?;
+        account(tx, &deed, "webhook.update", id, value(&old), value(&new)).await?;
+        Ok(new)
+    });
+    let new = updated.await?;
     Ok(Answer::of(&shown(&new)))
 }
 
@@ -442,13 +443,15 @@ pub(crate) async fn delete(
 ) -> Result<Done, ApiError> {
     let id = webhook_id(&request)?;
     let deed = caller.deed(&request);
-    let mut tx = webhooks.pool.begin().await.map_err(ApiError::database)?;
-    let found = store::find_for_change(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
-    let (old, sealed) = found.ok_or_else(no_webhook)?;
-    let gone = Subscription { state: State::Deleted, state_since: deed.at, version: old.version + 1, ..old.clone() };
-    store::put(&mut tx, &gone, &sealed).await.map_err(ApiError::database)?;
-    account(&mut tx, &deed, "webhook.delete", id, value(&old), None).await?;
-    tx.commit().await.map_err(ApiError::database)?;
+    let deleted = webhooks.control.change([caller.tenant_id], async |tx| {
+        let found = store::find_for_change(tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
+        let (old, sealed) = found.ok_or_else(no_webhook)?;
+        let gone =
+            Subscription { state: State::Deleted, state_since: deed.at, version: old.version + 1, ..old.clone() };
+        store::put(tx, &gone, &sealed).await.map_err(ApiError::database)?;
+        account(tx, &deed, "webhook.delete", id, value(&old), None).await
+    });
+    deleted.await?;
     Ok(Done)
 }
 
@@ -469,21 +472,25 @@ pub(crate) async fn rotate(
     let id = webhook_id(&request)?;
     let overlap = body.read()?.overlap_seconds.unwrap_or(OVERLAP_SECONDS_DEFAULT);
     let deed = caller.deed(&request);
-    let mut tx = webhooks.pool.begin().await.map_err(ApiError::database)?;
-    let found = store::find_for_change(&mut tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
-    let (old, sealed) = found.ok_or_else(no_webhook)?;
     let mut problems = Problems::default();
     problems.within("overlap_seconds", overlap, 0, OVERLAP_SECONDS_MAX);
-    problems.none()?;
+    let problems = problems.none();
     let (text, secret, secret_hint) = new_secret(&webhooks, id)?;
-    let previous_until = (overlap > 0).then(|| later(deed.at, overlap));
-    let previous_secret = previous_until.map(|_| sealed.secret);
-    let new =
-        Subscription { secret_hint, previous_until, updated_at: deed.at, version: old.version + 1, ..old.clone() };
-    let sealed = Sealed { secret, previous_secret, client_certificate: sealed.client_certificate };
-    store::put(&mut tx, &new, &sealed).await.map_err(ApiError::database)?;
-    let grace = Some(json!({ "secret_hint": new.secret_hint, "previous_secret_until": previous_until }));
-    account(&mut tx, &deed, "webhook.rotate", id, Some(json!({ "secret_hint": old.secret_hint })), grace).await?;
-    tx.commit().await.map_err(ApiError::database)?;
+    let rotated = webhooks.control.change([caller.tenant_id], async |tx| {
+        let found = store::find_for_change(tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
+        let (old, sealed) = found.ok_or_else(no_webhook)?;
+        problems.clone()?;
+        let (secret, secret_hint) = (secret.clone(), secret_hint.clone());
+        let previous_until = (overlap > 0).then(|| later(deed.at, overlap));
+        let previous_secret = previous_until.map(|_| sealed.secret);
+        let new =
+            Subscription { secret_hint, previous_until, updated_at: deed.at, version: old.version + 1, ..old.clone() };
+        let sealed = Sealed { secret, previous_secret, client_certificate: sealed.client_certificate };
+        store::put(tx, &new, &sealed).await.map_err(ApiError::database)?;
+        let grace = Some(json!({ "secret_hint": new.secret_hint, "previous_secret_until": previous_until }));
+        account(tx, &deed, "webhook.rotate", id, Some(json!({ "secret_hint": old.secret_hint })), grace).await?;
+        Ok(new)
+    });
+    let new = rotated.await?;
     Ok(Answer::of(&NewWebhook { webhook: shown(&new), secret: text }))
 }

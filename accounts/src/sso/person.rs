@@ -5,12 +5,11 @@ use crate::shapes::Person;
 use crate::{Accounts, sessions};
 use actix_web::HttpRequest;
 use serde_json::json;
-use sqlx::PgConnection;
 use twh_edge::access::Role;
 use twh_edge::auth::{Client, now};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::request::RequestId;
-use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
+use twh_sinks::postgres::accounts::audit::{Change, ControlChange, Deed};
 use twh_sinks::postgres::accounts::people;
 use twh_sinks::postgres::accounts::sign_on::{self, Known, Provider};
 use uuid::Uuid;
@@ -66,12 +65,40 @@ pub(super) async fn sign_on(
     vouched: &Vouched,
 ) -> Result<SignedIn, ApiError> {
     let client = Client::of(request);
-    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    // People of one provider sign on one after the other; and it is neither disabled nor changed meanwhile.
-    let locked = sign_on::lock_provider(&mut tx, provider.tenant, provider.id).await.map_err(ApiError::database)?;
+    let begun = accounts
+        .control
+        .change([provider.tenant], async |tx| begin_session(request, accounts, tx, provider, vouched, &client).await);
+    let begun = begun.await?;
+    // What is remembered of the person's other sessions has its old role.
+    accounts.authenticator.forget();
+    let begun = begun.ok_or_else(|| denied("none of your groups has a role in this tenant"))?;
+    let user = begun.person.id;
+    let memberships = people::memberships(&accounts.pool, user).await.map_err(ApiError::database)?;
+    tracing::debug!(user_id = %user, identity_provider_id = %provider.id, role = begun.role, "signed on");
+    Ok(sessions::signed_in(begun.person, provider.tenant, &memberships, begun.opened))
+}
+
+/// A session that was begun.
+struct Begun {
+    person: Person,
+    role: String,
+    opened: sessions::Opened,
+}
+
+/// `None` where the person's groups have no role, and its sessions have ended.
+async fn begin_session(
+    request: &HttpRequest,
+    accounts: &Accounts,
+    tx: &mut ControlChange,
+    provider: &Provider,
+    vouched: &Vouched,
+    client: &Client,
+) -> Result<Option<Begun>, ApiError> {
+    // It is neither disabled nor changed meanwhile.
+    let locked = sign_on::lock_provider(tx, provider.tenant, provider.id).await.map_err(ApiError::database)?;
     let provider =
         locked.filter(|provider| provider.enabled).ok_or_else(|| denied("the identity provider is disabled"))?;
-    let known = sign_on::known(&mut tx, &provider, &vouched.subject).await.map_err(ApiError::database)?;
+    let known = sign_on::known(tx, &provider, &vouched.subject).await.map_err(ApiError::database)?;
     let user = known.as_ref().map_or_else(Uuid::now_v7, |known| known.user);
     let deed = Deed {
         tenant: provider.tenant,
@@ -80,48 +107,48 @@ pub(super) async fn sign_on(
         at: now(),
     };
     let Some(role) = role_of(&provider, &vouched.groups) else {
-        end_sessions(&mut tx, &deed, known).await?;
-        tx.commit().await.map_err(ApiError::database)?;
-        accounts.authenticator.forget();
-        return Err(denied("none of your groups has a role in this tenant"));
+        end_sessions(tx, &deed, known).await?;
+        return Ok(None);
     };
     let (email, name) = vouched.shown();
+    let person = Person { id: user, email, name };
     let role = match known {
         Some(Known { role: None, .. }) => return Err(denied("you were removed from this tenant")),
         Some(Known { role: Some(old), .. }) => {
-            // Members are locked before the account of changes is, here as elsewhere.
-            let role = change_role(&mut tx, &deed, user, &old, role).await?;
-            let updated = sign_on::update_person(&mut tx, user, (&email, &name), deed.at).await;
-            if updated.map_err(ApiError::database)? {
-                let new = Some(json!({ "email": email, "name": name }));
-                let change = Change { action: "user.update", entity_kind: "user", entity: user, old: None, new };
-                record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-            }
+            let role = change_role(tx, &deed, user, &old, role).await?;
+            update_person(tx, &deed, &person).await?;
             role
         }
         None => {
-            let of = (email.as_str(), name.as_str());
-            sign_on::insert_person(&mut tx, provider.id, &vouched.subject, user, of, deed.at)
+            let of = (person.email.as_str(), person.name.as_str());
+            sign_on::insert_person(tx, provider.id, &vouched.subject, user, of, deed.at)
                 .await
                 .map_err(ApiError::database)?;
-            people::join(&mut tx, user, provider.tenant, role.name(), deed.at).await.map_err(ApiError::database)?;
-            let new = json!({ "user_id": user, "email": email, "role": role.name(), "identity_provider_id": provider.id, "subject": vouched.subject });
+            people::join(tx, user, provider.tenant, role.name(), deed.at).await.map_err(ApiError::database)?;
+            let new = json!({ "user_id": user, "email": person.email, "role": role.name(), "identity_provider_id": provider.id, "subject": vouched.subject });
             let change =
                 Change { action: "member.join", entity_kind: "member", entity: user, old: None, new: Some(new) };
-            record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
+            tx.record(&deed, change).await.map_err(ApiError::database)?;
             role.name().to_owned()
         }
     };
-    let opened = sessions::open(accounts, &mut tx, user, provider.tenant, &client).await?;
-    let new = Some(json!({ "user_id": user, "email": email, "identity_provider_id": provider.id }));
+    let opened = sessions::open(accounts, tx, user, provider.tenant, client).await?;
+    let new = Some(json!({ "user_id": user, "email": person.email, "identity_provider_id": provider.id }));
     let change = Change { action: "session.begin", entity_kind: "user", entity: user, old: None, new };
-    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-    tx.commit().await.map_err(ApiError::database)?;
-    // What is remembered of the person's other sessions has its old role.
-    accounts.authenticator.forget();
-    let memberships = people::memberships(&accounts.pool, user).await.map_err(ApiError::database)?;
-    tracing::debug!(user_id = %user, identity_provider_id = %provider.id, role, "signed on");
-    Ok(sessions::signed_in(Person { id: user, email, name }, provider.tenant, &memberships, opened))
+    tx.record(&deed, change).await.map_err(ApiError::database)?;
+    Ok(Some(Begun { person, role, opened }))
+}
+
+/// Writes down what the provider calls a person now, where that is something else than before.
+async fn update_person(tx: &mut ControlChange, deed: &Deed, person: &Person) -> Result<(), ApiError> {
+    let (email, name) = (&person.email, &person.name);
+    let updated = sign_on::update_person(tx, person.id, (email, name), deed.at).await;
+    if !updated.map_err(ApiError::database)? {
+        return Ok(());
+    }
+    let new = Some(json!({ "email": email, "name": name }));
+    let change = Change { action: "user.update", entity_kind: "user", entity: person.id, old: None, new };
+    tx.record(deed, change).await.map_err(ApiError::database)
 }
 
 fn denied(message: &str) -> ApiError {
@@ -129,20 +156,20 @@ fn denied(message: &str) -> ApiError {
 }
 
 /// Who has no role at the provider any more is not let in with what it was given before.
-async fn end_sessions(connection: &mut PgConnection, deed: &Deed, known: Option<Known>) -> Result<(), ApiError> {
+async fn end_sessions(tx: &mut ControlChange, deed: &Deed, known: Option<Known>) -> Result<(), ApiError> {
     let Some(known) = known else { return Ok(()) };
-    twh_sinks::postgres::accounts::sessions::end_all(connection, known.user, None, "sign_on_denied", deed.at)
+    twh_sinks::postgres::accounts::sessions::end_all(tx, known.user, None, "sign_on_denied", deed.at)
         .await
         .map_err(ApiError::database)?;
     let new = Some(json!({ "user_id": known.user, "why": "sign_on_denied" }));
     let change = Change { action: "session.end", entity_kind: "user", entity: known.user, old: None, new };
-    record(connection, deed, change).await.map_err(ApiError::database)
+    tx.record(deed, change).await.map_err(ApiError::database)
 }
 
 /// Gives a member the role that its groups give now; says which it has. The last admin stays one: the rule of every change of a
 /// role.
 async fn change_role(
-    connection: &mut PgConnection,
+    tx: &mut ControlChange,
     deed: &Deed,
     user: Uuid,
     old: &str,
@@ -151,16 +178,16 @@ async fn change_role(
     if old == role.name() {
         return Ok(role.name().to_owned());
     }
-    let found = people::role_for_change(connection, deed.tenant, user).await.map_err(ApiError::database)?;
+    let found = people::role_for_change(tx, deed.tenant, user).await.map_err(ApiError::database)?;
     let (old, other_admins) = found.ok_or_else(|| denied("you were removed from this tenant"))?;
     if old == Role::Admin.name() && role != Role::Admin && other_admins == 0 {
         tracing::warn!(user_id = %user, tenant_id = %deed.tenant, "the last admin stays one, although the groups give another role");
         return Ok(old);
     }
-    people::set_role(connection, deed.tenant, user, role.name()).await.map_err(ApiError::database)?;
+    people::set_role(tx, deed.tenant, user, role.name()).await.map_err(ApiError::database)?;
     let (old, new) = (Some(json!({ "role": old })), Some(json!({ "role": role.name(), "why": "sign_on" })));
     let change = Change { action: "member.update", entity_kind: "member", entity: user, old, new };
-    record(connection, deed, change).await.map_err(ApiError::database)?;
+    tx.record(deed, change).await.map_err(ApiError::database)?;
     Ok(role.name().to_owned())
 }
 

@@ -24,7 +24,7 @@ use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::problems::Problems;
 use twh_edge::query::Query;
-use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
+use twh_sinks::postgres::accounts::audit::{Change, Deed};
 use twh_sinks::postgres::accounts::people;
 use twh_sinks::postgres::accounts::sign_on::{self, Provider};
 use uuid::Uuid;
@@ -164,7 +164,7 @@ pub(crate) async fn one(
 }
 
 /// What is to be set; what is left out stays as it is.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "IdentityProviderToSet")]
 pub(crate) struct Asked {
@@ -313,7 +313,7 @@ impl Asked {
     }
 
     /// A provider that is changed.
-    fn change(self, old: &Provider, accounts: &Accounts, deed: &Deed) -> Result<Provider, ApiError> {
+    fn change(&self, old: &Provider, accounts: &Accounts, deed: &Deed) -> Result<Provider, ApiError> {
         let mut problems = Problems::default();
         self.check(&mut problems);
         for (field, asked, is) in [("kind", &self.kind, &old.kind), ("issuer", &self.issuer, &old.issuer)] {
@@ -324,7 +324,7 @@ impl Asked {
         }
         self.check_of_kind(old.kind == SAML, accounts, &mut problems);
         problems.none()?;
-        self.set(old.clone(), accounts, deed)
+        self.clone().set(old.clone(), accounts, deed)
     }
 
     fn set(self, mut provider: Provider, accounts: &Accounts, deed: &Deed) -> Result<Provider, ApiError> {
@@ -356,17 +356,17 @@ pub(crate) async fn create(
     let deed = caller.deed(&request);
     let provider = asked.create(&accounts, &deed)?;
     may_grant_all_of(&caller, &provider)?;
-    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    sign_on::put_provider(&mut tx, &provider).await.map_err(ApiError::database)?;
-    if sign_on::provider_count(&mut tx, deed.tenant).await.map_err(ApiError::database)? > PROVIDERS_MAX {
-        let message = format!("a tenant has {PROVIDERS_MAX} identity providers at most");
-        return Err(ApiError::new(ErrorCode::ValidationFailed, message));
-    }
-    let new = shapes::value(&kept(&provider));
-    let (action, entity) = ("identity_provider.create", provider.id);
-    let change = Change { action, entity_kind: "identity_provider", entity, old: None, new };
-    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-    tx.commit().await.map_err(ApiError::database)?;
+    let put = accounts.control.change([deed.tenant], async |tx| {
+        sign_on::put_provider(tx, &provider).await.map_err(ApiError::database)?;
+        if sign_on::provider_count(tx, deed.tenant).await.map_err(ApiError::database)? > PROVIDERS_MAX {
+            let message = format!("a tenant has {PROVIDERS_MAX} identity providers at most");
+            return Err(ApiError::new(ErrorCode::ValidationFailed, message));
+        }
+        let (entity, new) = (provider.id, shapes::value(&kept(&provider)));
+        let (action, entity_kind) = ("identity_provider.create", "identity_provider");
+        tx.record(&deed, Change { action, entity_kind, entity, old: None, new }).await.map_err(ApiError::database)
+    });
+    put.await?;
     let location = format!("/v1/identity-providers/{}", provider.id);
     Ok(Answer::of(&shown(&provider, &accounts.sign_on)).header(("location", location)))
 }
@@ -380,22 +380,24 @@ pub(crate) async fn update(
     let id = path_id(&request, "identity provider")?;
     let asked = body.read()?;
     let deed = caller.deed(&request);
-    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    let old = locked(&mut tx, deed.tenant, id).await?;
-    let new = asked.change(&old, &accounts, &deed)?;
-    // Who says which provider it is says who comes by it.
-    may_grant_all_of(&caller, &old)?;
-    may_grant_all_of(&caller, &new)?;
-    if old.enabled && !new.enabled {
-        keep_an_admin(&mut tx, deed.tenant, id).await?;
-        sign_on::end_sessions(&mut tx, id, "identity_provider_disabled", deed.at).await.map_err(ApiError::database)?;
-    }
-    sign_on::put_provider(&mut tx, &new).await.map_err(ApiError::database)?;
-    let (action, entity_kind) = ("identity_provider.update", "identity_provider");
-    let change =
-        Change { action, entity_kind, entity: id, old: shapes::value(&kept(&old)), new: shapes::value(&kept(&new)) };
-    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-    tx.commit().await.map_err(ApiError::database)?;
+    let put = accounts.control.change([deed.tenant], async |tx| {
+        let old = locked(tx, deed.tenant, id).await?;
+        let new = asked.change(&old, &accounts, &deed)?;
+        // Who says which provider it is says who comes by it.
+        may_grant_all_of(&caller, &old)?;
+        may_grant_all_of(&caller, &new)?;
+        if old.enabled && !new.enabled {
+            keep_an_admin(tx, deed.tenant, id).await?;
+            sign_on::end_sessions(tx, id, "identity_provider_disabled", deed.at).await.map_err(ApiError::database)?;
+        }
+        sign_on::put_provider(tx, &new).await.map_err(ApiError::database)?;
+        let (action, entity_kind) = ("identity_provider.update", "identity_provider");
+        let (was, is) = (shapes::value(&kept(&old)), shapes::value(&kept(&new)));
+        let change = Change { action, entity_kind, entity: id, old: was, new: is };
+        tx.record(&deed, change).await.map_err(ApiError::database)?;
+        Ok(new)
+    });
+    let new = put.await?;
     accounts.authenticator.forget();
     Ok(Answer::of(&shown(&new, &accounts.sign_on)))
 }
@@ -408,22 +410,23 @@ pub(crate) async fn delete(
 ) -> Result<Done, ApiError> {
     let id = path_id(&request, "identity provider")?;
     let deed = caller.deed(&request);
-    let mut tx = accounts.pool.begin().await.map_err(ApiError::database)?;
-    let old = locked(&mut tx, deed.tenant, id).await?;
-    may_grant_all_of(&caller, &old)?;
-    keep_an_admin(&mut tx, deed.tenant, id).await?;
-    sign_on::end_sessions(&mut tx, id, "identity_provider_deleted", deed.at).await.map_err(ApiError::database)?;
-    for (user, role) in sign_on::members_by(&mut tx, deed.tenant, id).await.map_err(ApiError::database)? {
-        people::remove(&mut tx, deed.tenant, user).await.map_err(ApiError::database)?;
-        let old = Some(json!({ "role": role, "identity_provider_id": id }));
-        let change = Change { action: "member.remove", entity_kind: "member", entity: user, old, new: None };
-        record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-    }
-    sign_on::delete_provider(&mut tx, id, deed.at).await.map_err(ApiError::database)?;
-    let (action, entity_kind) = ("identity_provider.delete", "identity_provider");
-    let change = Change { action, entity_kind, entity: id, old: shapes::value(&kept(&old)), new: None };
-    record(&mut tx, &deed, change).await.map_err(ApiError::database)?;
-    tx.commit().await.map_err(ApiError::database)?;
+    let deleted = accounts.control.change([deed.tenant], async |tx| {
+        let old = locked(tx, deed.tenant, id).await?;
+        may_grant_all_of(&caller, &old)?;
+        keep_an_admin(tx, deed.tenant, id).await?;
+        sign_on::end_sessions(tx, id, "identity_provider_deleted", deed.at).await.map_err(ApiError::database)?;
+        for (user, role) in sign_on::members_by(tx, deed.tenant, id).await.map_err(ApiError::database)? {
+            people::remove(tx, deed.tenant, user).await.map_err(ApiError::database)?;
+            let old = Some(json!({ "role": role, "identity_provider_id": id }));
+            let change = Change { action: "member.remove", entity_kind: "member", entity: user, old, new: None };
+            tx.record(&deed, change).await.map_err(ApiError::database)?;
+        }
+        sign_on::delete_provider(tx, id, deed.at).await.map_err(ApiError::database)?;
+        let (action, entity_kind) = ("identity_provider.delete", "identity_provider");
+        let change = Change { action, entity_kind, entity: id, old: shapes::value(&kept(&old)), new: None };
+        tx.record(&deed, change).await.map_err(ApiError::database)
+    });
+    deleted.await?;
     accounts.authenticator.forget();
     Ok(Done)
 }

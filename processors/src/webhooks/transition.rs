@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use twh_domain::actor::Actor;
-use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
+use twh_sinks::postgres::accounts::audit::{Change, ControlChange, Deed};
 use twh_sinks::postgres::webhooks::deliveries::{self, NewDelivery};
 use twh_sinks::postgres::webhooks::subscriptions::{self, State, Subscription};
 use twh_sinks::postgres::webhooks::{events, touch};
@@ -42,7 +42,7 @@ async fn in_turn(
 
 async fn attempt(pool: &PgPool, from: &Subscription, to: State, reason: &str) -> Result<(), sqlx::Error> {
     let at = now();
-    let mut tx = pool.begin().await?;
+    let mut tx = ControlChange::begin(pool, &[from.tenant]).await?;
     let Some(changed) = subscriptions::change_state(&mut tx, from, to, reason, at).await? else {
         // Somebody else has changed it meanwhile.
         return Ok(());
@@ -65,7 +65,7 @@ async fn attempt(pool: &PgPool, from: &Subscription, to: State, reason: &str) ->
         old: Some(json!({ "state": from.state.name() })),
         new: Some(json!({ "state": to.name(), "state_reason": reason })),
     };
-    record(&mut tx, &deed, change).await?;
+    tx.record(&deed, change).await?;
     let event = about_subscription(event_type, &changed, Uuid::now_v7(), at);
     let event = Arc::new(event.map_err(|error| sqlx::Error::Encode(error.into()))?);
     events::insert(&mut tx, &event).await?;

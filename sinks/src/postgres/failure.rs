@@ -63,6 +63,16 @@ pub fn is_away(error: &Error) -> bool {
     Failure::of(error) == Failure::Away
 }
 
+/// Serialization failure, and deadlock.
+const GIVEN_UP: [&str; 2] = ["40001", "40P01"];
+
+/// True where PostgreSQL gave a transaction up for another's sake: begun anew, it may well do.
+#[must_use]
+pub fn was_given_up(error: &Error) -> bool {
+    let code = error.as_database_error().and_then(|refusal| refusal.code());
+    code.is_some_and(|code| GIVEN_UP.contains(&code.as_ref()))
+}
+
 /// An error for the log: with its SQLSTATE, where it has one.
 #[must_use]
 pub fn described(error: &Error) -> String {

@@ -16,6 +16,7 @@
 mod access;
 mod chaos;
 mod commands;
+mod contention;
 mod control;
 mod hygiene;
 mod ledger;

@@ -7,7 +7,7 @@ use std::process::Output;
 use twh_domain::actor::Actor;
 use twh_domain::timestamp::Timestamp;
 use twh_edge::cursor;
-use twh_sinks::postgres::accounts::audit::{Change, Deed, record};
+use twh_sinks::postgres::accounts::audit::{Change, ControlChange, Deed};
 use twh_tests::{Tenant, World, python, root};
 
 /// A ledger with something of everything: 40 items at two locations, orders in every state, reservations, counts.
@@ -616,8 +616,8 @@ async fn what_was_told_late_comes_later_in_the_account_all_the_same() {
         let actor = Actor { kind: "system".into(), id: "clock".into(), ip: None, user_agent: None };
         let deed = Deed { tenant: id, actor, request_id: "r".into(), at: Timestamp::from_micros(micros) };
         let change = Change { action: "a.b", entity_kind: "a", entity: uuid::Uuid::nil(), old: None, new: None };
-        let mut tx = pool.begin().await.unwrap();
-        record(&mut tx, &deed, change).await.unwrap();
+        let mut tx = ControlChange::begin(&pool, &[id]).await.unwrap();
+        tx.record(&deed, change).await.unwrap();
         tx.commit().await.unwrap();
     }
     world.is_sound().await.unwrap();

@@ -2,7 +2,8 @@
 
 use super::state;
 use serde_json::Value;
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use std::ops::{Deref, DerefMut};
 use time::OffsetDateTime;
 use twh_domain::actor::Actor;
 use twh_domain::event::{CONTROL_CHAIN, ControlRecord};
@@ -39,30 +40,79 @@ pub struct Change<'a> {
     pub new: Option<Value>,
 }
 
-/// Adds a record, within the transaction of the change and after it. Changes of a tenant wait for each other here.
-pub async fn record(connection: &mut PgConnection, deed: &Deed, mut change: Change<'_>) -> Result<(), sqlx::Error> {
-    let first = genesis(CONTROL_CHAIN, deed.tenant);
+/// A change of who may call, of subscriptions and the like, under way: a transaction that holds the accounts of those it changes.
+///
+/// An account's end is locked before any other row, of several tenants in their order. So changes of one tenant come one after
+/// the other, and whatever each locks further on, no two of them wait for each other.
+#[derive(Debug)]
+pub struct ControlChange(Transaction<'static, Postgres>);
+
+impl Deref for ControlChange {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for ControlChange {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}
+
+impl ControlChange {
+    /// Begins a change of these tenants. One that the change itself makes is held from its first record on: nobody else knows it.
+    pub async fn begin(pool: &PgPool, tenants: &[TenantId]) -> Result<Self, sqlx::Error> {
+        let mut this = Self(pool.begin().await?);
+        let mut tenants = tenants.to_vec();
+        tenants.sort_unstable();
+        tenants.dedup();
+        for tenant in tenants {
+            hold(&mut this, tenant).await?;
+        }
+        Ok(this)
+    }
+
+    /// Adds a record, after what it tells.
+    pub async fn record(&mut self, deed: &Deed, change: Change<'_>) -> Result<(), sqlx::Error> {
+        record(self, deed, change).await
+    }
+
+    /// Makes it so.
+    pub async fn commit(self) -> Result<(), sqlx::Error> {
+        self.0.commit().await
+    }
+}
+
+/// Holds the end of a tenant's account, and says where and what it is; `None` for a tenant that is not there.
+async fn hold(connection: &mut PgConnection, tenant: TenantId) -> Result<Option<(i64, Vec<u8>)>, sqlx::Error> {
+    let select = "select sequence, hash from control_audit_heads where tenant_id = $1 for update";
+    let head = sqlx::query_as(select).bind(tenant.0).fetch_optional(&mut *connection).await?;
+    if head.is_some() {
+        return Ok(head);
+    }
     sqlx::query(
-        "insert into control_audit_heads (tenant_id, sequence, hash) values ($1, 0, $2) on conflict do nothing",
+        "insert into control_audit_heads (tenant_id, sequence, hash) select tenant_id, 0, $2 from tenants where tenant_id = $1
+         on conflict do nothing",
     )
-    .bind(deed.tenant.0)
-    .bind(first.as_slice())
+    .bind(tenant.0)
+    .bind(genesis(CONTROL_CHAIN, tenant).as_slice())
     .execute(&mut *connection)
     .await?;
-    let head = sqlx::query("select sequence, hash from control_audit_heads where tenant_id = $1 for update")
-        .bind(deed.tenant.0)
-        .fetch_one(&mut *connection)
-        .await?;
+    sqlx::query_as(select).bind(tenant.0).fetch_optional(connection).await
+}
+
+async fn record(connection: &mut PgConnection, deed: &Deed, mut change: Change<'_>) -> Result<(), sqlx::Error> {
+    let (sequence, previous) = hold(connection, deed.tenant).await?.ok_or(sqlx::Error::RowNotFound)?;
     // Read once the head is locked: the newest record of a row then holds what the row is, whoever changed it meanwhile.
     state::with_kept(connection, deed.tenant, &mut change).await?;
-    let sequence: i64 = head.try_get("sequence")?;
     let last: Option<OffsetDateTime> =
         sqlx::query_scalar("select recorded_at from control_audit where tenant_id = $1 and sequence = $2")
             .bind(deed.tenant.0)
             .bind(sequence)
             .fetch_optional(&mut *connection)
             .await?;
-    let previous: Vec<u8> = head.try_get("hash")?;
     let previous = previous.try_into().map_err(|_| sqlx::Error::Decode("a hash is not 32 bytes long".into()))?;
     let record = ControlRecord {
         tenant: deed.tenant,

@@ -42,7 +42,7 @@ pub struct SessionOwner {
 pub enum Refreshed {
     /// It was good, and is used up.
     Good(Session),
-    /// It was used before: its session has ended now.
+    /// It was used before: its session must end.
     Reused(Session),
 }
 
@@ -113,7 +113,6 @@ pub async fn refresh(
         return Ok(None);
     }
     if row.try_get("used")? {
-        end(connection, session.id, "refresh_token_reused", at).await?;
         return Ok(Some(Refreshed::Reused(session)));
     }
     sqlx::query("update refresh_tokens set used_at = $2 where token_hash = $1")

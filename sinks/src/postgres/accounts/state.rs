@@ -3,7 +3,7 @@
 //! A record of a change holds, as `kept`, the whole row as the change left it. It is read back from the table in the change's own
 //! transaction, so that a new column is covered without another word here, and `twh verify` compares the two.
 
-use super::audit::{Change, Deed, record};
+use super::audit::{Change, ControlChange, Deed};
 use serde_json::{Map, Value};
 use sqlx::{PgConnection, PgPool};
 use twh_domain::actor::Actor;
@@ -52,7 +52,7 @@ pub(super) async fn with_kept(
 /// Writes the first record of each row that stood before records carried rows. Processes that start together share the work.
 pub(in crate::postgres) async fn baseline(pool: &PgPool) -> Result<(), sqlx::Error> {
     loop {
-        let mut tx = pool.begin().await?;
+        let mut tx = ControlChange::begin(pool, &[]).await?;
         // Heads are locked in the order of tenants by all who lock several.
         let rows: Vec<(Uuid, String, Uuid)> = sqlx::query_as(
             "with taken as (
@@ -74,7 +74,7 @@ pub(in crate::postgres) async fn baseline(pool: &PgPool) -> Result<(), sqlx::Err
             let deed = Deed { tenant: TenantId(tenant), actor, request_id: Uuid::now_v7().to_string(), at };
             let action = format!("{kind}.baseline");
             let change = Change { action: &action, entity_kind: &kind, entity: id, old: None, new: None };
-            record(&mut tx, &deed, change).await?;
+            tx.record(&deed, change).await?;
         }
         tx.commit().await?;
     }
