@@ -144,7 +144,7 @@ pub(crate) async fn invite(
         tx.record(&deed, change).await.map_err(ApiError::database)
     });
     invited.await?;
-    let mailed = may_mail && accounts.post.invite(&invitation.email, &tenant.name, &token);
+    let mailed = may_mail && accounts.post.invite(&invitation.email, (tenant.id, &tenant.name), &token);
     Ok(Answer::of(&NewlyInvited { shown, token, mailed }))
 }
 

@@ -21,7 +21,7 @@ pub enum MailError {
     /// The server is away, or wants it later.
     #[error("the mail is not taken now: {0}")]
     Later(#[source] smtp::Error),
-    /// The server will not have it.
+    /// The server will not have it, or cannot be given it: an address beyond ASCII, say, where it takes none.
     #[error("the mail is refused: {0}")]
     Refused(#[source] smtp::Error),
 }
@@ -68,15 +68,59 @@ impl Mailer {
             .map_err(|error| MailError::Unsound(error.to_string()))?;
         match self.transport.send(message).await {
             Ok(_) => Ok(()),
-            Err(error) if error.is_permanent() => Err(MailError::Refused(error)),
-            Err(error) => Err(MailError::Later(error)),
+            Err(error) if may_pass(&error) => Err(MailError::Later(error)),
+            Err(error) => Err(MailError::Refused(error)),
         }
     }
+}
+
+/// True where the same may do later: the server says so (4xx), it is away or slow, or it broke off.
+fn may_pass(error: &smtp::Error) -> bool {
+    let is_final = error.is_permanent() || error.is_client() || error.is_tls() || error.is_transport_shutdown();
+    error.is_timeout() || !is_final
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::TcpListener;
+
+    /// A server that says this of a recipient; where it says nothing, it breaks off.
+    async fn server(of_recipient: &'static str) -> Mailer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("smtp://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (connection, _) = listener.accept().await.unwrap();
+            let mut connection = BufReader::new(connection);
+            connection.write_all(b"220 here\r\n").await.unwrap();
+            let mut line = String::new();
+            while connection.read_line(&mut line).await.is_ok_and(|read| read > 0) {
+                let answer = if line.starts_with("RCPT") { of_recipient } else { "250 ok" };
+                if answer.is_empty() || connection.write_all(format!("{answer}\r\n").as_bytes()).await.is_err() {
+                    return;
+                }
+                line.clear();
+            }
+        });
+        Mailer::new(&url, "Stock <stock@example.com>").unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_what_may_pass_is_tried_again() {
+        let mail = |to: &str| Mail { to: to.to_owned(), subject: "s".to_owned(), text: "t".to_owned() };
+        for (to, of_recipient, later) in [
+            ("a@b.example", "451 come again", true),
+            ("a@b.example", "", true),
+            ("a@b.example", "550 no", false),
+            ("jürgen@b.example", "250 ok", false),
+        ] {
+            let refused = server(of_recipient).await.send(&mail(to)).await.unwrap_err();
+            assert_eq!(matches!(refused, MailError::Later(_)), later, "{to} {of_recipient}: {refused}");
+        }
+        let nobody = Mailer::new("smtp://127.0.0.1:1", "Stock <stock@example.com>").unwrap();
+        assert!(matches!(nobody.send(&mail("a@b.example")).await, Err(MailError::Later(_))));
+    }
 
     // The pool of connections looks after itself in the background.
     #[tokio::test]

@@ -22,6 +22,7 @@ mod hygiene;
 mod ledger;
 mod limits;
 mod lost_log;
+mod mails;
 mod month;
 mod newcomer;
 mod openapi;
