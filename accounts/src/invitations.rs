@@ -2,7 +2,6 @@
 
 use crate::attempts::Attempted;
 use crate::fields;
-use crate::granting::may_grant;
 use crate::keys::path_id;
 use crate::members::check_role;
 use crate::shapes::{self, PageQuery, Person, SessionTokens};
@@ -20,6 +19,7 @@ use twh_edge::auth::{Caller, Client, Credential, now};
 use twh_edge::body::Body;
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::grant::Grant;
 use twh_edge::problems::Problems;
 use twh_edge::query::Query;
 use twh_edge::request::RequestId;
@@ -112,7 +112,6 @@ pub(crate) async fn invite(
     let Credential::Session { user_id, .. } = caller.credential else {
         return Err(ApiError::new(ErrorCode::Forbidden, "people invite people: sign in"));
     };
-    may_grant(&caller, &asked.role)?;
     let may_mail = accounts.post.sends();
     if may_mail {
         // Every invitation counts: nobody's box is flooded, and no tenant sends mails to the whole world.
@@ -138,7 +137,8 @@ pub(crate) async fn invite(
     let tenant = tenants::find(&accounts.pool, caller.tenant_id).await.map_err(ApiError::database)?;
     let tenant = tenant.ok_or_else(|| ApiError::internal("a caller's tenant is not there"))?;
     let invited = accounts.control.change([deed.tenant], async |tx| {
-        people::invite(tx, &invitation, &hash).await.map_err(ApiError::database)?;
+        let grant = Grant::of(tx, &caller).await?;
+        people::invite(tx, grant.invitation(&invitation)?, &hash).await.map_err(ApiError::database)?;
         let (entity, new) = (invitation.id, shapes::value(&shown));
         let change = Change { action: "invitation.create", entity_kind: "invitation", entity, old: None, new };
         tx.record(&deed, change).await.map_err(ApiError::database)
@@ -156,8 +156,14 @@ pub(crate) async fn revoke(
     let id = path_id(&request, "open invitation")?;
     let deed = caller.deed(&request);
     let revoked = accounts.control.change([deed.tenant], async |tx| {
-        let revoked = people::revoke_invitation(tx, caller.tenant_id, id, deed.at).await.map_err(ApiError::database)?;
-        let revoked = revoked.ok_or_else(|| ApiError::not_found("open invitation"))?;
+        let grant = Grant::of(tx, &caller).await?;
+        let found = people::lock_invitation(tx, id).await.map_err(ApiError::database)?;
+        let is_open = |found: &Invitation| {
+            found.tenant == deed.tenant && found.accepted_at.is_none() && found.revoked_at.is_none()
+        };
+        let found = found.filter(is_open).ok_or_else(|| ApiError::not_found("open invitation"))?;
+        people::revoke_invitation(tx, grant.invitation(&found)?, deed.at).await.map_err(ApiError::database)?;
+        let revoked = Invitation { revoked_at: Some(deed.at), ..found };
         let new = shapes::value(&invitation_shown(&revoked));
         let change = Change { action: "invitation.revoke", entity_kind: "invitation", entity: id, old: None, new };
         tx.record(&deed, change).await.map_err(ApiError::database)
@@ -265,7 +271,16 @@ pub(crate) async fn accept(
 
 /// Makes a person a member, by an invitation that is used up by it.
 async fn join(tx: &mut ControlChange, deed: &Deed, invitation: &Invitation, user: &User) -> Result<(), ApiError> {
-    let joined = people::join(tx, user.id, invitation.tenant, &invitation.role, deed.at).await;
+    // Who invited gives the role now, and must have it still.
+    let inviter = Grant::of_member(tx, invitation.tenant, invitation.invited_by).await?;
+    let role = inviter.and_then(|inviter| inviter.person(&invitation.role).ok());
+    let role = role.ok_or_else(|| {
+        ApiError::new(
+            ErrorCode::InvalidToken,
+            "who invited you may not give the role any more; ask to be invited again",
+        )
+    })?;
+    let joined = people::join(tx, user.id, invitation.tenant, role, deed.at).await;
     if !joined.map_err(ApiError::database)? {
         return Err(ApiError::new(ErrorCode::Duplicate, "you belong to the tenant already"));
     }

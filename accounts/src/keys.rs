@@ -16,9 +16,11 @@ use twh_edge::auth::{API_KEY_PURPOSE, Caller, Credential, Identity, now};
 use twh_edge::body::Body;
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::grant::Grant;
 use twh_edge::problems::Problems;
 use twh_edge::query::Query;
 use twh_sinks::postgres::accounts::audit::Change;
+use twh_sinks::postgres::accounts::granted::Granted;
 use twh_sinks::postgres::accounts::keys::{self, Key};
 use uuid::Uuid;
 
@@ -154,8 +156,7 @@ struct Wanted {
 }
 
 impl NewKey {
-    /// A key can do no more than who makes it.
-    fn checked(self, caller: &Identity) -> Result<Wanted, ApiError> {
+    fn checked(self) -> Result<Wanted, ApiError> {
         let mut problems = Problems::default();
         problems.name("name", &self.name);
         let role = Role::from_name(&self.role);
@@ -163,9 +164,7 @@ impl NewKey {
             problems.add("role", format!("must be one of {}", names(Role::ALL.iter().map(|role| role.name()))));
         }
         let of_role = role.map(Scopes::of_role).unwrap_or_default();
-        let mut wanted = of_role;
         if let Some(asked) = &self.scopes {
-            let known: Scopes = asked.iter().filter_map(|name| Scope::from_name(name)).collect();
             for (index, name) in asked.iter().enumerate() {
                 match Scope::from_name(name) {
                     None => problems.add(&format!("scopes[{index}]"), "is no scope"),
@@ -178,7 +177,6 @@ impl NewKey {
             if asked.is_empty() {
                 problems.add("scopes", "must name one at least; leave it out for all that the role has");
             }
-            wanted = wanted.and(known);
         }
         let networks = self.ip_allowed.as_ref().map(|list| networks(list, &mut problems));
         let expires_at = self.expires_at.as_deref().map(str::parse::<Timestamp>);
@@ -188,12 +186,6 @@ impl NewKey {
             _ => {}
         }
         problems.none()?;
-        let beyond = wanted.without(caller.scopes);
-        if !beyond.is_empty() {
-            let message =
-                format!("a key can do no more than who makes it; you lack {}", names(beyond.names().into_iter()));
-            return Err(ApiError::new(ErrorCode::Forbidden, message));
-        }
         Ok(Wanted {
             name: self.name.trim().to_owned(),
             role: role.unwrap_or(Role::ReadOnly),
@@ -202,43 +194,6 @@ impl NewKey {
             expires_at: expires_at.and_then(Result::ok),
         })
     }
-}
-
-/// From where and until when someone may call: a key that it makes, or sees the secret of, is good for no more.
-#[derive(Default)]
-struct Bounds {
-    ip_allowed: Option<Vec<String>>,
-    expires_at: Option<Timestamp>,
-}
-
-impl Bounds {
-    /// Those of who calls, as they are now; a person has none.
-    async fn of(accounts: &Accounts, caller: &Identity) -> Result<Self, ApiError> {
-        let Credential::ApiKey { key_id } = caller.credential else { return Ok(Self::default()) };
-        let found = keys::find(&accounts.pool, caller.tenant_id, key_id).await.map_err(ApiError::database)?;
-        // What another process revoked a moment ago is remembered as good for some seconds more.
-        let key = found.filter(|key| key.revoked_at.is_none());
-        let key = key.ok_or_else(|| ApiError::new(ErrorCode::Unauthenticated, "the API key was revoked"))?;
-        Ok(Self { ip_allowed: key.ip_allowed, expires_at: key.expires_at })
-    }
-
-    /// Refuses a key that is good elsewhere, or for longer.
-    fn must_hold(&self, key: &Key) -> Result<(), ApiError> {
-        let here = self.ip_allowed.as_ref().is_none_or(|own| {
-            key.ip_allowed.as_ref().is_some_and(|asked| asked.iter().all(|network| is_within(network, own)))
-        });
-        let in_time = self.expires_at.is_none_or(|own| key.expires_at.is_some_and(|asked| asked <= own));
-        if here && in_time {
-            return Ok(());
-        }
-        let message = "your own key is good from fewer networks, or not for as long: whoever has it gets no better one";
-        Err(ApiError::new(ErrorCode::Forbidden, message))
-    }
-}
-
-fn is_within(network: &str, networks: &[String]) -> bool {
-    let parsed = |text: &str| text.parse::<IpNet>().ok();
-    parsed(network).is_some_and(|asked| networks.iter().filter_map(|own| parsed(own)).any(|own| own.contains(&asked)))
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
@@ -268,23 +223,25 @@ pub(crate) async fn create(
     accounts: web::Data<Accounts>,
     body: Body<NewKey>,
 ) -> Result<Answer<NewApiKey, 201>, ApiError> {
-    let wanted = body.read()?.checked(&caller)?;
-    let bounds = Bounds::of(&accounts, &caller).await?;
+    let wanted = body.read()?.checked()?;
     let deed = caller.deed(&request);
-    let (mut key, text) =
-        provision::new_key(&deed, environment(&caller)?, &wanted.name, wanted.role).map_err(secret)?;
-    key.scopes = wanted.scopes;
-    key.ip_allowed = wanted.ip_allowed.or_else(|| bounds.ip_allowed.clone());
-    key.expires_at = wanted.expires_at.or(bounds.expires_at);
-    bounds.must_hold(&key)?;
+    let (key, text) = provision::new_key(&deed, environment(&caller)?, &wanted.name, wanted.role).map_err(secret)?;
     let hash = accounts.secrets.hash(API_KEY_PURPOSE, text.reveal()).map_err(secret)?;
     let inserted = accounts.control.change([deed.tenant], async |tx| {
-        keys::insert(tx, &key, &hash).await.map_err(ApiError::database)?;
+        let grant = Grant::of(tx, &caller).await?;
+        let key = Key {
+            scopes: wanted.scopes.clone(),
+            ip_allowed: wanted.ip_allowed.clone().or_else(|| grant.ip_allowed.clone()),
+            expires_at: wanted.expires_at.or(grant.expires_at),
+            ..key.clone()
+        };
+        keys::insert(tx, grant.key(&key)?, &hash).await.map_err(ApiError::database)?;
         let new = shapes::value(&shown(&key));
         let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
-        tx.record(&deed, change).await.map_err(ApiError::database)
+        tx.record(&deed, change).await.map_err(ApiError::database)?;
+        Ok(key)
     });
-    inserted.await?;
+    let key = inserted.await?;
     Ok(made(&key, text.reveal()))
 }
 
@@ -318,7 +275,6 @@ pub(crate) async fn rotate(
         problems.add("grace_seconds", format!("must be 0 to {GRACE_SECONDS_MAX}: how long the old key stays good"));
         problems.none()?;
     }
-    let bounds = Bounds::of(&accounts, &caller).await?;
     let deed = caller.deed(&request);
     let rotated = accounts.control.change([deed.tenant], async |tx| {
         let old = keys::find_for_change(tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
@@ -327,15 +283,17 @@ pub(crate) async fn rotate(
         if old.revoked_at.is_some() || old.rotated_to.is_some() || over {
             return Err(not_active());
         }
-        let role = may_touch(&caller, &bounds, &old)?;
+        let grant = Grant::of(tx, &caller).await?;
+        let touched = grant.key(&old)?;
+        let role = Role::from_name(&old.role).ok_or_else(|| ApiError::internal("a stored role is not known"))?;
         let (mut key, text) = provision::new_key(&deed, environment(&caller)?, &old.name, role).map_err(secret)?;
         key.scopes = old.scopes.clone();
         key.ip_allowed = old.ip_allowed.clone();
         key.expires_at = old.expires_at;
         let hash = accounts.secrets.hash(API_KEY_PURPOSE, text.reveal()).map_err(secret)?;
-        keys::insert(tx, &key, &hash).await.map_err(ApiError::database)?;
+        keys::insert(tx, grant.key(&key)?, &hash).await.map_err(ApiError::database)?;
         let until = Timestamp::from_micros(deed.at.micros() + grace * 1_000_000);
-        keys::rotate(tx, id, until, key.id).await.map_err(ApiError::database)?;
+        keys::rotate(tx, touched, until, key.id).await.map_err(ApiError::database)?;
         let new = shapes::value(&shown(&key));
         let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
         tx.record(&deed, change).await.map_err(ApiError::database)?;
@@ -349,26 +307,12 @@ pub(crate) async fn rotate(
     Ok(made(&key, text.reveal()))
 }
 
-/// Refuses a key that can do more than the caller, or is good elsewhere or for longer: rotating it would show its successor, and
-/// revoking it would stop what is not the caller's. Gives its role.
-fn may_touch(caller: &Identity, bounds: &Bounds, key: &Key) -> Result<Role, ApiError> {
-    let role = Role::from_name(&key.role).ok_or_else(|| ApiError::internal("a stored role is not known"))?;
-    let lacking = Scopes::of_key(role, key.scopes.as_deref()).without(caller.scopes);
-    if !lacking.is_empty() {
-        let message = format!("the key can do more than you, who lack {}", names(lacking.names().into_iter()));
-        return Err(ApiError::new(ErrorCode::Forbidden, message));
-    }
-    bounds.must_hold(key)?;
-    Ok(role)
-}
-
 pub(crate) async fn revoke(
     caller: Caller<RevokeApiKey>,
     request: HttpRequest,
     accounts: web::Data<Accounts>,
 ) -> Result<Done, ApiError> {
     let id = path_id(&request, "API key")?;
-    let bounds = Bounds::of(&accounts, &caller).await?;
     let deed = caller.deed(&request);
     let revoked = accounts.control.change([deed.tenant], async |tx| {
         let old = keys::find_for_change(tx, caller.tenant_id, id).await.map_err(ApiError::database)?;
@@ -379,10 +323,8 @@ pub(crate) async fn revoke(
         if old.revoked_at.is_some() {
             return Ok(());
         }
-        if !is_own {
-            may_touch(&caller, &bounds, &old)?;
-        }
-        keys::revoke(tx, id, deed.at).await.map_err(ApiError::database)?;
+        let touched = if is_own { Granted::outright(&old) } else { Grant::of(tx, &caller).await?.key(&old)? };
+        keys::revoke(tx, touched, deed.at).await.map_err(ApiError::database)?;
         let new = shapes::value(&shown(&Key { revoked_at: Some(deed.at), ..old.clone() }));
         let old = shapes::value(&shown(&old));
         let change = Change { action: "api_key.revoke", entity_kind: "api_key", entity: id, old, new };
@@ -391,44 +333,4 @@ pub(crate) async fn revoke(
     revoked.await?;
     accounts.authenticator.forget();
     Ok(Done)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use twh_domain::id::TenantId;
-    use twh_sinks::postgres::accounts::audit::Deed;
-
-    fn key(ip_allowed: Option<&[&str]>, expires_at: Option<i64>) -> Key {
-        let actor = twh_domain::actor::Actor { kind: String::new(), id: String::new(), ip: None, user_agent: None };
-        let deed = Deed { tenant: TenantId(Uuid::nil()), actor, request_id: String::new(), at: now() };
-        let (key, _) = provision::new_key(&deed, Environment::Sandbox, "k", Role::Dev).unwrap();
-        let ip_allowed = ip_allowed.map(|networks| networks.iter().map(|network| (*network).to_owned()).collect());
-        Key { ip_allowed, expires_at: expires_at.map(Timestamp::from_micros), ..key }
-    }
-
-    #[test]
-    fn a_key_makes_none_that_is_good_elsewhere_or_for_longer() {
-        let bounds = |ip_allowed: Option<&[&str]>, expires_at| {
-            let Key { ip_allowed, expires_at, .. } = key(ip_allowed, expires_at);
-            Bounds { ip_allowed, expires_at }
-        };
-        let office: &[&str] = &["203.0.113.0/24", "2001:db8::/32"];
-        let bound = bounds(Some(office), Some(1_000));
-        assert!(bound.must_hold(&key(Some(office), Some(1_000))).is_ok());
-        assert!(bound.must_hold(&key(Some(&["203.0.113.7/32", "2001:db8:1::/48"]), Some(999))).is_ok());
-        let beyond: [(Option<&[&str]>, Option<i64>); 6] = [
-            (None, Some(1_000)),
-            (Some(office), None),
-            (Some(office), Some(1_001)),
-            (Some(&["203.0.112.0/23"]), Some(1_000)),
-            (Some(&["203.0.113.7/32", "198.51.100.1/32"]), Some(1_000)),
-            (Some(&["0.0.0.0/0"]), Some(1_000)),
-        ];
-        for (networks, expires_at) in beyond {
-            let refused = bound.must_hold(&key(networks, expires_at)).unwrap_err();
-            assert_eq!(refused.code(), ErrorCode::Forbidden, "{networks:?} {expires_at:?}");
-        }
-        assert!(bounds(None, None).must_hold(&key(None, None)).is_ok());
-    }
 }

@@ -16,7 +16,6 @@
 
 mod attempts;
 mod fields;
-mod granting;
 mod invitations;
 mod keys;
 mod members;

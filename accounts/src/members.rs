@@ -1,7 +1,6 @@
 //! The people of a tenant, and what a caller is.
 
 use crate::Accounts;
-use crate::granting::may_grant;
 use crate::keys::path_id;
 use crate::shapes::{PageQuery, ShownTenant};
 use actix_web::{HttpRequest, web};
@@ -16,6 +15,7 @@ use twh_edge::auth::{Caller, Credential, Identity};
 use twh_edge::body::Body;
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::grant::Grant;
 use twh_edge::limits::Limiter;
 use twh_edge::problems::Problems;
 use twh_edge::query::Query;
@@ -187,12 +187,13 @@ async fn change_member(
     role: Option<&str>,
 ) -> Result<(), ApiError> {
     let changed = accounts.control.change([deed.tenant], async |tx| {
+        let grant = Grant::of(tx, caller).await?;
         let found = people::role_for_change(tx, deed.tenant, user).await.map_err(ApiError::database)?;
-        let Some((old, other_admins)) = found else { return take_back(tx, caller, deed, user, role).await };
-        may_grant(caller, &old)?;
-        role.map_or(Ok(()), |role| may_grant(caller, role))?;
+        let Some((old, other_admins)) = found else { return take_back(tx, &grant, deed, user, role).await };
+        let had = grant.person(&old)?;
+        let role = role.map(|role| grant.person(role)).transpose()?;
         let admin = Role::Admin.name();
-        if old == admin && role != Some(admin) && other_admins == 0 {
+        if old == admin && role.is_none_or(|role| *role != admin) && other_admins == 0 {
             let message = "the tenant would have no admin; make somebody else one first";
             return Err(ApiError::new(ErrorCode::LastAdmin, message));
         }
@@ -200,12 +201,12 @@ async fn change_member(
         match role {
             Some(role) => people::set_role(tx, deed.tenant, user, role).await.map_err(ApiError::database)?,
             None => {
-                people::remove(tx, deed.tenant, user).await.map_err(ApiError::database)?;
+                people::remove(tx, deed.tenant, user, had).await.map_err(ApiError::database)?;
                 // Or they would be good again, were the person to join once more.
                 end_in(tx, deed.tenant, user, "member_removed", deed.at).await.map_err(ApiError::database)?;
             }
         }
-        let new = role.map(|role| json!({ "role": role }));
+        let new = role.map(|role| json!({ "role": *role }));
         let change = Change { action, entity_kind: "member", entity: user, old: Some(json!({ "role": old })), new };
         tx.record(deed, change).await.map_err(ApiError::database)
     });
@@ -217,15 +218,14 @@ async fn change_member(
 /// Gives a role to a person whom an identity provider of the tenant vouches for and who was removed.
 async fn take_back(
     tx: &mut ControlChange,
-    caller: &Identity,
+    grant: &Grant,
     deed: &Deed,
     user: Uuid,
     role: Option<&str>,
 ) -> Result<(), ApiError> {
     let comes_by_it = sign_on::comes_by_provider(tx, deed.tenant, user).await.map_err(ApiError::database)?;
     let role = role.filter(|_| comes_by_it).ok_or_else(|| ApiError::not_found("member"))?;
-    may_grant(caller, role)?;
-    people::join(tx, user, deed.tenant, role, deed.at).await.map_err(ApiError::database)?;
+    people::join(tx, user, deed.tenant, grant.person(role)?, deed.at).await.map_err(ApiError::database)?;
     let new = Some(json!({ "user_id": user, "role": role }));
     let change = Change { action: "member.join", entity_kind: "member", entity: user, old: None, new };
     tx.record(deed, change).await.map_err(ApiError::database)

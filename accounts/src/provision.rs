@@ -11,6 +11,7 @@ use twh_edge::api_key::{ApiKey, Environment};
 use twh_edge::auth::{API_KEY_PURPOSE, now};
 use twh_sinks::postgres::PgPool;
 use twh_sinks::postgres::accounts::audit::{Change, ControlChange, Deed};
+use twh_sinks::postgres::accounts::granted::Granted;
 use twh_sinks::postgres::accounts::keys::{self, Key};
 use twh_sinks::postgres::accounts::people;
 use twh_sinks::postgres::accounts::tenants::{self, Tenant};
@@ -90,7 +91,7 @@ pub async fn tenant(pool: &PgPool, secrets: &Secrets, name: &str, plan: &str) ->
     let hash = secrets.hash(API_KEY_PURPOSE, text.reveal())?;
     let mut tx = ControlChange::begin(pool, &[]).await?;
     tenants::insert(&mut tx, &tenant).await?;
-    keys::insert(&mut tx, &key, &hash).await?;
+    keys::insert(&mut tx, Granted::outright(&key), &hash).await?;
     let new = Some(json!({ "name": name, "plan": plan, "environment": tenant.environment }));
     let change = Change { action: "tenant.create", entity_kind: "tenant", entity: tenant.id.0, old: None, new };
     tx.record(&deed, change).await?;

@@ -19,6 +19,7 @@ use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::problems::Problems;
 use twh_edge::request::RequestId;
 use twh_sinks::postgres::accounts::audit::{Change, Deed};
+use twh_sinks::postgres::accounts::granted::Granted;
 use twh_sinks::postgres::accounts::keys;
 use twh_sinks::postgres::accounts::people::{self, User};
 use twh_sinks::postgres::accounts::tenants::{self, Tenant};
@@ -107,7 +108,8 @@ pub(crate) async fn sign_up(
         }
         for tenant in [&live, &sandbox] {
             tenants::insert(tx, tenant).await.map_err(ApiError::database)?;
-            people::join(tx, user.id, tenant.id, Role::Admin.name(), at).await.map_err(ApiError::database)?;
+            let admin = Granted::outright(Role::Admin.name());
+            people::join(tx, user.id, tenant.id, admin, at).await.map_err(ApiError::database)?;
             let new = json!({ "name": tenant.name, "plan": tenant.plan, "environment": tenant.environment });
             let member = json!({ "user_id": user.id, "email": user.email, "role": Role::Admin.name() });
             for (action, entity_kind, entity, new) in
@@ -117,7 +119,7 @@ pub(crate) async fn sign_up(
                 tx.record(&deed(tenant.id), change).await.map_err(ApiError::database)?;
             }
         }
-        keys::insert(tx, &key, &hash).await.map_err(ApiError::database)?;
+        keys::insert(tx, Granted::outright(&key), &hash).await.map_err(ApiError::database)?;
         let new = shapes::value(&crate::keys::shown(&key));
         let change = Change { action: "api_key.create", entity_kind: "api_key", entity: key.id, old: None, new };
         tx.record(&deed(sandbox.id), change).await.map_err(ApiError::database)?;

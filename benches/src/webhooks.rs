@@ -18,6 +18,7 @@ use twh_accounts::provision::NewTenant;
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
 use twh_domain::webhook::EventFilter;
+use twh_sinks::postgres::accounts::granted::Granted;
 use twh_sinks::postgres::sqlx;
 use twh_sinks::postgres::webhooks::subscriptions::{Sealed, State, Subscription, put};
 use twh_sinks::postgres::webhooks::touch;
@@ -69,7 +70,12 @@ async fn subscribe(
             updated_at: at,
             version: 1,
         };
-        put(&mut tx, &subscription, &Sealed { secret, previous_secret: None, client_certificate: None }).await?;
+        put(
+            &mut tx,
+            Granted::outright(&subscription),
+            &Sealed { secret, previous_secret: None, client_certificate: None },
+        )
+        .await?;
         ids.push(id);
     }
     touch(&mut tx, tenant).await?;

@@ -72,8 +72,8 @@ names! {
         ReadAudit "read:audit" "See who did what."
         ReadKeys "read:keys" "See API keys, not their secrets."
         WriteKeys "write:keys" "Make, rotate and revoke API keys."
-        ReadWebhooks "read:webhooks" "See webhook subscriptions, not their secrets, what was sent, and events."
-        WriteWebhooks "write:webhooks" "Make, change, test and replay webhook subscriptions."
+        ReadWebhooks "read:webhooks" "See webhook subscriptions, not their secrets, what was sent, and those events whose subjects it may read."
+        WriteWebhooks "write:webhooks" "Make, change, test and replay webhook subscriptions, to events whose subjects it may read."
         ReadMembers "read:members" "See the people of the tenant and who is invited."
         WriteMembers "write:members" "Invite people, change their roles, remove them."
         ReadBilling "read:billing" "See the plan and its limits."
@@ -133,6 +133,12 @@ impl Scopes {
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// What is in either.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     /// What is in this one only.
@@ -459,6 +465,15 @@ pub fn need_of_command(name: &str) -> Option<Need> {
     ENDPOINTS.iter().find(sends).map(|endpoint| endpoint.need)
 }
 
+/// The scopes that let read documents of a kind.
+#[must_use]
+pub fn read_scopes(kind: EntityKind) -> Scopes {
+    let path = format!("/v1/{}", kind.collection());
+    let reads = ENDPOINTS.iter().filter(|endpoint| endpoint.path == path && endpoint.method == Method::GET);
+    let any = reads.flat_map(|endpoint| if let Need::OneOf(any) = endpoint.need { any } else { &[] });
+    any.copied().collect()
+}
+
 /// True where scopes let see documents of a kind: to read them, or to make them, since who makes one is answered with it.
 #[must_use]
 pub fn may_see(scopes: Scopes, kind: EntityKind) -> bool {
@@ -559,6 +574,7 @@ mod tests {
             let [read, write] = seen_by.as_slice() else { panic!("{}: {seen_by:?}", kind.name()) };
             assert!(read.name().starts_with("read:") && write.name().starts_with("write:"), "{seen_by:?}");
             assert_eq!(read.name().split(':').nth(1), write.name().split(':').nth(1), "{}", kind.name());
+            assert_eq!(read_scopes(*kind).names(), [read.name()]);
         }
         assert!(!may_see([Scope::ReadLedger, Scope::WriteOrders].into_iter().collect(), EntityKind::Item));
         assert!(!may_see(Scopes::default(), EntityKind::Count));

@@ -20,6 +20,7 @@ pub mod body;
 pub mod control;
 pub mod cursor;
 pub mod error;
+pub mod grant;
 pub mod guard;
 pub mod headers;
 mod held;

@@ -1,8 +1,7 @@
 //! What was sent and what waits; one that is sent again; a test.
 
-use crate::Webhooks;
 use crate::shapes::{no_webhook, path_id, webhook_id};
-use crate::subscriptions::account;
+use crate::{Webhooks, account};
 use actix_web::{HttpRequest, web};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -15,6 +15,7 @@ use twh_edge::access::{ListEventTypes, ListEvents, ListenToEvents};
 use twh_edge::answer::{Answer, Page};
 use twh_edge::auth::Caller;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::grant::scopes_of_event;
 use twh_edge::query::{self, LIMIT_MAX, Query};
 use twh_edge::room::resting;
 use twh_sinks::postgres::accounts::audit::Change;
@@ -73,6 +74,14 @@ pub(crate) async fn list(
     if asked.event_type.as_deref().is_some_and(unknown) {
         return Err(query::invalid("event_type", "names no type of event: GET /v1/event_types lists them"));
     }
+    let wanted = |event_type: &str| {
+        let may_see = scopes_of_event(event_type).is_some_and(|needed| needed.without(caller.scopes).is_empty());
+        may_see && asked.event_type.as_deref().is_none_or(|one| names(one, event_type))
+    };
+    if !event_types().any(|(event_type, _)| wanted(event_type)) {
+        let message = "these events are read with the scopes that read what they are about, and you have none of those";
+        return Err(ApiError::new(ErrorCode::Forbidden, message));
+    }
     let mut after = asked.after.unwrap_or(0);
     let deadline = Instant::now() + Duration::from_secs(u64::try_from(wait).unwrap_or_default());
     let mut pause = PAUSE_FIRST;
@@ -82,12 +91,10 @@ pub(crate) async fn list(
         let found = found.map_err(ApiError::database)?;
         drop(connection);
         after = found.rows.last().and_then(|event| event.sequence).unwrap_or(after);
-        let wanted =
-            |event: &&store::Event| asked.event_type.as_deref().is_none_or(|one| names(one, &event.event_type));
         let data: Vec<_> = found
             .rows
             .iter()
-            .filter(wanted)
+            .filter(|event| wanted(&event.event_type))
             .filter_map(|event| RawValue::from_string(event.body.as_ref().to_owned()).ok())
             .collect();
         if !data.is_empty() || found.has_more || Instant::now() >= deadline {

@@ -22,6 +22,7 @@ mod subscriptions;
 
 pub use reseal::{ResealError, reseal};
 
+use serde_json::Value;
 use twh_domain::id::TenantId;
 use twh_edge::access::{
     CancelWebhookReplay, DeleteWebhook, GetWebhook, GetWebhookDelivery, GetWebhookReplay, ListEventTypes, ListEvents,
@@ -32,8 +33,11 @@ use twh_edge::control::Control;
 use twh_edge::error::ApiError;
 use twh_edge::routes::Routes;
 use twh_sinks::outbound::Outbound;
+use twh_sinks::postgres::accounts::audit::{Change, ControlChange, Deed};
 use twh_sinks::postgres::tenant::{TenantConnection, TenantPool};
+use twh_sinks::postgres::webhooks::touch;
 use twh_sinks::secrets::{SecretError, Secrets};
+use uuid::Uuid;
 
 /// What the endpoints work with.
 #[derive(Clone)]
@@ -57,6 +61,20 @@ impl Webhooks {
 #[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]
 fn secret(error: SecretError) -> ApiError {
     ApiError::internal(error.to_string())
+}
+
+/// Writes a change down, with who made it, and lets who sends know.
+async fn account(
+    tx: &mut ControlChange,
+    deed: &Deed,
+    action: &str,
+    entity: Uuid,
+    old: Option<Value>,
+    new: Option<Value>,
+) -> Result<(), ApiError> {
+    let change = Change { action, entity_kind: "webhook_subscription", entity, old, new };
+    tx.record(deed, change).await.map_err(ApiError::database)?;
+    touch(tx, deed.tenant).await.map_err(ApiError::database)
 }
 
 /// The routes; they need a `web::Data<Webhooks>`.

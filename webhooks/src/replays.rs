@@ -1,9 +1,8 @@
 //! Replays: events that a subscription is sent once more.
 
-use crate::Webhooks;
 use crate::deliveries::exists;
 use crate::shapes::{PageQuery, no_webhook, path_id, webhook_id};
-use crate::subscriptions::account;
+use crate::{Webhooks, account};
 use actix_web::{HttpRequest, web};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

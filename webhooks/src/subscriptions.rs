@@ -1,7 +1,7 @@
 //! Subscriptions: registered, changed, rotated, deleted.
 
 use crate::shapes::{PageQuery, given, later, no_webhook, webhook_id};
-use crate::{Webhooks, secret};
+use crate::{Webhooks, account, secret};
 use actix_web::{HttpRequest, web};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,13 +14,13 @@ use twh_edge::auth::{Caller, Identity};
 use twh_edge::body::Body;
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::grant::Grant;
 use twh_edge::problems::Problems;
 use twh_edge::query::Query;
 use twh_sinks::outbound::{Identity as Certificate, Outbound, URL_LENGTH_MAX};
-use twh_sinks::postgres::accounts::audit::{Change, ControlChange, Deed};
+use twh_sinks::postgres::accounts::audit::Deed;
 use twh_sinks::postgres::webhooks::deliveries::backlog;
 use twh_sinks::postgres::webhooks::subscriptions::{self as store, Sealed, State, Subscription};
-use twh_sinks::postgres::webhooks::touch;
 use twh_sinks::secrets::random;
 use twh_sinks::webhook::{SECRET_BYTES, SigningSecret, certificate_purpose, secret_purpose};
 use uuid::Uuid;
@@ -262,20 +262,6 @@ fn value(of: &Subscription) -> Option<Value> {
     serde_json::to_value(shown(of)).ok()
 }
 
-/// Writes a change down, with who made it, and lets who sends know.
-pub(crate) async fn account(
-    tx: &mut ControlChange,
-    deed: &Deed,
-    action: &str,
-    entity: Uuid,
-    old: Option<Value>,
-    new: Option<Value>,
-) -> Result<(), ApiError> {
-    let change = Change { action, entity_kind: "webhook_subscription", entity, old, new };
-    tx.record(deed, change).await.map_err(ApiError::database)?;
-    touch(tx, deed.tenant).await.map_err(ApiError::database)
-}
-
 fn drafted(id: Uuid, body: &WebhookToRegister, caller: &Identity, deed: &Deed, hint: String) -> Subscription {
     Subscription {
         id,
@@ -325,11 +311,12 @@ pub(crate) async fn register(
     let sealed = Sealed { secret: sealed, previous_secret: None, client_certificate: client_certificate.transpose()? };
     let most = caller.plan.webhooks_max();
     let registered = webhooks.control.change([caller.tenant_id], async |tx| {
+        let granted = Grant::of(tx, &caller).await?.subscription(None, &subscription)?;
         if store::count(tx, caller.tenant_id).await.map_err(ApiError::database)? >= most {
             let message = format!("a tenant of the plan {} has {most} webhook subscriptions at most", caller.plan);
             return Err(ApiError::new(ErrorCode::LimitReached, message));
         }
-        store::put(tx, &subscription, &sealed).await.map_err(ApiError::database)?;
+        store::put(tx, granted, &sealed).await.map_err(ApiError::database)?;
         account(tx, &deed, "webhook.register", subscription.id, None, value(&subscription)).await
     });
     registered.await?;
@@ -428,7 +415,8 @@ pub(crate) async fn update(
             let certificate = certificate.as_deref().map(|pem| seal_certificate(&webhooks, id, pem));
             sealed.client_certificate = certificate.transpose()?;
         }
-        store::put(tx, &new, &sealed).await.map_err(ApiError::database)?;
+        let granted = Grant::of(tx, &caller).await?.subscription(Some(&old), &new)?;
+        store::put(tx, granted, &sealed).await.map_err(ApiError::database)?;
         account(tx, &deed, "webhook.update", id, value(&old), value(&new)).await?;
         Ok(new)
     });
@@ -448,7 +436,8 @@ pub(crate) async fn delete(
         let (old, sealed) = found.ok_or_else(no_webhook)?;
         let gone =
             Subscription { state: State::Deleted, state_since: deed.at, version: old.version + 1, ..old.clone() };
-        store::put(tx, &gone, &sealed).await.map_err(ApiError::database)?;
+        let granted = Grant::of(tx, &caller).await?.subscription(None, &gone)?;
+        store::put(tx, granted, &sealed).await.map_err(ApiError::database)?;
         account(tx, &deed, "webhook.delete", id, value(&old), None).await
     });
     deleted.await?;
@@ -486,7 +475,8 @@ pub(crate) async fn rotate(
         let new =
             Subscription { secret_hint, previous_until, updated_at: deed.at, version: old.version + 1, ..old.clone() };
         let sealed = Sealed { secret, previous_secret, client_certificate: sealed.client_certificate };
-        store::put(tx, &new, &sealed).await.map_err(ApiError::database)?;
+        let granted = Grant::of(tx, &caller).await?.subscription(Some(&old), &new)?;
+        store::put(tx, granted, &sealed).await.map_err(ApiError::database)?;
         let grace = Some(json!({ "secret_hint": new.secret_hint, "previous_secret_until": previous_until }));
         account(tx, &deed, "webhook.rotate", id, Some(json!({ "secret_hint": old.secret_hint })), grace).await?;
         Ok(new)

@@ -10,6 +10,7 @@ use twh_edge::auth::{Client, now};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::request::RequestId;
 use twh_sinks::postgres::accounts::audit::{Change, ControlChange, Deed};
+use twh_sinks::postgres::accounts::granted::Granted;
 use twh_sinks::postgres::accounts::people;
 use twh_sinks::postgres::accounts::sign_on::{self, Known, Provider};
 use uuid::Uuid;
@@ -124,7 +125,9 @@ async fn begin_session(
             sign_on::insert_person(tx, provider.id, &vouched.subject, user, of, deed.at)
                 .await
                 .map_err(ApiError::database)?;
-            people::join(tx, user, provider.tenant, role.name(), deed.at).await.map_err(ApiError::database)?;
+            people::join(tx, user, provider.tenant, Granted::outright(role.name()), deed.at)
+                .await
+                .map_err(ApiError::database)?;
             let new = json!({ "user_id": user, "email": person.email, "role": role.name(), "identity_provider_id": provider.id, "subject": vouched.subject });
             let change =
                 Change { action: "member.join", entity_kind: "member", entity: user, old: None, new: Some(new) };
@@ -184,7 +187,7 @@ async fn change_role(
         tracing::warn!(user_id = %user, tenant_id = %deed.tenant, "the last admin stays one, although the groups give another role");
         return Ok(old);
     }
-    people::set_role(tx, deed.tenant, user, role.name()).await.map_err(ApiError::database)?;
+    people::set_role(tx, deed.tenant, user, Granted::outright(role.name())).await.map_err(ApiError::database)?;
     let (old, new) = (Some(json!({ "role": old })), Some(json!({ "role": role.name(), "why": "sign_on" })));
     let change = Change { action: "member.update", entity_kind: "member", entity: user, old, new };
     tx.record(deed, change).await.map_err(ApiError::database)?;

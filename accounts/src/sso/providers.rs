@@ -1,7 +1,6 @@
 //! The identity providers of a tenant: set up, changed, disabled, removed by its admins.
 
 use super::{OIDC, SAML, SignOn, secret_purpose};
-use crate::granting::may_grant;
 use crate::keys::path_id;
 use crate::shapes::{self, PageQuery};
 use crate::{Accounts, secret};
@@ -18,10 +17,11 @@ use twh_edge::access::{
     UpdateIdentityProvider,
 };
 use twh_edge::answer::{Answer, Done, Page};
-use twh_edge::auth::{Caller, Identity};
+use twh_edge::auth::Caller;
 use twh_edge::body::Body;
 use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
+use twh_edge::grant::Grant;
 use twh_edge::problems::Problems;
 use twh_edge::query::Query;
 use twh_sinks::postgres::accounts::audit::{Change, Deed};
@@ -355,9 +355,9 @@ pub(crate) async fn create(
     let asked = body.read()?;
     let deed = caller.deed(&request);
     let provider = asked.create(&accounts, &deed)?;
-    may_grant_all_of(&caller, &provider)?;
     let put = accounts.control.change([deed.tenant], async |tx| {
-        sign_on::put_provider(tx, &provider).await.map_err(ApiError::database)?;
+        let granted = Grant::of(tx, &caller).await?.provider(None, &provider, &[])?;
+        sign_on::put_provider(tx, granted).await.map_err(ApiError::database)?;
         if sign_on::provider_count(tx, deed.tenant).await.map_err(ApiError::database)? > PROVIDERS_MAX {
             let message = format!("a tenant has {PROVIDERS_MAX} identity providers at most");
             return Err(ApiError::new(ErrorCode::ValidationFailed, message));
@@ -383,14 +383,13 @@ pub(crate) async fn update(
     let put = accounts.control.change([deed.tenant], async |tx| {
         let old = locked(tx, deed.tenant, id).await?;
         let new = asked.change(&old, &accounts, &deed)?;
-        // Who says which provider it is says who comes by it.
-        may_grant_all_of(&caller, &old)?;
-        may_grant_all_of(&caller, &new)?;
+        let people = sign_on::members_by(tx, deed.tenant, id).await.map_err(ApiError::database)?;
+        let granted = Grant::of(tx, &caller).await?.provider(Some(&old), &new, &people)?;
         if old.enabled && !new.enabled {
             keep_an_admin(tx, deed.tenant, id).await?;
             sign_on::end_sessions(tx, id, "identity_provider_disabled", deed.at).await.map_err(ApiError::database)?;
         }
-        sign_on::put_provider(tx, &new).await.map_err(ApiError::database)?;
+        sign_on::put_provider(tx, granted).await.map_err(ApiError::database)?;
         let (action, entity_kind) = ("identity_provider.update", "identity_provider");
         let (was, is) = (shapes::value(&kept(&old)), shapes::value(&kept(&new)));
         let change = Change { action, entity_kind, entity: id, old: was, new: is };
@@ -412,16 +411,18 @@ pub(crate) async fn delete(
     let deed = caller.deed(&request);
     let deleted = accounts.control.change([deed.tenant], async |tx| {
         let old = locked(tx, deed.tenant, id).await?;
-        may_grant_all_of(&caller, &old)?;
+        let people = sign_on::members_by(tx, deed.tenant, id).await.map_err(ApiError::database)?;
+        let grant = Grant::of(tx, &caller).await?;
+        let granted = grant.provider(None, &old, &people)?;
         keep_an_admin(tx, deed.tenant, id).await?;
         sign_on::end_sessions(tx, id, "identity_provider_deleted", deed.at).await.map_err(ApiError::database)?;
-        for (user, role) in sign_on::members_by(tx, deed.tenant, id).await.map_err(ApiError::database)? {
-            people::remove(tx, deed.tenant, user).await.map_err(ApiError::database)?;
+        for (user, role) in &people {
+            people::remove(tx, deed.tenant, *user, grant.person(role)?).await.map_err(ApiError::database)?;
             let old = Some(json!({ "role": role, "identity_provider_id": id }));
-            let change = Change { action: "member.remove", entity_kind: "member", entity: user, old, new: None };
+            let change = Change { action: "member.remove", entity_kind: "member", entity: *user, old, new: None };
             tx.record(&deed, change).await.map_err(ApiError::database)?;
         }
-        sign_on::delete_provider(tx, id, deed.at).await.map_err(ApiError::database)?;
+        sign_on::delete_provider(tx, granted, deed.at).await.map_err(ApiError::database)?;
         let (action, entity_kind) = ("identity_provider.delete", "identity_provider");
         let change = Change { action, entity_kind, entity: id, old: shapes::value(&kept(&old)), new: None };
         tx.record(&deed, change).await.map_err(ApiError::database)
@@ -429,11 +430,6 @@ pub(crate) async fn delete(
     deleted.await?;
     accounts.authenticator.forget();
     Ok(Done)
-}
-
-/// Every role that people get by a provider.
-fn may_grant_all_of(caller: &Identity, provider: &Provider) -> Result<(), ApiError> {
-    provider.role_by_group.values().chain(&provider.default_role).try_for_each(|role| may_grant(caller, role))
 }
 
 async fn locked(connection: &mut PgConnection, tenant: TenantId, id: Uuid) -> Result<Provider, ApiError> {

@@ -18,6 +18,7 @@ mod chaos;
 mod commands;
 mod contention;
 mod control;
+mod granting;
 mod hygiene;
 mod ledger;
 mod limits;

@@ -1,8 +1,9 @@
 //! API keys, kept as keyed hashes.
 
+use super::granted::Granted;
 use crate::postgres::page::{self, Page};
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{PgConnection, PgExecutor, PgPool, Row};
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use twh_domain::id::TenantId;
@@ -77,7 +78,7 @@ fn key(row: &PgRow) -> Result<Key, sqlx::Error> {
 }
 
 /// Adds a key, kept as a hash.
-pub async fn insert(connection: &mut PgConnection, key: &Key, hash: &[u8; 32]) -> Result<(), sqlx::Error> {
+pub async fn insert(connection: &mut PgConnection, key: Granted<&Key>, hash: &[u8; 32]) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into api_keys (key_id, tenant_id, key_hash, name, hint, role, scopes, ip_allowed, created_by, created_at, expires_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
@@ -123,9 +124,9 @@ pub async fn find_for_change(
 }
 
 /// One key of a tenant.
-pub async fn find(pool: &PgPool, tenant: TenantId, id: Uuid) -> Result<Option<Key>, sqlx::Error> {
+pub async fn find(executor: impl PgExecutor<'_>, tenant: TenantId, id: Uuid) -> Result<Option<Key>, sqlx::Error> {
     let sql = format!("select {COLUMNS} from api_keys k where tenant_id = $1 and key_id = $2");
-    let row = sqlx::query(&sql).bind(tenant.0).bind(id).fetch_optional(pool).await?;
+    let row = sqlx::query(&sql).bind(tenant.0).bind(id).fetch_optional(executor).await?;
     row.as_ref().map(key).transpose()
 }
 
@@ -140,9 +141,9 @@ pub async fn list(pool: &PgPool, tenant: TenantId, after: Option<Uuid>, limit: i
 }
 
 /// Ends a key now.
-pub async fn revoke(connection: &mut PgConnection, id: Uuid, at: Timestamp) -> Result<(), sqlx::Error> {
+pub async fn revoke(connection: &mut PgConnection, key: Granted<&Key>, at: Timestamp) -> Result<(), sqlx::Error> {
     sqlx::query("update api_keys set revoked_at = $2 where key_id = $1")
-        .bind(id)
+        .bind(key.id)
         .bind(at.datetime())
         .execute(connection)
         .await?;
@@ -150,9 +151,14 @@ pub async fn revoke(connection: &mut PgConnection, id: Uuid, at: Timestamp) -> R
 }
 
 /// Lets a key be good until then at most, and says which takes its place.
-pub async fn rotate(connection: &mut PgConnection, id: Uuid, until: Timestamp, to: Uuid) -> Result<(), sqlx::Error> {
+pub async fn rotate(
+    connection: &mut PgConnection,
+    key: Granted<&Key>,
+    until: Timestamp,
+    to: Uuid,
+) -> Result<(), sqlx::Error> {
     sqlx::query("update api_keys set expires_at = least(expires_at, $2), rotated_to = $3 where key_id = $1")
-        .bind(id)
+        .bind(key.id)
         .bind(until.datetime())
         .bind(to)
         .execute(connection)

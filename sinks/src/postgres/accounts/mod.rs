@@ -2,6 +2,7 @@
 
 pub mod attempts;
 pub mod audit;
+pub mod granted;
 pub mod keys;
 pub mod people;
 pub mod sessions;

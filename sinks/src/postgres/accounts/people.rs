@@ -1,5 +1,6 @@
 //! People, the tenants they belong to, and who is invited.
 
+use super::granted::Granted;
 use crate::postgres::page::{self, Page};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgExecutor, PgPool, Row};
@@ -147,7 +148,7 @@ pub async fn join(
     connection: &mut PgConnection,
     user: Uuid,
     tenant: TenantId,
-    role: &str,
+    role: Granted<&str>,
     at: Timestamp,
 ) -> Result<bool, sqlx::Error> {
     // Nor is the person changed meanwhile: each of its tenants gets a record of that, this one too.
@@ -157,7 +158,7 @@ pub async fn join(
     )
     .bind(user)
     .bind(tenant.0)
-    .bind(role)
+    .bind(*role)
     .bind(at.datetime())
     .execute(connection)
     .await?;
@@ -211,6 +212,15 @@ pub async fn members(
     page::read(&mut pool.acquire().await?, query, limit, member).await
 }
 
+/// A member's role; `None` for who is none.
+pub async fn role(connection: &mut PgConnection, tenant: TenantId, user: Uuid) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar("select role from memberships where tenant_id = $1 and user_id = $2")
+        .bind(tenant.0)
+        .bind(user)
+        .fetch_optional(connection)
+        .await
+}
+
 /// A member's role, and how many admins the tenant has beside it that can sign in: one whose identity provider is disabled
 /// cannot. Locks all of them, so that two cannot remove each other and leave none.
 pub async fn role_for_change(
@@ -240,19 +250,24 @@ pub async fn set_role(
     connection: &mut PgConnection,
     tenant: TenantId,
     user: Uuid,
-    role: &str,
+    role: Granted<&str>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query("update memberships set role = $3 where tenant_id = $1 and user_id = $2")
         .bind(tenant.0)
         .bind(user)
-        .bind(role)
+        .bind(*role)
         .execute(connection)
         .await?;
     Ok(())
 }
 
-/// Removes a member.
-pub async fn remove(connection: &mut PgConnection, tenant: TenantId, user: Uuid) -> Result<(), sqlx::Error> {
+/// Removes a member, and with it the role that it had.
+pub async fn remove(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    user: Uuid,
+    _had: Granted<&str>,
+) -> Result<(), sqlx::Error> {
     sqlx::query("delete from memberships where tenant_id = $1 and user_id = $2")
         .bind(tenant.0)
         .bind(user)
@@ -282,7 +297,7 @@ fn invitation(row: &PgRow) -> Result<Invitation, sqlx::Error> {
 /// Adds an invitation, its token kept as a hash.
 pub async fn invite(
     connection: &mut PgConnection,
-    invitation: &Invitation,
+    invitation: Granted<&Invitation>,
     token_hash: &[u8; 32],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
@@ -343,19 +358,18 @@ pub async fn accepted(connection: &mut PgConnection, id: Uuid, at: Timestamp) ->
     Ok(())
 }
 
-/// Takes an invitation back; `None` where the tenant has none of this id that is open.
+/// Takes an invitation back.
 pub async fn revoke_invitation(
     connection: &mut PgConnection,
-    tenant: TenantId,
-    id: Uuid,
+    invitation: Granted<&Invitation>,
     at: Timestamp,
-) -> Result<Option<Invitation>, sqlx::Error> {
-    let sql = format!(
-        "update invitations set revoked_at = $3 where tenant_id = $1 and invitation_id = $2 and accepted_at is null
-             and revoked_at is null returning {INVITATION}"
-    );
-    let row = sqlx::query(&sql).bind(tenant.0).bind(id).bind(at.datetime()).fetch_optional(connection).await?;
-    row.as_ref().map(invitation).transpose()
+) -> Result<(), sqlx::Error> {
+    sqlx::query("update invitations set revoked_at = $2 where invitation_id = $1")
+        .bind(invitation.id)
+        .bind(at.datetime())
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Adds a token that sets a password once.

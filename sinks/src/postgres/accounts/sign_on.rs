@@ -1,5 +1,6 @@
 //! Identity providers of tenants, the people that they vouch for, and sign-ons under way.
 
+use super::granted::Granted;
 use crate::postgres::page::{self, Page};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
@@ -105,7 +106,7 @@ fn provider(row: &PgRow) -> Result<Provider, sqlx::Error> {
 }
 
 /// Adds a provider, or writes one that is there anew; its tenant, kind and issuer stay what they are.
-pub async fn put_provider(connection: &mut PgConnection, provider: &Provider) -> Result<(), sqlx::Error> {
+pub async fn put_provider(connection: &mut PgConnection, provider: Granted<&Provider>) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into identity_providers (provider_id, tenant_id, name, kind, issuer, client_id, sealed_secret, secret_changed_at,
              sso_url, certificates, groups_claim, role_by_group, default_role, enabled, created_at, updated_at)
@@ -191,15 +192,19 @@ pub async fn lock_provider(
 }
 
 /// Removes a provider, its secret, and the sign-ons under way with it.
-pub async fn delete_provider(connection: &mut PgConnection, id: Uuid, at: Timestamp) -> Result<(), sqlx::Error> {
+pub async fn delete_provider(
+    connection: &mut PgConnection,
+    provider: Granted<&Provider>,
+    at: Timestamp,
+) -> Result<(), sqlx::Error> {
     sqlx::query(
         "update identity_providers set deleted_at = $2, enabled = false, sealed_secret = null where provider_id = $1",
     )
-    .bind(id)
+    .bind(provider.id)
     .bind(at.datetime())
     .execute(&mut *connection)
     .await?;
-    sqlx::query("delete from sign_on_attempts where provider_id = $1").bind(id).execute(connection).await?;
+    sqlx::query("delete from sign_on_attempts where provider_id = $1").bind(provider.id).execute(connection).await?;
     Ok(())
 }
 

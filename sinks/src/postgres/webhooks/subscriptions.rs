@@ -1,6 +1,7 @@
 //! Subscriptions: to whom what is sent, and how.
 
 use super::optional_time;
+use crate::postgres::accounts::granted::Granted;
 use crate::postgres::page::{self, Page};
 use crate::postgres::tenant::TenantConnection;
 use sqlx::postgres::PgRow;
@@ -145,7 +146,7 @@ fn with_sealed(row: &PgRow) -> Result<(Subscription, Sealed), sqlx::Error> {
 /// Adds one, or writes all of what it is now.
 pub async fn put(
     connection: &mut PgConnection,
-    subscription: &Subscription,
+    subscription: Granted<&Subscription>,
     sealed: &Sealed,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
