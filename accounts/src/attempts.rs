@@ -6,6 +6,8 @@
 //! somebody has sent count in the same way. All mails to one account count too, against one who asks from many addresses:
 //! resets and invitations apart, and of invitations only their mails, since strangers must not keep anybody from being invited.
 //!
+//! Tenants that are made count by network, whatever became of the attempt: each costs storage for ever.
+//!
 //! An attempt stands as failed from its beginning: many that are begun at once are no way around the count.
 #![expect(clippy::float_arithmetic, reason = "counts wane; they are no quantities of stock")]
 
@@ -32,10 +34,16 @@ const ADDRESS_WANES: Duration = Duration::from_secs(60);
 const FREE_TO_ACCOUNT: f64 = 10.0;
 /// After so long one of these counts no more.
 const ACCOUNT_WANES: Duration = Duration::from_secs(6 * 60);
+/// Sign-ups from one network that cost nothing: each makes two tenants, a live one and its sandbox.
+const FREE_SIGN_UPS: f64 = 10.0;
+/// After so long one of these counts no more.
+const SIGN_UP_WANES: Duration = Duration::from_secs(10 * 60);
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(15 * 60);
 /// After so long without an attempt, all is forgotten.
 const FORGET: Duration = Duration::from_secs(60 * 60);
+/// For so long is kept what was counted: longer than all of it counts.
+const KEPT: Duration = Duration::from_secs(2 * 60 * 60);
 const PURPOSE: &str = "failed_attempts";
 
 /// Failures on an account: how many count now, and how long to wait: twice as long after each beyond those that are free.
@@ -60,6 +68,11 @@ fn from_address(failures: Failures) -> (f64, Duration) {
 /// Mails to an account: the same.
 fn to_account(failures: Failures) -> (f64, Duration) {
     waning(failures, FREE_TO_ACCOUNT, ACCOUNT_WANES)
+}
+
+/// Sign-ups from a network: the same.
+fn sign_ups(failures: Failures) -> (f64, Duration) {
+    waning(failures, FREE_SIGN_UPS, SIGN_UP_WANES)
 }
 
 fn waning(failures: Failures, free: f64, wanes: Duration) -> (f64, Duration) {
@@ -88,6 +101,8 @@ pub(crate) enum Attempted {
     Invitation(TenantId),
     /// To have an invitation mailed, by any tenant.
     InvitationMail,
+    /// To make a tenant, from an address.
+    SignUp,
 }
 
 /// How many failures count, and how long to wait.
@@ -109,6 +124,7 @@ impl Attempted {
                 (format!("tenant\n{tenant}"), from_address),
             ],
             Self::InvitationMail => vec![(format!("invitations\n{email}"), to_account)],
+            Self::SignUp => vec![(format!("sign-ups\n{from}"), sign_ups)],
         }
     }
 }
@@ -140,9 +156,10 @@ impl Attempts {
         email: &str,
         ip: Option<IpAddr>,
     ) -> Result<Attempt<'_>, ApiError> {
-        // To count an attempt is a transaction, too. Who invites is known, and held to the tenant's rate limits.
+        // To count an attempt is a transaction, too. Who invites is known, and held to the tenant's rate limits; who signs up has
+        // shown a password.
         let look_up = match what {
-            Attempted::Invitation(_) | Attempted::InvitationMail => None,
+            Attempted::Invitation(_) | Attempted::InvitationMail | Attempted::SignUp => None,
             Attempted::Password | Attempted::Mail => Some(self.authenticator.strangers().look_up(ip)?),
         };
         let from = ip.map(network).unwrap_or_default();
@@ -159,7 +176,7 @@ impl Attempts {
             return Err(ApiError::new(ErrorCode::TooManyAttempts, message).retry_after(seconds));
         }
         let counts: Vec<_> = keys.iter().zip(&measured).map(|(key, (count, _))| (*key, count + 1.0)).collect();
-        attempts::set(&mut tx, &counts, FORGET).await.map_err(ApiError::database)?;
+        attempts::set(&mut tx, &counts, KEPT).await.map_err(ApiError::database)?;
         tx.commit().await.map_err(ApiError::database)?;
         Ok(Attempt { pool: &self.pool, keys, look_up })
     }
@@ -175,6 +192,15 @@ impl Attempts {
 }
 
 impl Attempt<'_> {
+    /// What was counted did not come to be.
+    pub(crate) async fn take_back(self) {
+        for key in &self.keys {
+            if let Err(error) = attempts::give_back(self.pool, key).await {
+                tracing::warn!(%error, "what did not come to be stays counted");
+            }
+        }
+    }
+
     /// It did not fail: what stood against the account from this address is forgotten, its owner is there.
     pub(crate) async fn succeeded(self) {
         self.look_up.into_iter().for_each(LookUp::excuse);
@@ -228,6 +254,20 @@ mod tests {
         }
         assert_eq!(to_account(failures(9.0, 0)).1, Duration::ZERO);
         assert_eq!(to_account(failures(10.0, 0)).1, ACCOUNT_WANES);
+    }
+
+    #[test]
+    fn a_network_makes_few_tenants_and_what_it_made_is_kept_for_as_long_as_it_counts() {
+        assert_eq!(sign_ups(failures(9.0, 0)).1, Duration::ZERO);
+        assert_eq!(sign_ups(failures(10.0, 0)).1, SIGN_UP_WANES);
+        assert_eq!(sign_ups(failures(10.0, 600)), (9.0, Duration::ZERO));
+        for (measured, free, wanes) in [
+            (FREE_SIGN_UPS, FREE_SIGN_UPS, SIGN_UP_WANES),
+            (FREE_TO_ACCOUNT, FREE_TO_ACCOUNT, ACCOUNT_WANES),
+            (FREE_FROM_ADDRESS, FREE_FROM_ADDRESS, ADDRESS_WANES),
+        ] {
+            assert_eq!(waning(failures(measured, KEPT.as_secs()), free, wanes).0, 0.0);
+        }
     }
 
     #[test]

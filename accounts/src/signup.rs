@@ -102,6 +102,8 @@ pub(crate) async fn sign_up(
         provision::new_key(&deed(sandbox.id), Environment::Sandbox, "first", Role::Admin).map_err(secret)?;
     let hash = accounts.secrets.hash(API_KEY_PURPOSE, text.reveal()).map_err(secret)?;
     let at = now();
+    // That it works is no reason to forget it.
+    let counted = accounts.attempts.begin(Attempted::SignUp, &user.email, client.ip).await?;
     let made = accounts.control.change([], async |tx| {
         if !people::insert_user(tx, &user, at).await.map_err(ApiError::database)? {
             return Err(ApiError::new(ErrorCode::EmailTaken, "the address has an account: sign in with it"));
@@ -125,7 +127,13 @@ pub(crate) async fn sign_up(
         tx.record(&deed(sandbox.id), change).await.map_err(ApiError::database)?;
         sessions::open(&accounts, tx, user.id, live.id, &client).await
     });
-    let opened = made.await?;
+    let opened = match made.await {
+        Ok(opened) => opened,
+        Err(error) => {
+            counted.take_back().await;
+            return Err(error);
+        }
+    };
     attempt.succeeded().await;
     Ok(Answer::of(&SignedUp {
         user: Person::from(&user),

@@ -1,6 +1,7 @@
 //! Credentials that nobody has: what they may cost, and that nobody else pays for it.
 
 use futures::future::join_all;
+use reqwest::Method;
 use serde_json::json;
 use std::time::Instant;
 use twh_edge::api_key::{ApiKey, Environment};
@@ -30,6 +31,35 @@ async fn not_found(tenant: &Tenant, ops_url: &str) -> usize {
     let metrics = tenant.at(ops_url).raw("/metrics").await.unwrap().text().await.unwrap();
     let series = "twh_credential_lookups_total{result=\"not_found\"} ";
     metrics.lines().find_map(|line| line.strip_prefix(series)).map_or(0, |count| count.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_made_from_one_network_are_few_although_each_sign_up_works() {
+    let settings = [("TWH_RATE_LIMITS", "off"), ("TWH_TRUSTED_PROXIES", "127.0.0.0/8")];
+    let world = World::start_with(&settings).await.unwrap();
+    let anyone = world.tenant().await.unwrap();
+    let sign_up = async |from: &str, email: &str| {
+        let body =
+            json!({ "organization": "Acme", "name": "Ada", "email": email, "password": "correct horse battery" });
+        let headers = [("content-type", "application/json"), ("x-forwarded-for", from)];
+        let body = Some(body.to_string().into_bytes());
+        anyone.send(Method::POST, "/v1/auth/signup", &headers, body).await.unwrap()
+    };
+    assert_eq!(sign_up("203.0.113.7", "p0@example.com").await.status, 201);
+    for _ in 0..3 {
+        assert_eq!(sign_up("203.0.113.7", "p0@example.com").await.code(), "EMAIL_TAKEN", "none is made, none counts");
+    }
+    let mut answers = Vec::new();
+    for number in 1..12 {
+        answers.push(sign_up("203.0.113.7", &format!("p{number}@example.com")).await);
+    }
+    let (made, refused) = answers.split_at(9);
+    assert!(made.iter().all(|answer| answer.status == 201), "ten with the first");
+    assert!(refused.iter().all(|answer| answer.code() == "TOO_MANY_ATTEMPTS"));
+    let refused = &refused[0];
+    let wait: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((500..=601).contains(&wait), "{wait} {}", refused.body);
+    assert_eq!(sign_up("203.0.113.8", "other@example.com").await.status, 201);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -69,6 +69,15 @@ pub async fn set(connection: &mut PgConnection, counts: &[(Key, f64)], forget: D
     .map(|_| ())
 }
 
+/// Counts one less against a key.
+pub async fn give_back(pool: &PgPool, key: &Key) -> Result<(), sqlx::Error> {
+    sqlx::query("update failed_attempts set count = greatest(count - 1, 0) where key = $1")
+        .bind(key.as_slice())
+        .execute(pool)
+        .await
+        .map(|_| ())
+}
+
 /// Takes an attempt back that did not fail; `all` keys are those against which nothing stands any more.
 pub async fn take_back(pool: &PgPool, one: &Key, all: &Key) -> Result<(), sqlx::Error> {
     let mut tx = pool.begin().await?;
