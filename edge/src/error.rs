@@ -84,7 +84,7 @@ codes! {
     IdempotencyKeyMismatch 422 "IDEMPOTENCY_KEY_MISMATCH" "The Idempotency-Key was used for another request." "Send a new key for a new request."
     PreconditionRequired 428 "PRECONDITION_REQUIRED" "The request must say which version it is meant for." "Send If-Match with the resource's ETag."
     TooManyAttempts 429 "TOO_MANY_ATTEMPTS" "Too many attempts failed on the account or from this address, too many unknown keys or tokens came from it, too many people signed up from it, or too many mails were asked for." "Wait for the seconds in Retry-After."
-    RateLimited 429 "RATE_LIMITED" "The tenant or the API key has sent more than its plan allows; nothing was done." "Retry with the same Idempotency-Key after the seconds in Retry-After; the RateLimit header says what is left."
+    RateLimited 429 "RATE_LIMITED" "The tenant or the API key has sent more than its plan allows, or has as much in flight as it may at once; nothing was done." "Retry with the same Idempotency-Key after the seconds in Retry-After; the RateLimit header says what is left."
     Internal 500 "INTERNAL" "Something is wrong on our side." "Retry with the same Idempotency-Key; if it stays, tell us the request id."
     IdentityProviderUnavailable 502 "IDENTITY_PROVIDER_UNAVAILABLE" "The tenant's identity provider does not answer, or not as one." "Try again; if it stays, an admin of the tenant checks its issuer and its secret."
     CommandLogUnavailable 503 "COMMAND_LOG_UNAVAILABLE" "The command could not be stored durably now." "Retry with the same Idempotency-Key after the seconds in Retry-After."

@@ -371,7 +371,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_tenant_has_a_share_in_flight_and_no_more() {
-        let weights = Weights::new(0);
+        let weights = Weights::new(64);
+        // On another partition.
         let other = TenantId(Uuid::from_u128(2));
         let half = || guess(IN_FLIGHT_BYTES_MAX / 2);
         let first = weights.hold(tenant(), half()).await.unwrap();

@@ -298,20 +298,21 @@ async fn who_asks_for_large_pages_and_reads_none_takes_its_share_of_the_memory_a
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(most - before < GROWS_MAX, "{} MiB more", (most - before) >> 20);
-    let refused = tenant.get(PAGE).await.unwrap();
-    assert_eq!((refused.status.as_u16(), refused.code()), (429, "RATE_LIMITED"), "{}", refused.body);
-    assert!(number(&refused, "retry-after") >= 1);
     // What is done is not refused, and answers that are small are given to the neighbour as before.
     assert_eq!(tenant.post("/v1/suppliers", json!({ "code": "S" })).await.unwrap().status, 201);
     let mut served = 0;
     let mut kept_out = 0;
     for mut stream in unread {
-        let mut head = [0; 12];
-        stream.read_exact(&mut head).await.unwrap();
-        match &head {
-            b"HTTP/1.1 200" => served += 1,
-            b"HTTP/1.1 429" => kept_out += 1,
-            other => panic!("{}", String::from_utf8_lossy(other)),
+        let mut head = [0; 2_048];
+        let length = stream.read(&mut head).await.unwrap();
+        let head = String::from_utf8_lossy(&head[..length]).to_ascii_lowercase();
+        match head.get(..12) {
+            Some("http/1.1 200") => served += 1,
+            Some("http/1.1 429") => {
+                assert!(head.contains("\r\nretry-after: ") && head.contains("rate_limited"), "{head}");
+                kept_out += 1;
+            }
+            _ => panic!("{head}"),
         }
     }
     assert!(served >= 7 && kept_out >= 10, "{served} served, {kept_out} kept out, {} MiB more", (most - before) >> 20);
