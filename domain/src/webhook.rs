@@ -27,6 +27,14 @@ pub fn names(pattern: &str, event_type: &str) -> bool {
     }
 }
 
+/// Every pattern that names a type.
+#[must_use]
+pub fn patterns(event_type: &str) -> Vec<String> {
+    let families = event_type.match_indices('.').filter_map(|(dot, _)| event_type.get(..=dot));
+    let families = families.map(|family| format!("{family}*"));
+    families.chain(["*".to_owned(), event_type.to_owned()]).collect()
+}
+
 /// Which events are wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EventFilter {
@@ -66,6 +74,7 @@ mod tests {
             ("", "order.shipped", false),
         ] {
             assert_eq!(names(pattern, event_type), expected, "{pattern} {event_type}");
+            assert_eq!(patterns(event_type).iter().any(|one| one == pattern), expected, "{pattern} {event_type}");
         }
     }
 

@@ -18,9 +18,9 @@ use uuid::Uuid;
 const STEP: usize = 1_000;
 /// Events looked at in a step.
 const EVENTS: i64 = 100;
-/// Deliveries of a tenant that may wait to be sent before its backlog waits, too: to subscribers that are sent to. Those in
-/// quarantine hold nothing up.
-const WAITING_MAX: i64 = 20_000;
+/// Deliveries of a tenant that may wait to be sent before its backlog waits, too, and it gets no notices: to subscribers that are
+/// sent to. Those in quarantine hold nothing up.
+pub(super) const WAITING_MAX: i64 = 20_000;
 
 /// The tenants of a partition that have a backlog. The fan-out holds it while it decides and writes: nothing is kept for a
 /// backlog that is about to end.

@@ -19,14 +19,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
-use twh_sinks::outbound::{Identity, OutboundError};
 use twh_sinks::postgres::positions::Hold;
 use twh_sinks::postgres::sqlx;
 use twh_sinks::postgres::webhooks::deliveries::{self, Attempted, Fate, NewDelivery, Queue, Waiting};
 use twh_sinks::postgres::webhooks::replays::{self, Replay};
 use twh_sinks::postgres::webhooks::subscriptions::{self, Sealed, State, Subscription};
 use twh_sinks::tasks;
-use twh_sinks::webhook::{Attempt, Endpoint, SigningSecret, certificate_purpose, secret_purpose};
+use twh_sinks::webhook::{Attempt, Endpoint, SigningSecret};
 use uuid::Uuid;
 
 /// Attempts under way at once: each is a connection and a body.
@@ -399,8 +398,13 @@ impl Dispatch {
                 self.slots.insert(id, Slot::new(subscription, endpoint, lane));
             }
         }
-        if let Some(slot) = self.slots.get_mut(&id) {
-            wake(slot, id, &mut self.runnable);
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        wake(slot, id, &mut self.runnable);
+        // For a reason of ours. As long as it counted as sent to, its queue would take its tenant's room.
+        if let (State::Active, Err(reason)) = (slot.lane.state(), &slot.endpoint) {
+            let reason = reason.clone();
+            self.becomes(id, State::Active, State::Quarantined, reason, now);
+            self.change(id);
         }
     }
 
@@ -442,16 +446,9 @@ impl Dispatch {
         };
         let was = slot.lane.state();
         let consequence = slot.lane.attempted(waiting, attempt, now, fastrand::u64(0..=1_000));
+        wake(slot, id, &mut self.runnable);
         if let Some((to, reason)) = consequence.change {
-            slot.lane.changed(to, now);
-            if to != State::Active {
-                self.held = self.held.saturating_sub(slot.lane.held());
-                slot.lane.shed(WINDOW_SMALL, now);
-                self.held += slot.lane.held();
-            }
-            // What has not begun to be written is told as one change, or not at all.
-            let from = slot.change.take().map_or(was, |before| before.from);
-            slot.change = (from != to).then_some(Change { from, to, reason });
+            self.becomes(id, was, to, reason, now);
         }
         self.unrecorded.push(Attempted {
             subscription: id,
@@ -461,8 +458,21 @@ impl Dispatch {
             at: now,
             attempt: attempts::kept(attempt, now),
         });
-        wake(slot, id, &mut self.runnable);
         self.change(id);
+    }
+
+    /// The state of a subscription becomes another here; the table is to show it.
+    fn becomes(&mut self, id: Uuid, was: State, to: State, reason: String, now: Timestamp) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.lane.changed(to, now);
+        if to != State::Active {
+            self.held = self.held.saturating_sub(slot.lane.held());
+            slot.lane.shed(WINDOW_SMALL, now);
+            self.held += slot.lane.held();
+        }
+        // What has not begun to be written is told as one change, or not at all.
+        let from = slot.change.take().map_or(was, |before| before.from);
+        slot.change = (from != to).then_some(Change { from, to, reason });
     }
 
     /// Begins to write what has changed of a subscription's state: one change after another, as each says what was before it.
@@ -471,7 +481,7 @@ impl Dispatch {
         let Some(Change { from, to, reason }) = slot.change.take() else { return };
         slot.changing = true;
         let from = Subscription { state: from, ..slot.subscription.clone() };
-        let (pool, turns) = (self.webhooks.settings.pool.clone(), Arc::clone(&self.webhooks.transitions));
+        let (pool, turns) = (self.webhooks.settings.pool.clone(), Arc::clone(&self.webhooks.turns));
         self.tasks.spawn(async move {
             transition::make(pool, turns, from, to, reason).await;
             Ended::Changed(id)
@@ -813,41 +823,4 @@ fn wake(slot: &mut Slot, id: Uuid, runnable: &mut VecDeque<Uuid>) {
 
 fn later(at: Timestamp, wait: Duration) -> Timestamp {
     Timestamp::from_micros(at.micros().saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)))
-}
-
-impl Webhooks {
-    /// Where a subscription's deliveries go, and what alone signs them once the secret before does no longer.
-    fn endpoint(&self, subscription: &Subscription, sealed: &Sealed) -> (Result<Endpoint, String>, Vec<SigningSecret>) {
-        let id = subscription.id;
-        let newest = self.signing(id, &sealed.secret);
-        let made = newest.and_then(|newest| {
-            let previous = subscription.previous_until.filter(|until| *until > now());
-            let mut secrets = vec![newest.clone()];
-            if let Some(previous) = sealed.previous_secret.as_deref().filter(|_| previous.is_some()) {
-                secrets.push(self.signing(id, previous)?);
-            }
-            let identity = sealed.client_certificate.as_deref().map(|pem| self.identity(id, pem)).transpose()?;
-            let timeout = Duration::from_millis(u64::try_from(subscription.timeout_ms).unwrap_or(1));
-            let endpoint = Endpoint::new(&self.settings.outbound, &subscription.url, secrets, timeout, identity);
-            Ok((endpoint.map_err(|error: OutboundError| error.to_string())?, newest))
-        });
-        match made {
-            Ok((endpoint, newest)) => (Ok(endpoint), vec![newest]),
-            Err(reason) => {
-                tracing::error!(subscription_id = %subscription.id, tenant_id = %subscription.tenant, reason, "a subscription cannot be sent to; its queue waits");
-                (Err(reason), Vec::new())
-            }
-        }
-    }
-
-    fn signing(&self, id: Uuid, sealed: &[u8]) -> Result<SigningSecret, String> {
-        let opened = self.settings.secrets.open(&secret_purpose(id), sealed).map_err(|error| error.to_string())?;
-        let text = String::from_utf8(opened).map_err(|_| "its secret is no text".to_owned())?;
-        SigningSecret::parse(&text).ok_or_else(|| "its secret is none".to_owned())
-    }
-
-    fn identity(&self, id: Uuid, sealed: &[u8]) -> Result<Identity, String> {
-        let pem = self.settings.secrets.open(&certificate_purpose(id), sealed).map_err(|error| error.to_string())?;
-        Identity::from_pem(&pem).map_err(|error| error.to_string())
-    }
 }

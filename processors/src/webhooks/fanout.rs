@@ -208,7 +208,8 @@ impl Fanout {
                 }
             };
             if !behind.contains(&event.tenant) {
-                part.queue(&event, self.subscriptions.get(&event.tenant).map_or(&[], |(_, list)| list));
+                let sequence = decoded.item.sequence;
+                part.queue(&event, sequence, self.subscriptions.get(&event.tenant).map_or(&[], |(_, list)| list));
             }
             part.events.push(event);
         }
@@ -218,21 +219,18 @@ impl Fanout {
 
 impl Part {
     /// Queues an event for those who want it, or begins its tenant's backlog before it.
-    fn queue(&mut self, event: &Arc<Event>, subscriptions: &[Subscription]) {
+    fn queue(&mut self, event: &Arc<Event>, sequence: i64, subscriptions: &[Subscription]) {
         if self.behind.contains_key(&event.tenant) {
             return;
         }
         let told: Vec<_> = subscriptions.iter().filter(|one| is_for(one, event)).collect();
         let share = self.shares.entry(event.tenant).or_default();
-        match event.sequence {
-            Some(sequence) if *share + told.len() > TENANT_QUEUED_MAX => {
-                self.behind.insert(event.tenant, sequence - 1);
-            }
-            _ => {
-                *share += told.len();
-                self.queued.extend(told.into_iter().map(|one| delivery(event, one.id)));
-            }
+        if *share + told.len() > TENANT_QUEUED_MAX {
+            self.behind.insert(event.tenant, sequence - 1);
+            return;
         }
+        *share += told.len();
+        self.queued.extend(told.into_iter().map(|one| delivery(event, one.id)));
     }
 }
 

@@ -10,15 +10,18 @@ mod attempts;
 mod backlog;
 mod directory;
 mod dispatcher;
+mod endpoints;
 mod fanout;
 mod keeping;
 mod lane;
+mod notices;
 pub mod policy;
 mod recording;
 mod render;
 mod replaying;
 mod shares;
 mod transition;
+mod turns;
 
 pub use keeping::keep;
 pub use policy::Policy;
@@ -28,8 +31,9 @@ use fanout::Fanout;
 use std::collections::HashSet;
 use std::sync::Arc;
 use time::OffsetDateTime;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use turns::Turns;
 use twh_domain::id::TenantId;
 use twh_domain::timestamp::Timestamp;
 use twh_schemas::Schemas;
@@ -71,8 +75,8 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct Webhooks {
     settings: Arc<Settings>,
-    /// Whose turn it is to change a subscription's state.
-    transitions: Arc<Mutex<()>>,
+    /// Which subscription's state is changed next.
+    turns: Arc<Turns>,
     versions: watch::Receiver<directory::Versions>,
 }
 
@@ -85,7 +89,7 @@ impl Webhooks {
     #[must_use]
     pub fn new(settings: Settings, stop: CancellationToken) -> Self {
         let versions = directory::start(settings.pool.clone(), stop);
-        Self { settings: Arc::new(settings), transitions: Arc::default(), versions }
+        Self { settings: Arc::new(settings), turns: Arc::default(), versions }
     }
 
     /// Whether a tenant's events stand on a partition.

@@ -246,12 +246,26 @@ pub async fn of_tenants(pool: &PgPool, tenants: &[Uuid]) -> Result<Vec<(Subscrip
     rows.iter().map(with_sealed).collect()
 }
 
-/// A tenant's that are sent what they want now.
-pub async fn active(connection: &mut PgConnection, tenant: TenantId) -> Result<Vec<Subscription>, sqlx::Error> {
-    let select =
-        format!("select {SHOWN} from webhook_subscriptions where tenant_id = $1 and state = 'active' order by id");
-    let rows = sqlx::query(&select).bind(tenant.0).fetch_all(connection).await?;
-    rows.iter().map(subscription).collect()
+/// Of a subscription's tenant, the first others that are sent to now and want what one of these patterns names, whatever it is
+/// about; and how many those are in all.
+pub async fn to_notify(
+    connection: &mut PgConnection,
+    about: &Subscription,
+    patterns: &[String],
+    limit: i64,
+) -> Result<(Vec<Uuid>, usize), sqlx::Error> {
+    let rows: Vec<(Uuid, i64)> = sqlx::query_as(
+        "select id, count(*) over () from webhook_subscriptions
+         where tenant_id = $1 and id <> $2 and state = 'active' and event_types && $3 order by id limit $4",
+    )
+    .bind(about.tenant.0)
+    .bind(about.id)
+    .bind(patterns)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    let all = rows.first().map_or(0, |(_, all)| usize::try_from(*all).unwrap_or(usize::MAX));
+    Ok((rows.into_iter().map(|(id, _)| id).collect(), all))
 }
 
 /// A tenant's for which deliveries are queued, in the order of their ids.
