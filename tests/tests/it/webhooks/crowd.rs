@@ -30,8 +30,9 @@ async fn who_shares_a_partition_with_a_crowd_is_told_before_the_crowd_and_the_cr
     let neighbour = neighbour(&world, &crowd).await;
     let pool = world.pool().await.unwrap();
     register(&neighbour, &sink.url("/neighbour"), json!({})).await;
-    let one = register(&crowd, &sink.url("/crowd"), json!({})).await;
-    // Copies, whose secrets are sealed for another and cannot be opened: their queues wait.
+    let of_items = json!({ "event_types": ["item.*"] });
+    let one = register(&crowd, &sink.url("/crowd"), of_items).await;
+    // Copies, whose secrets are sealed for another and cannot be opened: they are quarantined, and their queues wait.
     let tenant: uuid::Uuid = crowd.id.parse().unwrap();
     let columns = "tenant_id, url, event_types, item_ids, location_ids, ordering, concurrency_max, timeout_ms, state_since, secret,
         secret_hint, has_client_certificate, created_by, created_at, updated_at, version";

@@ -6,6 +6,7 @@ mod crowd;
 mod events;
 mod failing;
 mod listening;
+mod notices;
 mod replays;
 mod signatures;
 mod sink;
