@@ -108,10 +108,19 @@ impl Server {
 
     /// How much memory it has.
     pub fn resident_bytes(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, what: &str) -> Result<u64> {
         let id = self.process.as_ref().and_then(Child::id).context("the server does not run")?;
         let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it does not say")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).context("it does not say")?;
         Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1_024)
+    }
+
+    /// The most memory that it has taken since it was started, in bytes.
+    pub fn peak_bytes(&self) -> Result<u64> {
+        self.memory("VmHWM:")
     }
 
     async fn signal(&self, name: &str) -> Result<()> {

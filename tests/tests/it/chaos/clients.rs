@@ -72,6 +72,8 @@ pub(crate) struct Book {
     pub(crate) entries: Vec<Entry>,
     /// What must be on hand of each tenant's SKU, by the answers alone.
     pub(crate) on_hand: BTreeMap<(String, String), i64>,
+    /// How long answers took that came while nothing was broken, in milliseconds.
+    took: Vec<u64>,
     /// How often what came about: tries, 202, 503, failed connections, repeats.
     counts: BTreeMap<String, u64>,
 }
@@ -89,7 +91,15 @@ impl Book {
         self.counts.get(what).copied().unwrap_or_default()
     }
 
+    /// How many answers came while nothing was broken, and within how many milliseconds 99 of 100 of them.
+    pub(crate) fn p99(&self) -> (usize, u64) {
+        let mut took = self.took.clone();
+        took.sort_unstable();
+        (took.len(), took.get(took.len() * 99 / 100).copied().unwrap_or_default())
+    }
+
     pub(crate) fn add(&mut self, other: Self) {
+        self.took.extend(other.took);
         self.entries.extend(other.entries);
         for ((tenant, sku), change) in other.on_hand {
             self.moved(&tenant, &sku, change);
@@ -122,11 +132,18 @@ struct Request {
 #[derive(Debug)]
 pub(crate) struct Balancer {
     servers: Vec<(String, Mutex<Option<Instant>>)>,
+    /// Whether nothing is broken, and all went on after what was broken last.
+    pub(crate) calm: AtomicBool,
 }
 
 impl Balancer {
     pub(crate) fn new(urls: impl IntoIterator<Item = String>) -> Self {
-        Self { servers: urls.into_iter().map(|url| (url, Mutex::new(None))).collect() }
+        Self { servers: urls.into_iter().map(|url| (url, Mutex::new(None))).collect(), calm: AtomicBool::new(true) }
+    }
+
+    /// Any of the servers' addresses.
+    pub(crate) fn any(&self, rng: &mut StdRng) -> &str {
+        &self.servers[rng.random_range(0..self.servers.len())].0
     }
 
     /// One of the servers that answer; now and then any, for balancers are late too.
@@ -369,7 +386,11 @@ impl Sender {
             headers.push(("prefer", "respond-async"));
         }
         self.book.count("tries");
+        let (begun, calm) = (Instant::now(), self.balancer.calm.load(Ordering::Acquire));
         let answer = self.send(Method::POST, &request.path, &headers, &request.body).await?;
+        if calm && self.balancer.calm.load(Ordering::Acquire) {
+            self.book.took.push(u64::try_from(begun.elapsed().as_millis()).unwrap());
+        }
         if answer.status.as_u16() == 202 {
             self.book.count("202");
             return self.follow(&answer).await;

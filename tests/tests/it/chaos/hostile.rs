@@ -2,8 +2,8 @@
 //! It is no part of the books: it moves no stock.
 
 use super::clients::Balancer;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;

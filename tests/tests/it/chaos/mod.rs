@@ -6,10 +6,12 @@
 
 mod checks;
 mod clients;
+mod hostile;
 mod plan;
 
 use clients::{Balancer, Book, Client};
 use futures::future::join_all;
+use hostile::Hostile;
 use plan::{Breaker, PARTITIONS, PROXIED, SERVERS};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -24,6 +26,12 @@ const CLIENTS_PER_TENANT: usize = 5;
 const SKUS: usize = 20;
 /// Little enough that clients run short all the time.
 const OPENING_STOCK: i64 = 60;
+/// What a server may take of memory, in bytes.
+const MEMORY_MAX: u64 = 1_000_000_000;
+/// How long 99 of 100 answers may take while nothing is broken, with a hostile tenant on the same servers.
+const P99_MS_MAX: u64 = 2_000;
+/// Answers from which that can be told.
+const ENOUGH_TO_TELL: usize = 1_000;
 /// How long what is under way may take once everything is healed.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
@@ -107,9 +115,17 @@ async fn chaos_loses_doubles_and_oversells_nothing() {
     let working: Vec<_> =
         clients(&tenants, &balancer, seed, &closing).into_iter().map(|client| tokio::spawn(client.run())).collect();
 
-    let mut breaker = Breaker::new(&mut world, &proxy, &tenants, seed);
+    let hostile = world.tenant().await.unwrap();
+    let outside = hostile.id.clone();
+    // Anybody can have a tenant of this plan.
+    let plan = ["tenant", "plan", "--tenant", &outside, "--plan", "free"];
+    assert!(world.command(&plan).unwrap().status().await.unwrap().success());
+    let hostile = Hostile::new(hostile, Arc::clone(&balancer), seed, Arc::clone(&closing)).await;
+    let hostile = tokio::spawn(hostile.run());
+
+    let mut breaker = Breaker::new(&mut world, &proxy, Arc::clone(&balancer), &tenants, seed);
     breaker.run(Duration::from_secs(seconds)).await;
-    let (broken, troubles) = breaker.finish();
+    let (broken, troubles, memory) = breaker.finish();
 
     closing.store(true, Ordering::Release);
     let books = tokio::time::timeout(SETTLED_WITHIN, join_all(working)).await;
@@ -117,7 +133,15 @@ async fn chaos_loses_doubles_and_oversells_nothing() {
     let mut book = opened(&tenants);
     books.into_iter().for_each(|other| book.add(other.unwrap()));
 
+    let (answers, p99) = book.p99();
+    let taken = hostile.await.unwrap();
     println!("chaos: {book}; {broken}; seed {seed}, {} s", begun.elapsed().as_secs());
-    checks::all(&mut world, &tenants, &book, SETTLED_WITHIN).await;
+    println!(
+        "chaos: {taken} commands of a hostile tenant; 99 of 100 of {answers} answers of the others within {p99} ms; {} MiB",
+        memory >> 20
+    );
+    checks::all(&mut world, &tenants, &outside, &book, SETTLED_WITHIN).await;
     assert!(troubles.is_empty(), "{troubles:#?}");
+    assert!(memory < MEMORY_MAX, "a server took {} MiB", memory >> 20);
+    assert!(answers < ENOUGH_TO_TELL || p99 < P99_MS_MAX, "99 of 100 answers within {p99} ms, of {answers}");
 }

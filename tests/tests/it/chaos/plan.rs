@@ -1,10 +1,13 @@
 //! What is broken, when and for how long. The seed decides all of it; the machine decides how long a restart takes.
 
+use super::clients::Balancer;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use twh_schemas::partition::partition_of;
@@ -69,6 +72,9 @@ impl fmt::Display for Broken {
 pub(crate) struct Breaker<'a> {
     world: &'a mut World,
     proxy: &'a Proxy,
+    balancer: Arc<Balancer>,
+    /// The most memory that a server took.
+    memory: u64,
     /// The partitions on which there is traffic.
     partitions: Vec<i32>,
     rng: StdRng,
@@ -78,11 +84,19 @@ pub(crate) struct Breaker<'a> {
 }
 
 impl<'a> Breaker<'a> {
-    pub(crate) fn new(world: &'a mut World, proxy: &'a Proxy, tenants: &[Tenant], seed: u64) -> Self {
+    pub(crate) fn new(
+        world: &'a mut World,
+        proxy: &'a Proxy,
+        balancer: Arc<Balancer>,
+        tenants: &[Tenant],
+        seed: u64,
+    ) -> Self {
         let used: BTreeSet<i32> = tenants.iter().map(|tenant| partition_of(tenant.id.as_bytes(), PARTITIONS)).collect();
         Self {
             world,
             proxy,
+            balancer,
+            memory: 0,
             partitions: used.into_iter().collect(),
             rng: StdRng::seed_from_u64(seed),
             begun: Instant::now(),
@@ -99,7 +113,11 @@ impl<'a> Breaker<'a> {
                 if round == 0 || self.begun.elapsed() < time {
                     sleep(Duration::from_millis(self.rng.random_range(500..2_500))).await;
                     println!("chaos: {:>4} s {what:?}", self.begun.elapsed().as_secs());
+                    self.measure_memory();
+                    self.balancer.calm.store(false, Ordering::Release);
                     self.apply(what).await;
+                    self.all_go_on().await;
+                    self.balancer.calm.store(true, Ordering::Release);
                     *self.broken.0.entry(what.kind()).or_default() += 1;
                 }
             }
@@ -107,9 +125,15 @@ impl<'a> Breaker<'a> {
         }
     }
 
-    /// What was broken, and what went wrong meanwhile.
-    pub(crate) fn finish(self) -> (Broken, Vec<String>) {
-        (self.broken, self.troubles)
+    /// What was broken, what went wrong meanwhile, and the most memory that a server took, in bytes.
+    pub(crate) fn finish(mut self) -> (Broken, Vec<String>, u64) {
+        self.measure_memory();
+        (self.broken, self.troubles, self.memory)
+    }
+
+    fn measure_memory(&mut self) {
+        let peaks = (0..SERVERS).filter_map(|server| self.world.server(server).ok()?.peak_bytes().ok());
+        self.memory = peaks.max().unwrap_or_default().max(self.memory);
     }
 
     /// Everything that breaks, once; only some kinds of it where `TWH_TEST_CHAOS_ONLY` names a part of theirs.
@@ -174,8 +198,17 @@ impl<'a> Breaker<'a> {
         self.goes_on(&format!("the network is back ({ending:?}), but not all partitions go on")).await;
     }
 
-    /// Waits until every partition on which there is traffic goes on; it is a trouble when one does not in time.
+    /// It is a trouble when not every partition on which there is traffic goes on in time.
     async fn goes_on(&mut self, otherwise: &str) {
+        let standing = self.all_go_on().await;
+        if !standing.is_empty() {
+            self.troubles.push(format!("at {} s: {otherwise}: {standing:?}", self.begun.elapsed().as_secs()));
+            println!("chaos: {:?}", self.troubles.last());
+        }
+    }
+
+    /// Waits until every partition on which there is traffic goes on; those that do not in time.
+    async fn all_go_on(&mut self) -> Vec<i32> {
         let pool = self.world.pool().await.unwrap();
         let offsets = async || -> BTreeMap<i32, i64> {
             let rows: Vec<(i32, i64)> =
@@ -187,14 +220,13 @@ impl<'a> Breaker<'a> {
         while begun.elapsed() < GOES_ON_WITHIN {
             let now = offsets().await;
             if self.partitions.iter().all(|partition| now.get(partition) > before.get(partition)) {
-                return;
+                return Vec::new();
             }
             sleep(Duration::from_millis(200)).await;
         }
         let now = offsets().await;
         let mut standing = self.partitions.clone();
         standing.retain(|partition| now.get(partition) <= before.get(partition));
-        self.troubles.push(format!("at {} s: {otherwise}: {standing:?}", self.begun.elapsed().as_secs()));
-        println!("chaos: {:?}", self.troubles.last());
+        standing
     }
 }
