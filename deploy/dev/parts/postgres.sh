@@ -61,7 +61,7 @@ launch_postgres() {
   # fsync and synchronous_commit keep their defaults: what is acknowledged is on the disk here too.
   # When transactions were committed is what the benchmark of webhooks counts from.
   spawn postgres "${AS_POSTGRES[@]}" "$bin/postgres" -D "$data" -c listen_addresses=127.0.0.1 \
-    -c port="$(port_of postgres)" -c unix_socket_directories= -c shared_buffers="$(tenth_of_memory 256)MB" -c max_connections=200 \
+    -c port="$(port_of postgres)" -c unix_socket_directories= -c shared_buffers="$(tenth_of_memory 256)MB" -c max_connections=400 \
     -c max_wal_size=4GB -c wal_compression=lz4 -c jit=off -c track_commit_timestamp=on
 }
 

@@ -170,7 +170,7 @@ async fn the_ledger_holds_its_rules(pool: &PgPool) {
             "select count(*) from ledger_heads h full join (
                  select tenant_id, count(*) as movements, max(sequence) as last from stock_movements group by 1) m
                  using (tenant_id)
-             where h.movement_sequence is distinct from m.movements or m.movements is distinct from m.last",
+             where h.movement_sequence is distinct from coalesce(m.movements, 0) or m.movements is distinct from m.last",
         ),
         (
             "audit records are numbered without a gap",
