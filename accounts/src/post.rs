@@ -8,9 +8,8 @@ mod queue;
 
 use crate::provision::{self, ProvisionError, ResetBy};
 use crate::sso::PublicUrl;
-use prometheus::{IntCounterVec, register_int_counter_vec};
 use queue::{Bounds, Queue};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore};
 use twh_domain::id::TenantId;
@@ -29,11 +28,9 @@ const AT_ONCE: usize = 4;
 /// Pauses between the attempts at a mail.
 const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static MAILS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("twh_mails_total", "Mails, by what became of them.", &["result"])
-        .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    MAILS: IntCounterVec = "twh_mails_total", "Mails, by what became of them.", labels ["result"];
+}
 
 /// What somebody is to be told.
 enum Letter {

@@ -28,7 +28,7 @@ use twh_edge::cursor;
 use twh_edge::error::ApiError;
 use twh_edge::query::{self, LIMIT_MAX, Query};
 use twh_edge::routes::Routes;
-use twh_sinks::postgres::queries::{DocumentFilter, find_document, list_documents};
+use twh_sinks::postgres::documents::{DocumentFilter, find_document, list_documents};
 use uuid::Uuid;
 
 /// Adds a list and a look-up for each kind.

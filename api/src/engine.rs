@@ -1,9 +1,8 @@
 //! The search engine, as far as it can be relied on: what it cannot answer now, PostgreSQL does.
 
 use crate::reader::Read;
-use prometheus::{IntCounterVec, register_int_counter_vec};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use twh_edge::access::Scope;
@@ -28,15 +27,9 @@ const EVENTS_BEHIND_PART_MAX: i64 = 20;
 const STAND_INS_MAX: usize = 4;
 const TURN_WITHIN: Duration = Duration::from_secs(1);
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static SEARCHES: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!(
-        "twh_searches_total",
-        "Searches by what the engine did: answered, failed, left_alone, behind (PostgreSQL answers all but the first); turned_away: it had too many of them.",
-        &["result"]
-    )
-    .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    SEARCHES: IntCounterVec = "twh_searches_total", "Searches by what the engine did: answered, failed, left_alone, behind (PostgreSQL answers all but the first); turned_away: it had too many of them.", labels ["result"];
+}
 
 /// The search engine. Cheap to clone.
 #[derive(Debug, Clone)]

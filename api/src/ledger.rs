@@ -18,7 +18,7 @@ use twh_edge::cursor;
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::query::{self, Query};
 use twh_sinks::postgres::audit::control_head;
-use twh_sinks::postgres::queries::find_movement;
+use twh_sinks::postgres::movements::find_movement;
 use twh_sinks::postgres::tree::{self, TreeError, TreeHead, tree_head};
 use twh_sinks::postgres::verification::{Counts, Finding, KnownHeads, Progress};
 

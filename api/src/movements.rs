@@ -15,7 +15,8 @@ use twh_edge::answer::{Answer, Page};
 use twh_edge::cursor;
 use twh_edge::error::ApiError;
 use twh_edge::query::{self, LIMIT_MAX, Query};
-use twh_sinks::postgres::queries::{MovementFilter, MovementRow, find_document, find_movement, list_movements};
+use twh_sinks::postgres::documents::find_document;
+use twh_sinks::postgres::movements::{MovementFilter, MovementRow, find_movement, list_movements};
 use uuid::Uuid;
 
 #[derive(Deserialize, JsonSchema)]

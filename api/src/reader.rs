@@ -19,7 +19,7 @@ use twh_edge::request::Reflected;
 use twh_edge::room::resting;
 use twh_edge::routes::Guard;
 use twh_schemas::partition::partition_of;
-use twh_sinks::postgres::queries::applied_through;
+use twh_sinks::postgres::standing::applied_through;
 use twh_sinks::postgres::tenant::{TenantConnection, TenantPool};
 use twh_sinks::secrets::Secrets;
 

@@ -17,7 +17,7 @@ use twh_edge::cursor;
 use twh_edge::error::ApiError;
 use twh_edge::query::{self, LIMIT_MAX, Query};
 use twh_edge::room::resting;
-use twh_sinks::postgres::queries::{
+use twh_sinks::postgres::levels::{
     ItemStock, LevelFilter, LevelRow, Moment, item_stock, list_levels, sequence_at, sequence_through,
 };
 use uuid::Uuid;

@@ -16,7 +16,7 @@ use twh_benches::median;
 use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
 use twh_domain::timestamp::Timestamp;
-use twh_sinks::postgres::queries::{LevelFilter, Moment, list_levels, sequence_at, sequence_through};
+use twh_sinks::postgres::levels::{LevelFilter, Moment, list_levels, sequence_at, sequence_through};
 use twh_sinks::postgres::sqlx::{self, Executor as _, PgConnection};
 use twh_sinks::postgres::{PgPool, connect, migrate};
 use uuid::Uuid;

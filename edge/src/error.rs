@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::fmt;
 use twh_domain::outcome::Refusal;
+use twh_sinks::postgres::failure::took_too_long;
 use twh_sinks::postgres::failure::{is_away, was_given_up};
-use twh_sinks::postgres::queries::took_too_long;
 
 /// Most details that an answer tells.
 const DETAILS_MAX: usize = 100;

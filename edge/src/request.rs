@@ -12,9 +12,8 @@ use actix_web::http::Method;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse};
-use prometheus::{HistogramVec, IntCounterVec, register_histogram_vec, register_int_counter_vec};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tracing::Instrument as _;
 use twh_domain::id::TenantId;
@@ -25,17 +24,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REFLECTS: HeaderName = HeaderName::from_static("x-twh-reflects");
 const REQUEST_ID_LENGTH_MAX: usize = 128;
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("twh_http_requests_total", "Requests answered.", &["method", "route", "status"])
-        .expect("the metric's name is unique")
-});
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
-    let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-    register_histogram_vec!("twh_http_request_seconds", "Time to answer, in seconds.", &["method", "route"], buckets)
-        .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    REQUESTS: IntCounterVec = "twh_http_requests_total", "Requests answered.", labels ["method", "route", "status"];
+    SECONDS: HistogramVec = "twh_http_request_seconds", "Time to answer, in seconds.", labels ["method", "route"], buckets [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+}
 
 /// The request's id: the client's own where it is sound, else a new one.
 #[derive(Debug, Clone)]

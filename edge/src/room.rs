@@ -11,7 +11,6 @@ use crate::request::CallerTenant;
 use crate::shares::{Share, Shares, units};
 use actix_web::body::BodySize;
 use actix_web::{HttpMessage as _, HttpRequest};
-use prometheus::{IntCounterVec, register_int_counter_vec};
 use std::future::Future;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -29,15 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What does not read is let go within this many seconds, mostly.
 const RETRY_SECONDS: u32 = 5;
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static WITHOUT: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!(
-        "twh_large_answers_dropped_total",
-        "Large answers that had no room (tenant: in its share, process: at all), or were let go because the client did not read (unread).",
-        &["reason"]
-    )
-    .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    WITHOUT: IntCounterVec = "twh_large_answers_dropped_total", "Large answers that had no room (tenant: in its share, process: at all), or were let go because the client did not read (unread).", labels ["reason"];
+}
 
 /// Counts a large answer that the client did not read.
 pub(crate) fn count_unread() {

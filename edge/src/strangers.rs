@@ -5,11 +5,10 @@
 //! them, whatever its neighbours behind the same address do.
 
 use crate::error::{ApiError, ErrorCode};
-use prometheus::{IntCounterVec, register_int_counter_vec};
 use quick_cache::sync::Cache;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use twh_sinks::counters::gcra::{Level, Rate, take_all};
 use uuid::Uuid;
@@ -20,15 +19,9 @@ const RATE: Rate = Rate::new(10, 100);
 const ASKERS_MAX: usize = 100_000;
 const MICROS_PER_SECOND: u64 = 1_000_000;
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static LOOKUPS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!(
-        "twh_credential_lookups_total",
-        "Credentials that this process did not know: found in the database, not found there, or turned away before it was asked.",
-        &["result"]
-    )
-    .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    LOOKUPS: IntCounterVec = "twh_credential_lookups_total", "Credentials that this process did not know: found in the database, not found there, or turned away before it was asked.", labels ["result"];
+}
 
 /// Who is held to account for a look-up that finds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -6,8 +6,7 @@ use crate::ledger_watch::{Floor, LedgerWatch};
 use crate::replies::{Replies, Ticket};
 use crate::weights::{Held, Weights};
 use actix_web::HttpRequest;
-use prometheus::{IntCounterVec, register_int_counter_vec};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use twh_domain::commands::Command;
@@ -24,15 +23,9 @@ use twh_sinks::postgres::tenant::TenantPool;
 /// How long a command that nobody waits for counts as in flight, where it is not heard of.
 const KEPT_AT_MOST: Duration = Duration::from_secs(30);
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static SUBMITTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!(
-        "twh_commands_submitted_total",
-        "Commands given to the log, by what came of it.",
-        &["result"]
-    )
-    .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    SUBMITTED: IntCounterVec = "twh_commands_submitted_total", "Commands given to the log, by what came of it.", labels ["result"];
+}
 
 /// A person has to look first.
 const HALTED_RETRY_SECONDS: u32 = 10;

@@ -2,8 +2,7 @@
 //! halted. A log that gives a new command an offset that it had given before has lost records: the command would be skipped, or
 //! another one is gone, and the client is told so.
 
-use prometheus::{IntGaugeVec, register_int_gauge_vec};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
@@ -15,15 +14,9 @@ use twh_sinks::postgres::{PgPool, sqlx};
 /// Between two looks at the ledger.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static HALTED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    register_int_gauge_vec!(
-        "twh_ledger_halted",
-        "1 while a halt of the partition of commands is written down; processes of the role ingest look every second.",
-        &["partition"]
-    )
-    .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    HALTED: IntGaugeVec = "twh_ledger_halted", "1 while a halt of the partition of commands is written down; processes of the role ingest look every second.", labels ["partition"];
+}
 
 /// A partition, as this process knows it.
 #[derive(Debug, Default)]

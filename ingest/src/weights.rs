@@ -15,7 +15,7 @@ use twh_domain::outcome::{Outcome, Verdict};
 use twh_edge::error::{ApiError, ErrorCode};
 use twh_edge::shares::{Share, Shares};
 use twh_schemas::partition::partition_of;
-use twh_sinks::postgres::queries::document_lengths;
+use twh_sinks::postgres::documents::document_lengths;
 use twh_sinks::postgres::sqlx;
 use twh_sinks::postgres::tenant::TenantPool;
 use uuid::Uuid;

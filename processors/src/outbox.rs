@@ -5,10 +5,9 @@
 
 use crate::runtime::Backoff;
 use crate::seams::{Log, Store};
-use prometheus::{IntCounter, register_int_counter};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -31,25 +30,11 @@ const IDLE: Duration = Duration::from_millis(500);
 /// How long a drain may take.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static PUBLISHED: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!("twh_outbox_published_total", "Records of the outbox published.")
-        .expect("the metric's name is unique")
-});
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static FAILED: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!("twh_outbox_retries_total", "Batches of the outbox that had to be published again.")
-        .expect("the metric's name is unique")
-});
-
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static SET_ASIDE: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!(
-        "twh_outbox_set_aside_total",
-        "Records of the outbox that their topics do not take: too large."
-    )
-    .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    PUBLISHED: IntCounter = "twh_outbox_published_total", "Records of the outbox published.";
+    FAILED: IntCounter = "twh_outbox_retries_total", "Batches of the outbox that had to be published again.";
+    SET_ASIDE: IntCounter = "twh_outbox_set_aside_total", "Records of the outbox that their topics do not take: too large.";
+}
 
 /// Full names of topics, by their names in the catalogue.
 pub type TopicNames = Arc<dyn Fn(&'static str) -> String + Send + Sync>;

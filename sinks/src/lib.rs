@@ -15,6 +15,7 @@
 pub mod counters;
 pub mod kafka;
 pub mod mail;
+pub mod metrics;
 pub mod outbound;
 pub mod postgres;
 pub mod search;

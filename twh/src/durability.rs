@@ -1,19 +1,11 @@
 //! Whether Kafka keeps what is acknowledged: told at start, or asked for.
 
-use prometheus::{IntGaugeVec, register_int_gauge_vec};
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
 use twh_schemas::catalogue::Shortfall;
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static SHORTFALLS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    register_int_gauge_vec!(
-        "twh_topic_shortfalls",
-        "Topics whose setting is not as it should be, when the process started.",
-        &["setting"]
-    )
-    .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    SHORTFALLS: IntGaugeVec = "twh_topic_shortfalls", "Topics whose setting is not as it should be, when the process started.", labels ["setting"];
+}
 
 /// The topics are not as durable as they must be.
 #[derive(Debug, thiserror::Error)]

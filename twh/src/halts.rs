@@ -1,8 +1,8 @@
 //! `twh ledger`: why partitions of `commands` and of events stand halted, and letting them go on.
 
 use crate::config::Config;
+use crate::parts::{KAFKA_TIMEOUT, pool};
 use crate::print;
-use crate::serve::{self, KAFKA_TIMEOUT};
 use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand};
 use std::fmt::Write as _;
@@ -62,7 +62,7 @@ impl ClearHalt {
 
 /// Runs the command.
 pub(crate) async fn run(config: &Config, command: LedgerCommand) -> anyhow::Result<ExitCode> {
-    let pool = serve::pool(config)?;
+    let pool = pool(config)?;
     let open = halts::open(&pool).await.context("the halts cannot be read")?;
     let clear = match command {
         LedgerCommand::Halts => None,

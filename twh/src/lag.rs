@@ -1,8 +1,7 @@
 //! Looks how far every consumer group is behind, by partition: whether anyone runs it or not.
 
 use crate::config::Config;
-use prometheus::{IntGaugeVec, register_int_gauge_vec};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use twh_edge::ops::{Lag, Lags};
@@ -16,15 +15,9 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// The only group that reads commands.
 const LEDGER: &str = "ledger";
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static LAG: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    register_int_gauge_vec!(
-        "twh_consumer_lag",
-        "Records that a consumer group has not applied, by partition; processes of the role api look every few seconds.",
-        &["group", "partition"]
-    )
-    .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    LAG: IntGaugeVec = "twh_consumer_lag", "Records that a consumer group has not applied, by partition; processes of the role api look every few seconds.", labels ["group", "partition"];
+}
 
 /// What tells where topics end.
 struct Ends {

@@ -5,8 +5,10 @@ mod durability;
 mod halts;
 mod key_files;
 mod lag;
+mod ledger;
 mod listen;
 mod openapi;
+mod parts;
 mod progress;
 mod projections;
 mod replay;
@@ -192,15 +194,15 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
         Command::Ingest => serve::run(config, &[Role::Ingest]).await,
         Command::Process { group } => serve::run(config, &[group]).await,
         Command::Migrate => {
-            postgres::migrate(&serve::pool(&config)?).await.context("the tables could not be brought up to date")?;
+            postgres::migrate(&parts::pool(&config)?).await.context("the tables could not be brought up to date")?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Topics { .. } => {
-            serve::prepare_topics(&config).await?;
+            parts::prepare_topics(&config).await?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Secrets { command: SecretsCommand::Reseal } => {
-            let (pool, secrets) = (serve::pool(&config)?, serve::secrets(&config)?);
+            let (pool, secrets) = (parts::pool(&config)?, parts::secrets(&config)?);
             let keys = tokens::reseal(&pool, &secrets).await?;
             let providers = sso::reseal(&pool, &secrets).await?;
             let subscriptions = twh_webhooks::reseal(&pool, &secrets).await?;
@@ -209,22 +211,22 @@ async fn run_async(command: Command, config: Config) -> anyhow::Result<ExitCode>
             ))
         }
         Command::Secrets { command: SecretsCommand::RotateSigningKey } => {
-            let kid = tokens::rotate(&serve::pool(&config)?, &serve::secrets(&config)?).await?;
+            let kid = tokens::rotate(&parts::pool(&config)?, &parts::secrets(&config)?).await?;
             print(&format!("{kid} signs from now on\n"))
         }
         Command::User { command: UserCommand::PasswordReset { email } } => {
-            let (pool, secrets) = (serve::pool(&config)?, serve::secrets(&config)?);
+            let (pool, secrets) = (parts::pool(&config)?, parts::secrets(&config)?);
             let token = provision::password_reset(&pool, &secrets, &email, ResetBy::Operator).await?;
             print(&format!("{token}\n"))
         }
         Command::Tenant { command: TenantCommand::Create { name, plan } } => {
-            let tenant = provision::tenant(&serve::pool(&config)?, &serve::secrets(&config)?, &name, &plan)
+            let tenant = provision::tenant(&parts::pool(&config)?, &parts::secrets(&config)?, &name, &plan)
                 .await
                 .context("the tenant could not be made")?;
             print(&format!("{}\n", serde_json::json!({ "tenant_id": tenant.tenant_id, "api_key": tenant.api_key })))
         }
         Command::Tenant { command: TenantCommand::Plan { tenant, plan } } => {
-            let old = provision::set_plan(&serve::pool(&config)?, TenantId(tenant), &plan).await?;
+            let old = provision::set_plan(&parts::pool(&config)?, TenantId(tenant), &plan).await?;
             print(&format!("{tenant} has the plan {plan} from now on; it had {old}\n"))
         }
         Command::Rebuild(arguments) => projections::rebuild(&config, arguments).await,

@@ -1,10 +1,10 @@
 //! Starts the consumer groups that make read models, and makes one anew (`twh rebuild …`).
 
 use crate::config::Config;
+use crate::parts::{BATCH_BYTES_MAX, KAFKA_TIMEOUT, Parts, partitions, pool, prepare_topics};
 use crate::print;
 use crate::progress::Progress;
 use crate::roles::Role;
-use crate::serve::{BATCH_BYTES_MAX, KAFKA_TIMEOUT, Parts, partitions, pool, prepare_topics};
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use std::process::ExitCode;

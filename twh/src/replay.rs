@@ -1,9 +1,9 @@
 //! `twh replay`: the ledger built anew from the topic of commands, in another database.
 
 use crate::config::Config;
+use crate::parts::LEDGER_BATCH_BYTES_MAX;
 use crate::print;
 use crate::progress::Progress;
-use crate::serve::LEDGER_BATCH_BYTES_MAX;
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use futures::StreamExt as _;

@@ -1,9 +1,10 @@
 //! Runs roles in one process: prepares what they stand on, starts each, and stops them in order when told to.
 
 use crate::config::Config;
-use crate::durability;
 use crate::lag::LagWatch;
+use crate::ledger::{start_expiry, start_ledger};
 use crate::openapi;
+use crate::parts::{KAFKA_TIMEOUT, Parts, partitions, pool, prepare, readers, secrets};
 use crate::projections;
 use crate::roles::Role;
 use crate::webhooks;
@@ -31,99 +32,23 @@ use twh_edge::request::{around, under_way_per_mille};
 use twh_edge::routes::{Routes, not_found};
 use twh_edge::tokens::Tokens;
 use twh_ingest::{Gateway, LedgerWatch, Replies, Waker};
-use twh_processors::expiry::Expiry;
-use twh_processors::ledger::{self, Awaited, Ledger};
-use twh_processors::outbox::Publishing;
-use twh_processors::runtime::{self, Backoff, DeadLetters, Limits};
 use twh_processors::sealing;
-use twh_processors::seams::LedgerStore;
-use twh_schemas::Schemas;
-use twh_schemas::catalogue::{self, COMMANDS, LEDGER_DLQ, OUTCOMES};
+use twh_schemas::catalogue::{COMMANDS, OUTCOMES};
 use twh_sinks::counters::{Counters, Deadlines};
-use twh_sinks::kafka::{Producer, client_config};
+use twh_sinks::kafka::Producer;
 use twh_sinks::mail::Mailer;
 use twh_sinks::outbound::Outbound;
-use twh_sinks::postgres::tenant::TenantPool;
 use twh_sinks::postgres::{self, PgPool};
 use twh_sinks::secrets::Secrets;
 use twh_sinks::tasks::kept;
 
-/// How long a starting process waits for the parts that it stands on.
-const START_PATIENCE: Duration = Duration::from_secs(60);
-/// For the ledger's loads and commits, and its outboxes.
-const LEDGER_CONNECTIONS: u32 = 12;
 /// For look-ups of callers: each is one short query, and its answer is remembered.
 const CALLERS_CONNECTIONS: u32 = 5;
-/// Committed records are never given up: one that was, with the ones behind it on the log already, would come after them.
-const OUTBOX_TIMEOUT: Duration = Duration::ZERO;
-/// Partitions that commit within it share a request to Kafka. Clients of this process have their answers before that.
-const OUTBOX_LINGER: Duration = Duration::from_millis(2);
 /// Between two notes of when keys were last used.
 const NOTE_USES_INTERVAL: Duration = Duration::from_secs(30);
-pub(crate) const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
-pub(crate) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// What the ledger writes in one transaction: some 40,000 movements. Five times as many took so long between two statements on a busy
-/// machine that PostgreSQL ended the transaction, and would have again and again.
-pub(crate) const LEDGER_BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// How long the head of a request may take to arrive.
 const HEAD_ARRIVES_WITHIN: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-
-/// A pool of connections as configured.
-pub(crate) fn pool(config: &Config) -> anyhow::Result<PgPool> {
-    postgres::connect(&config.database_url, config.database_connections, "twh")
-        .context("TWH_DATABASE_URL is not usable")
-}
-
-/// A pool of connections that read for a tenant.
-fn readers(config: &Config) -> anyhow::Result<TenantPool> {
-    let Config { database_url, database_connections, statement_timeout, .. } = config;
-    TenantPool::connect(database_url, *database_connections, "twh-reads", *statement_timeout)
-        .context("TWH_DATABASE_URL is not usable")
-}
-
-/// Makes the topics and registers their schemas; says what of the topics is not as it should be.
-pub(crate) async fn prepare_topics(config: &Config) -> anyhow::Result<(Schemas, Vec<String>)> {
-    let client = client_config(&config.kafka_brokers, "twh-admin");
-    let found =
-        catalogue::create_topics(&client, &config.topic_prefix, config.topic_partitions, config.topic_replication)
-            .await
-            .with_context(|| format!("Kafka at {}", config.kafka_brokers))?;
-    let warnings = durability::judge(&found, config.kafka_require_replication)?;
-    Ok((Schemas::connect(&config.schema_registry_url, &config.topic_prefix).await?, warnings))
-}
-
-/// Everything that roles share.
-pub(crate) struct Parts {
-    pub(crate) config: Config,
-    pub(crate) pool: PgPool,
-    /// For look-ups of callers alone: whatever others do, who calls is found out.
-    callers: PgPool,
-    /// Where changes of who may call, and of subscriptions, are made.
-    control: Control,
-    /// For what reads for a tenant.
-    readers: TenantPool,
-    pub(crate) schemas: Arc<Schemas>,
-    pub(crate) client_id: String,
-    /// What of the topics is not as the promise needs it.
-    warnings: Vec<String>,
-    /// What roles write to Kafka with: readiness asks these.
-    producers: Mutex<Vec<Producer>>,
-    /// What roles write to PostgreSQL with: readiness asks these, too.
-    writers: Mutex<Vec<PgPool>>,
-}
-
-impl Parts {
-    /// Has readiness ask a producer.
-    pub(crate) fn uses(&self, producer: &Producer) {
-        self.producers.lock().unwrap_or_else(PoisonError::into_inner).push(producer.clone());
-    }
-
-    /// Has readiness ask whether a pool's connections write.
-    pub(crate) fn writes_with(&self, pool: &PgPool) {
-        self.writers.lock().unwrap_or_else(PoisonError::into_inner).push(pool.clone());
-    }
-}
 
 /// Runs roles until SIGTERM or SIGINT.
 pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCode> {
@@ -201,117 +126,6 @@ pub(crate) async fn run(config: Config, roles: &[Role]) -> anyhow::Result<ExitCo
     ended.map(|()| ExitCode::SUCCESS)
 }
 
-/// Brings tables, topics and schemas up to date; parts that are still starting are waited for.
-async fn prepare(config: &Config) -> anyhow::Result<(Schemas, Vec<String>)> {
-    let begun = tokio::time::Instant::now();
-    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
-    loop {
-        let prepared = async {
-            postgres::migrate(&pool(config)?).await.context("the tables could not be brought up to date")?;
-            prepare_topics(config).await
-        };
-        match prepared.await {
-            Ok(prepared) => return Ok(prepared),
-            // What the registry or the database refuses stays refused.
-            Err(error) if is_final(&error) || begun.elapsed() > START_PATIENCE => return Err(error),
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "a part is not there yet; trying again");
-                tokio::time::sleep(backoff.pause()).await;
-            }
-        }
-    }
-}
-
-fn is_final(error: &anyhow::Error) -> bool {
-    use twh_schemas::registry::RegistryError;
-    error.is::<durability::Refused>()
-        || matches!(
-            error.downcast_ref::<RegistryError>(),
-            Some(RegistryError::Refused { .. } | RegistryError::Unusable(_))
-        )
-        || error
-            .downcast_ref::<sqlx::migrate::MigrateError>()
-            .is_some_and(|error| !matches!(error, sqlx::migrate::MigrateError::Execute(_)))
-}
-
-async fn start_ledger(
-    parts: &Parts,
-    waker: Option<Waker>,
-    tasks: &mut JoinSet<anyhow::Result<()>>,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
-    let config = &parts.config;
-    let prefix = config.topic_prefix.clone();
-    let client_id = format!("{}-outbox", parts.client_id);
-    let producer = Producer::lingering(&config.kafka_brokers, &client_id, OUTBOX_TIMEOUT, OUTBOX_LINGER)?;
-    parts.uses(&producer);
-    let asked = producer.clone();
-    let kafka_cluster_id = tokio::task::spawn_blocking(move || asked.cluster_id(KAFKA_TIMEOUT))
-        .await?
-        .context("Kafka does not say which cluster it is")?;
-    let partitions = partitions(config, &producer).await?;
-    let group = format!("{}{}{}", config.topic_prefix, config.group_prefix, ledger::GROUP);
-    let source = COMMANDS.full_name(&prefix);
-    let dead_letters = DeadLetters::new(producer.clone(), group.clone(), source.clone(), LEDGER_DLQ.full_name(&prefix));
-    let pool = postgres::connect_persistent(&config.database_url, LEDGER_CONNECTIONS, "twh-ledger")
-        .context("TWH_DATABASE_URL is not usable")?;
-    parts.writes_with(&pool);
-    let store = LedgerStore::new(pool, config.ledger_transactions);
-    let ledger = Ledger {
-        store: store.clone(),
-        schemas: Arc::clone(&parts.schemas),
-        publishing: Some(Publishing {
-            store,
-            log: producer,
-            full_name: Arc::new(move |name| format!("{prefix}{name}")),
-        }),
-        kafka_cluster_id,
-        owner: parts.client_id.clone(),
-        partitions,
-        awaited: waker.map(|waker| Awaited {
-            process: parts.client_id.clone(),
-            tell: Arc::new(move |outcome| waker.tell(outcome)),
-        }),
-    };
-    let options = runtime::Options {
-        role: Role::Ledger.name(),
-        brokers: config.kafka_brokers.clone(),
-        client_id: format!("{}-ledger", parts.client_id),
-        group,
-        topic: source,
-        session: config.group_session,
-        limits: Limits { records_max: config.batch_commands, bytes_max: LEDGER_BATCH_BYTES_MAX },
-    };
-    let stop = stop.clone();
-    tasks.spawn(async move { Ok(runtime::run(ledger, options, dead_letters, stop).await?) });
-    Ok(())
-}
-
-fn start_expiry(
-    parts: &Parts,
-    tasks: &mut JoinSet<anyhow::Result<()>>,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
-    let expiry = Expiry {
-        pool: parts.pool.clone(),
-        producer: Producer::new(
-            &parts.config.kafka_brokers,
-            &format!("{}-expiry", parts.client_id),
-            parts.config.produce_timeout,
-        )?,
-        schemas: Arc::clone(&parts.schemas),
-        commands_topic: COMMANDS.full_name(&parts.config.topic_prefix),
-    };
-    parts.uses(&expiry.producer);
-    let (expiry, stop) = (Arc::new(expiry), stop.clone());
-    let run = move || {
-        let (expiry, stop) = (Arc::clone(&expiry), stop.clone());
-        async move { expiry.run(stop).await }
-    };
-    tasks.spawn(kept(Role::Expiry.name(), "expiry", run).map(Ok));
-    Ok(())
-}
-
 async fn gateway(
     parts: &Parts,
     tasks: &mut JoinSet<anyhow::Result<()>>,
@@ -352,13 +166,6 @@ async fn gateway(
     let readers = parts.readers.clone();
     let gateway = Gateway::new(options, producer, Arc::clone(&parts.schemas), replies, readers, ledger);
     Ok((web::Data::new(gateway), waker))
-}
-
-/// The master keys.
-pub(crate) fn secrets(config: &Config) -> anyhow::Result<Secrets> {
-    let file =
-        config.secrets_file.as_deref().context("TWH_SECRETS_FILE is not set; twh secrets new makes a file for it")?;
-    Secrets::read(file).with_context(|| format!("TWH_SECRETS_FILE {} gives no master keys", file.display()))
 }
 
 /// Now and then writes down when keys were last used.
@@ -480,13 +287,6 @@ fn serve_ops(config: &Config, checks: &Checks, lags: &Lags) -> anyhow::Result<ac
     let server = HttpServer::new(factory).workers(1).client_request_timeout(HEAD_ARRIVES_WITHIN).disable_signals();
     let server = server.bind(config.ops_addr);
     Ok(server.with_context(|| format!("TWH_OPS_ADDR {} cannot be served", config.ops_addr))?.run())
-}
-
-/// How many partitions commands have. Every topic under a tenant's key has as many.
-pub(crate) async fn partitions(config: &Config, asked: &Producer) -> anyhow::Result<i32> {
-    let (asked, topic) = (asked.clone(), COMMANDS.full_name(&config.topic_prefix));
-    let partitions = tokio::task::spawn_blocking(move || asked.partitions(&topic, KAFKA_TIMEOUT)).await??;
-    Ok(i32::try_from(partitions)?)
 }
 
 /// What the read side works with.

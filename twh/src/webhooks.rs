@@ -1,7 +1,7 @@
 //! Starts the consumer group that sends webhooks.
 
+use crate::parts::{BATCH_BYTES_MAX, KAFKA_TIMEOUT, Parts, secrets};
 use crate::roles::Role;
-use crate::serve::{BATCH_BYTES_MAX, KAFKA_TIMEOUT, Parts, secrets};
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use std::sync::Arc;

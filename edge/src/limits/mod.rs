@@ -12,8 +12,7 @@ pub use plan::{Plan, Policies, Policy, SHED_ABOVE};
 use crate::error::{ApiError, ErrorCode};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpMessage as _, HttpRequest, web};
-use prometheus::{Histogram, IntCounterVec, register_histogram, register_int_counter_vec};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Instant;
 use store::{Buckets, Keeper, Source, Store};
 use twh_domain::id::TenantId;
@@ -27,31 +26,11 @@ const COMMANDS_A_REQUEST: usize = 10;
 /// Bytes of an answer that cost one more request.
 const BYTES_A_REQUEST: u64 = 256 * 1024;
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static DECISIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!(
-        "twh_rate_limit_decisions_total",
-        "Decisions of the rate limits, by plan and what came of them.",
-        &["plan", "outcome"]
-    )
-    .expect("the metric's name is unique")
-});
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
-    let buckets = vec![0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1];
-    register_histogram!("twh_rate_limit_decision_seconds", "Time to decide whether to admit, in seconds.", buckets)
-        .expect("the metric's name is unique")
-});
-
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static CHARGED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!(
-        "twh_rate_limit_charged_requests_total",
-        "Requests that large answers cost in addition, by plan.",
-        &["plan"]
-    )
-    .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    DECISIONS: IntCounterVec = "twh_rate_limit_decisions_total", "Decisions of the rate limits, by plan and what came of them.", labels ["plan", "outcome"];
+    SECONDS: Histogram = "twh_rate_limit_decision_seconds", "Time to decide whether to admit, in seconds.", buckets [0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1];
+    CHARGED: IntCounterVec = "twh_rate_limit_charged_requests_total", "Requests that large answers cost in addition, by plan.", labels ["plan"];
+}
 
 /// Whose buckets a request takes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,11 +5,10 @@
 
 use super::Subject;
 use super::plan::Policy;
-use prometheus::{IntGauge, register_int_gauge};
 use quick_cache::sync::Cache;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -30,14 +29,9 @@ const LATE_MICROS_MAX: u64 = 100_000;
 /// Between two attempts to reach Redis: from the first to the second.
 const PAUSE_MS: (u64, u64) = (200, 300);
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static STORE_UP: LazyLock<IntGauge> = LazyLock::new(|| {
-    register_int_gauge!(
-        "twh_rate_limit_store_up",
-        "1 while rate limits are shared through Redis, 0 while they are not."
-    )
-    .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    STORE_UP: IntGauge = "twh_rate_limit_store_up", "1 while rate limits are shared through Redis, 0 while they are not.";
+}
 
 /// Who decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,9 +7,7 @@
 
 use super::{Batch, Model, Written, is_document_of};
 use crate::runtime::ApplyError;
-use prometheus::{IntCounterVec, register_int_counter_vec};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::LazyLock;
 use twh_domain::entity::EntityKind;
 use twh_domain::id::ItemId;
 use twh_schemas::records::{DomainEvent, StockChange};
@@ -20,11 +18,9 @@ use twh_sinks::search::elastic::{Elastic, ElasticError, IndexedItem};
 /// Items read in one request.
 const ITEMS_AT_ONCE: usize = 1_000;
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static WRITTEN: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("twh_search_items_total", "Items written to the search engine, by result.", &["result"])
-        .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    WRITTEN: IntCounterVec = "twh_search_items_total", "Items written to the search engine, by result.", labels ["result"];
+}
 
 /// The index.
 pub struct SearchIndex {

@@ -1,43 +1,19 @@
 //! One attempt: what is sent with it, and what is kept of it.
 
 use super::now;
-use prometheus::{
-    Histogram, HistogramVec, IntCounterVec, register_histogram, register_histogram_vec, register_int_counter_vec,
-};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
 use std::time::Instant;
 use twh_domain::timestamp::Timestamp;
 use twh_sinks::postgres::webhooks::deliveries::Waiting;
 use twh_sinks::tasks::guarded;
 use twh_sinks::webhook::{Attempt, Endpoint, Message};
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static ATTEMPTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!(
-        "twh_webhook_attempts_total",
-        "Attempts to deliver: 2xx, 3xx, 4xx, 5xx or unreachable.",
-        &["outcome"]
-    )
-    .expect("the metric's name is unique")
-});
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
-    let buckets = vec![0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-    register_histogram_vec!("twh_webhook_attempt_seconds", "Time of an attempt, in seconds.", &["outcome"], buckets)
-        .expect("the metric's name is unique")
-});
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static DELAY: LazyLock<Histogram> = LazyLock::new(|| {
-    let buckets = vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0, 86_400.0];
-    register_histogram!(
-        "twh_webhook_delivery_seconds",
-        "Time from the ledger's record of an event to its delivery, in seconds; replays are not counted.",
-        buckets
-    )
-    .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    ATTEMPTS: IntCounterVec = "twh_webhook_attempts_total", "Attempts to deliver: 2xx, 3xx, 4xx, 5xx or unreachable.", labels ["outcome"];
+    SECONDS: HistogramVec = "twh_webhook_attempt_seconds", "Time of an attempt, in seconds.", labels ["outcome"], buckets [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+    DELAY: Histogram = "twh_webhook_delivery_seconds", "Time from the ledger's record of an event to its delivery, in seconds; replays are not counted.", buckets [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0, 86_400.0];
+}
 
 /// An attempt as it is kept.
 #[derive(Serialize)]

@@ -1,8 +1,7 @@
 //! Which tenants have webhooks, and when something of theirs has changed: asked for once for all partitions of a process.
 
-use prometheus::{IntGauge, register_int_gauge};
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,11 +17,9 @@ const LOOK_BACK_S: f64 = 20.0;
 /// How often everything is looked at.
 const LOOK_AT_ALL: Duration = Duration::from_secs(30);
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static TENANTS: LazyLock<IntGauge> = LazyLock::new(|| {
-    register_int_gauge!("twh_webhook_tenants", "Tenants whose events are kept for webhooks.")
-        .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    TENANTS: IntGauge = "twh_webhook_tenants", "Tenants whose events are kept for webhooks.";
+}
 
 /// The versions of tenants: each rises with every change.
 pub(super) type Versions = Arc<HashMap<TenantId, i64>>;

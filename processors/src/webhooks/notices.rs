@@ -2,8 +2,7 @@
 //! them later; what finds no room is left out, and counted.
 
 use super::backlog::WAITING_MAX;
-use prometheus::{IntCounter, register_int_counter};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use twh_domain::timestamp::Timestamp;
 use twh_domain::webhook::patterns;
@@ -20,14 +19,9 @@ const TOLD_MAX: i64 = 100;
 const ALLOWED_MAX: usize = 5_000;
 const ALLOWED_FOR: Duration = Duration::from_secs(60);
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static LEFT_OUT: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!(
-        "twh_webhook_notices_left_out_total",
-        "Deliveries of notices about webhooks that were not queued, as their tenant has no room for more."
-    )
-    .expect("the metric's name is unique")
-});
+twh_sinks::metrics! {
+    LEFT_OUT: IntCounter = "twh_webhook_notices_left_out_total", "Deliveries of notices about webhooks that were not queued, as their tenant has no room for more.";
+}
 
 /// What a tenant has had of notices lately. Pure.
 #[derive(Debug, Default)]

@@ -4,11 +4,10 @@
 //! is final: it refuses every record, also those of other topics. Source: librdkafka's INTRODUCTION.md, "Fatal errors".
 
 use super::Reports;
-use prometheus::{IntCounter, register_int_counter};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{Producer as _, PurgeConfig, ThreadedProducer};
-use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// A cause that stays would make one client after another: no more than one in so long.
@@ -16,11 +15,9 @@ const REPLACED_AFTER: Duration = Duration::from_secs(1);
 /// How long requests of the one that failed may still be answered; the rest is not known to be on the log.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static REPLACED: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!("twh_kafka_producers_replaced_total", "Producers that failed for good and were replaced.")
-        .expect("the metric's name is unique")
-});
+crate::metrics! {
+    REPLACED: IntCounter = "twh_kafka_producers_replaced_total", "Producers that failed for good and were replaced.";
+}
 
 pub(super) type Threaded = ThreadedProducer<Reports>;
 

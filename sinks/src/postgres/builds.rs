@@ -2,8 +2,8 @@
 
 use super::PgPool;
 use super::positions::{Hold, PositionError};
-use super::queries::reflects;
 use super::sqlx::{self, PgConnection, Row as _};
+use super::standing::reflects;
 use super::statement::{Columns, Rows, Sql, Statement};
 use crate::kafka::Reached;
 use std::collections::HashMap;

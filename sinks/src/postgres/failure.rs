@@ -82,6 +82,12 @@ pub fn described(error: &Error) -> String {
     }
 }
 
+/// Whether a query was cancelled because it took longer than it may (PostgreSQL's code 57014).
+#[must_use]
+pub fn took_too_long(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("57014"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

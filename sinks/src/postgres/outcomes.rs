@@ -1,6 +1,6 @@
 //! What became of commands: their outcomes, and the documents that answered them, which the audit log keeps.
 
-use super::queries::time;
+use super::columns::time;
 use super::tenant::TenantConnection;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};

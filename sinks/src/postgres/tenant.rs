@@ -11,7 +11,7 @@ use std::time::Duration;
 use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
 
-use super::queries::partition_of;
+use super::standing::partition_of;
 
 /// The role that row-level security holds, taken by every connection before it is used.
 const TAKE_ROLE: &str = "set role twh_tenant";

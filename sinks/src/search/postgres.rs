@@ -5,8 +5,9 @@ use super::text::is_compact;
 use super::{
     BUCKETS_MAX, Bucket, Facet, Found, Hit, HitLevel, HitStock, LEVELS_MAX, MATCHES_MAX, Match, SearchQuery, Sort, page,
 };
+use crate::postgres::columns::micros;
 use crate::postgres::page::PAGE_BYTES_MAX;
-use crate::postgres::queries::{micros, reflects};
+use crate::postgres::standing::reflects;
 use crate::postgres::totals::total;
 use serde::Deserialize;
 use serde_json::value::RawValue;

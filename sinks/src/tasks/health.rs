@@ -2,16 +2,13 @@
 //!
 //! There is one for the process, as there is one for metrics.
 
-use prometheus::{IntGaugeVec, register_int_gauge_vec};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static STANDING: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    register_int_gauge_vec!("twh_parts_standing", "What of a role does not work now, as /ready tells it.", &["role"])
-        .expect("the metric's name is unique")
-});
+crate::metrics! {
+    STANDING: IntGaugeVec = "twh_parts_standing", "What of a role does not work now, as /ready tells it.", labels ["role"];
+}
 
 static PARTS: Mutex<BTreeMap<(&'static str, u64), State>> = Mutex::new(BTreeMap::new());
 static NEXT: AtomicU64 = AtomicU64::new(0);

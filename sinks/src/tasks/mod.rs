@@ -13,10 +13,8 @@ pub use backoff::Backoff;
 
 use futures::FutureExt as _;
 use health::Part;
-use prometheus::{IntCounterVec, register_int_counter_vec};
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -27,11 +25,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A task that ran so long without a panic is begun again as quickly as at first.
 const QUIET: Duration = Duration::from_secs(60);
 
-#[expect(clippy::expect_used, reason = "fails only when two metrics share a name, which the first start would show")]
-static PANICS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("twh_task_panics_total", "Panics of tasks, by the task's name.", &["task"])
-        .expect("the metric's name is unique")
-});
+crate::metrics! {
+    PANICS: IntCounterVec = "twh_task_panics_total", "Panics of tasks, by the task's name.", labels ["task"];
+}
 
 /// A task panicked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

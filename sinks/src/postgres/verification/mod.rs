@@ -8,14 +8,19 @@
 //! so that a check goes on where another process left it. A page is read in one snapshot, so that a ledger can be checked
 //! while it is written to. A check ends with the first row that is not as it must be; the next check goes on.
 
+mod chain;
 mod control;
+mod fold;
 mod outcomes;
 mod rows;
 
 use super::PgPool;
 use super::tree::KEPT_EVERY;
+use chain::{Followed, Link, Page, ends, is_last, unsound};
+pub use chain::{KnownHead, KnownHeads};
+use fold::{compare, first_difference, fold};
 use outcomes::Answered;
-use rows::{Control, DocumentKey, Newest, Place, Stored, Unreadable};
+use rows::{Control, DocumentKey, Newest, Place, Unreadable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection as _, PgConnection};
@@ -25,9 +30,8 @@ use twh_domain::event::{AUDIT_CHAIN, CONTROL_CHAIN};
 use twh_domain::id::TenantId;
 use twh_domain::level::StockLevel;
 use twh_domain::merkle::Frontier;
-use twh_domain::movement::{Hash, MOVEMENT_CHAIN, Movement, genesis};
+use twh_domain::movement::{Hash, MOVEMENT_CHAIN};
 use twh_domain::state::LedgerHead;
-use twh_domain::timestamp::Timestamp;
 use twh_domain::total::Total;
 use uuid::Uuid;
 
@@ -111,24 +115,6 @@ impl Counts {
     }
 }
 
-/// A chain of hashes, as far as it was followed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Followed {
-    through: i64,
-    #[serde(with = "hex")]
-    hash: Hash,
-    recorded_at: Timestamp,
-    /// The Merkle tree over what was followed; only movements have one.
-    #[serde(with = "hexes")]
-    frontier: Vec<Hash>,
-}
-
-impl Followed {
-    fn genesis(chain: &str, tenant: TenantId) -> Self {
-        Self { through: 0, hash: genesis(chain, tenant), recorded_at: Timestamp::default(), frontier: Vec::new() }
-    }
-}
-
 /// A level whose movements are being added up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Folding {
@@ -160,42 +146,6 @@ pub struct Progress {
     phase: Phase,
     counts: Counts,
     findings: Vec<Finding>,
-}
-
-/// A row of a chain and its hash that somebody kept outside of the database.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownHead {
-    /// How many rows there were.
-    pub sequence: i64,
-    /// The hash of the last of them.
-    pub hash: Hash,
-}
-
-/// What somebody kept outside of the database.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct KnownHeads {
-    /// Of the movements.
-    pub movements: Option<KnownHead>,
-    /// Of the control records.
-    pub control_records: Option<KnownHead>,
-}
-
-impl KnownHead {
-    /// A row that is another than it was.
-    fn contradicts(&self, noun: &str, sequence: i64, hash: &Hash) -> Option<Page> {
-        (self.sequence == sequence && self.hash != *hash).then(|| {
-            let problem = "its hash is not the one that was kept: history up to here was rewritten";
-            unsound(format!("{noun} {sequence}"), problem)
-        })
-    }
-
-    /// Rows that are not there any more after `through`.
-    fn misses(&self, noun: &str, through: i64) -> Option<Page> {
-        (self.sequence > through).then(|| {
-            let problem = format!("is missing: there were {} {noun}s, there are {through}", self.sequence);
-            unsound(format!("{noun} {}", through + 1), &problem)
-        })
-    }
 }
 
 /// Where a tenant has a ledger.
@@ -638,166 +588,5 @@ impl Progress {
             None if end => Page::End,
             None => Page::Sound,
         })
-    }
-}
-
-/// What a page came to.
-enum Page {
-    /// There is more to check.
-    Sound,
-    /// It was the last, and all is as it must be.
-    End,
-    /// A row is not as it must be.
-    Unsound(Unreadable),
-}
-
-fn unsound(row: String, problem: &str) -> Page {
-    Page::Unsound(Unreadable { row, problem: problem.to_owned() })
-}
-
-/// Whether a chain that was followed to its end ends as its head says.
-fn ends(followed: &Followed, noun: &str, row: &str, head: Option<Result<(i64, Hash), String>>) -> Page {
-    let row = row.to_owned();
-    match head {
-        None if followed.through == 0 => Page::End,
-        None => unsound(row, &format!("is missing, although there is a {noun}")),
-        Some(Err(problem)) => unsound(row, &problem),
-        Some(Ok((sequence, _))) if sequence > followed.through => unsound(
-            format!("{noun} {}", followed.through + 1),
-            &format!("is missing: the head says that the last is {sequence}"),
-        ),
-        Some(Ok((sequence, _))) if sequence < followed.through => unsound(
-            format!("{noun} {}", sequence + 1),
-            &format!("is not of the chain: the head says that the last is {sequence}"),
-        ),
-        Some(Ok((_, hash))) if hash != followed.hash => {
-            unsound(row, &format!("its hash is not that of the last {noun}"))
-        }
-        Some(Ok(_)) => Page::End,
-    }
-}
-
-fn is_last(rows: usize) -> bool {
-    i64::try_from(rows).unwrap_or(i64::MAX) < PAGE
-}
-
-/// A row of a chain, and the hash that it must have.
-struct Link {
-    noun: &'static str,
-    sequence: i64,
-    recorded_at: Timestamp,
-    hash: Hash,
-    expected: Hash,
-}
-
-impl Link {
-    fn follow(self, followed: &mut Followed) -> Result<(), Page> {
-        let noun = self.noun;
-        let next = followed.through + 1;
-        if self.sequence != next {
-            return Err(unsound(format!("{noun} {next}"), &format!("is missing: the next one is {}", self.sequence)));
-        }
-        if self.hash != self.expected {
-            let problem = "its hash does not follow from its content and the hash before it: one of them was changed";
-            return Err(unsound(format!("{noun} {next}"), problem));
-        }
-        if self.recorded_at < followed.recorded_at {
-            return Err(unsound(format!("{noun} {next}"), "was recorded before the one that it follows"));
-        }
-        (followed.through, followed.hash, followed.recorded_at) = (self.sequence, self.hash, self.recorded_at);
-        Ok(())
-    }
-}
-
-/// Adds a movement to the level before it; says in what the movement contradicts that.
-fn fold(level: &mut StockLevel, movement: &Movement) -> Result<(), String> {
-    let on_hand = level.on_hand.checked_add(movement.on_hand_change);
-    let reserved = level.reserved.checked_add(movement.reserved_change);
-    if (on_hand, reserved) != (Some(movement.on_hand_after), Some(movement.reserved_after)) {
-        return Err(format!(
-            "says {} on hand and {} reserved after it; the movements before it and its own changes come to something else",
-            movement.on_hand_after, movement.reserved_after
-        ));
-    }
-    if movement.level_version != level.version + 1 {
-        return Err(format!("is number {} of its level, but follows number {}", movement.level_version, level.version));
-    }
-    level.evolve(movement);
-    Ok(())
-}
-
-fn first_difference(
-    folded: &BTreeMap<Place, StockLevel>,
-    stored: &BTreeMap<Place, Result<StockLevel, String>>,
-) -> Option<(Place, String)> {
-    let told = |level: &StockLevel| {
-        format!("{} on hand, {} reserved after {} movements", level.on_hand, level.reserved, level.version)
-    };
-    let places: std::collections::BTreeSet<_> = folded.keys().chain(stored.keys()).collect();
-    places.into_iter().find_map(|place| {
-        let problem = match (folded.get(place), stored.get(place)) {
-            (_, Some(Err(problem))) => problem.clone(),
-            (Some(folded), Some(Ok(stored))) if folded == stored => return None,
-            (Some(folded), Some(Ok(stored))) => {
-                format!(
-                    "says {}; its movements come to {}, or its times differ from theirs",
-                    told(stored),
-                    told(folded)
-                )
-            }
-            (Some(folded), None) => format!("is missing; its movements come to {}", told(folded)),
-            (None, _) => "has no movement".to_owned(),
-        };
-        Some((*place, problem))
-    })
-}
-
-/// Compares a document's row with its newest audit record; gives the document.
-fn compare(kind: EntityKind, newest: &str, stored: &Stored) -> Result<Entity, String> {
-    if stored.document != newest {
-        return Err("is not what its newest audit record says".to_owned());
-    }
-    let entity = Entity::from_document(kind, newest).map_err(|error| error.to_string())?;
-    let drawn = Stored {
-        document: stored.document.clone(),
-        code: entity.code().map(str::to_owned),
-        status: entity.status().map(str::to_owned),
-        expires_at: entity.expires_at(),
-        version: entity.version(),
-        created_at: entity.created_at(),
-        updated_at: entity.updated_at(),
-    };
-    if drawn == *stored { Ok(entity) } else { Err("its columns are not what its document says".to_owned()) }
-}
-
-/// A hash as text.
-mod hex {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-    use twh_domain::movement::Hash;
-
-    pub(super) fn serialize<S: Serializer>(hash: &Hash, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&twh_domain::hex::encode(hash))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Hash, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        twh_domain::hex::decode_hash(&text).ok_or_else(|| de::Error::custom("is no SHA-256 hash in hexadecimal"))
-    }
-}
-
-/// Hashes as text.
-mod hexes {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-    use twh_domain::hex::{decode_hash, encode};
-    use twh_domain::movement::Hash;
-
-    pub(super) fn serialize<S: Serializer>(hashes: &[Hash], serializer: S) -> Result<S::Ok, S::Error> {
-        hashes.iter().map(|hash| encode(hash)).collect::<Vec<_>>().serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Hash>, D::Error> {
-        let texts = Vec::<String>::deserialize(deserializer)?;
-        let hashes: Option<Vec<Hash>> = texts.iter().map(|text| decode_hash(text)).collect();
-        hashes.ok_or_else(|| de::Error::custom("one is no SHA-256 hash in hexadecimal"))
     }
 }

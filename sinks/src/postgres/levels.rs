@@ -1,109 +1,19 @@
-//! Read queries: every one carries its tenant, walks an index, and gives rows a page at a time.
+//! Levels, now and as of a moment, and what is on its way to them.
 
+use super::columns::time;
 use super::page::{self, Page};
-use super::tenant::TenantConnection;
 use super::totals::total;
 use sqlx::postgres::PgRow;
-use sqlx::{Connection as _, PgConnection, Row};
+use sqlx::{Connection as _, PgConnection, Row as _};
 use time::OffsetDateTime;
-use twh_domain::decimal::Quantity;
-use twh_domain::entity::EntityKind;
 use twh_domain::id::TenantId;
 use twh_domain::outcome::Position;
 use twh_domain::timestamp::Timestamp;
 use twh_domain::total::Total;
 use uuid::Uuid;
 
-/// Whether a query was cancelled because it took longer than it may (PostgreSQL's code 57014).
-#[must_use]
-pub fn took_too_long(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("57014"))
-}
-
-/// A stored document, as it is answered.
-#[derive(Debug, Clone)]
-pub struct Document {
-    /// Its id.
-    pub id: Uuid,
-    /// Its version.
-    pub version: i64,
-    /// It, byte for byte.
-    pub json: String,
-}
-
-fn document(row: &PgRow) -> Result<Document, sqlx::Error> {
-    Ok(Document { id: row.try_get("id")?, version: row.try_get("version")?, json: row.try_get("document")? })
-}
-
-/// One document.
-pub async fn find_document(
-    connection: &mut PgConnection,
-    kind: EntityKind,
-    tenant: TenantId,
-    id: Uuid,
-) -> Result<Option<Document>, sqlx::Error> {
-    let sql = format!(
-        "select id, version, document::text as document from {} where tenant_id = $1 and id = $2",
-        kind.collection()
-    );
-    let row = sqlx::query(&sql).bind(tenant.0).bind(id).fetch_optional(&mut *connection).await?;
-    row.as_ref().map(document).transpose()
-}
-
-/// What documents are asked for; empty fields ask for nothing.
-#[derive(Debug, Clone, Default)]
-pub struct DocumentFilter {
-    /// Exactly this SKU, code or number.
-    pub code: Option<String>,
-    /// Exactly this status.
-    pub status: Option<String>,
-    /// The item with this barcode.
-    pub barcode: Option<String>,
-    /// Items whose name begins like this, in whatever case.
-    pub name_prefix: Option<String>,
-    /// Items of this type.
-    pub item_type: Option<String>,
-}
-
-/// A page of documents by id: ids are made in the order of time.
-pub async fn list_documents(
-    connection: &mut TenantConnection,
-    kind: EntityKind,
-    tenant: TenantId,
-    filter: &DocumentFilter,
-    after: Option<Uuid>,
-    newest_first: bool,
-    limit: i64,
-) -> Result<Page<Document>, sqlx::Error> {
-    let (beyond, order) = if newest_first { ("<", "desc") } else { (">", "asc") };
-    // Filters on names and barcodes stand only where items do, so that other tables need no such columns.
-    let items_only = match kind {
-        // A beginning is a range, as an index has it: from itself to itself with the last of all characters.
-        EntityKind::Item => {
-            "and ($5::text is null or id in (select item_id from item_barcodes where tenant_id = $1 and barcode = $5))
-             and ($6::text is null or (name_key >= lower($6) and name_key < lower($6) || chr(1114111)))
-             and ($7::text is null or document ->> 'type' = $7)"
-        }
-        _ => "and $5::text is null and $6::text is null and $7::text is null",
-    };
-    let sql = format!(
-        "select id, version, document::text as document from {}
-         where tenant_id = $1 and ($2::uuid is null or id {beyond} $2) and ($3::text is null or code = $3)
-           and ($4::text is null or status = $4) {items_only}
-         order by id {order} limit $8",
-        kind.collection()
-    );
-    let query = sqlx::query(&sql)
-        .bind(tenant.0)
-        .bind(after)
-        .bind(filter.code.as_deref())
-        .bind(filter.status.as_deref())
-        .bind(filter.barcode.as_deref())
-        .bind(filter.name_prefix.as_deref())
-        .bind(filter.item_type.as_deref())
-        .bind(limit.saturating_add(1));
-    page::read(connection.pooled(), query, limit, document).await
-}
+/// Most locations that an item's stock tells of one by one. Its sums are over all.
+const ITEM_LOCATIONS_MAX: i64 = 1_000;
 
 /// A level, with the codes that people know it by.
 #[derive(Debug, Clone)]
@@ -150,16 +60,6 @@ pub enum Moment {
     Sequence(i64),
     /// What was true at a time, as far as is known now: late entries count.
     Occurred(Timestamp),
-}
-
-pub(crate) fn micros(row: &PgRow, column: &str) -> Result<Quantity, sqlx::Error> {
-    let micros: i64 = row.try_get(column)?;
-    Quantity::from_micros(micros)
-        .ok_or_else(|| sqlx::Error::Decode(format!("{column} is out of range: {micros}").into()))
-}
-
-pub(super) fn time(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Error> {
-    Ok(row.try_get::<OffsetDateTime, _>(column)?.into())
 }
 
 fn level(row: &PgRow) -> Result<LevelRow, sqlx::Error> {
@@ -276,9 +176,6 @@ fn last_sequence(holds: &str) -> String {
     )
 }
 
-/// Most locations that an item's stock tells of one by one. Its sums are over all.
-const ITEM_LOCATIONS_MAX: i64 = 1_000;
-
 /// Where an item is.
 #[derive(Debug)]
 pub struct ItemStock {
@@ -359,151 +256,4 @@ async fn in_transit(
     let Page { rows, has_more } = page::take(query.fetch(connection), ITEM_LOCATIONS_MAX, row).await?;
     let all = rows.first().map_or(Total::ZERO, |(all, _)| *all);
     Ok((all, Page { rows: rows.into_iter().map(|(_, coming)| coming).collect(), has_more }))
-}
-
-/// A movement, as it is answered.
-#[derive(Debug, Clone)]
-#[allow(missing_docs, reason = "the columns of stock_movements")]
-pub struct MovementRow {
-    pub sequence: i64,
-    pub item_id: Uuid,
-    pub location_id: Uuid,
-    pub kind: String,
-    pub level_version: i64,
-    pub on_hand_change: Quantity,
-    pub reserved_change: Quantity,
-    pub on_hand_after: Quantity,
-    pub reserved_after: Quantity,
-    pub reference_kind: String,
-    pub reference_id: Uuid,
-    pub reference_line: i32,
-    pub reason: Option<String>,
-    pub command_id: Uuid,
-    pub position: Position,
-    pub occurred_at: Timestamp,
-    pub recorded_at: Timestamp,
-    pub hash: Vec<u8>,
-}
-
-/// Which movements are asked for.
-#[derive(Debug, Clone, Default)]
-pub struct MovementFilter {
-    /// Of this item.
-    pub item_id: Option<Uuid>,
-    /// At this location.
-    pub location_id: Option<Uuid>,
-    /// Of this kind.
-    pub kind: Option<String>,
-    /// Of this document.
-    pub reference_id: Option<Uuid>,
-}
-
-const MOVEMENT: &str = "sequence, item_id, location_id, kind, level_version, on_hand_change_micro, reserved_change_micro,
-    on_hand_after_micro, reserved_after_micro, reference_kind, reference_id, reference_line, reason, command_id, partition,
-    log_offset, occurred_at, recorded_at, hash";
-
-/// A page of movements, newest first.
-pub async fn list_movements(
-    connection: &mut TenantConnection,
-    tenant: TenantId,
-    filter: &MovementFilter,
-    before: Option<i64>,
-    limit: i64,
-) -> Result<Page<MovementRow>, sqlx::Error> {
-    let sql = format!(
-        "select {MOVEMENT} from stock_movements
-         where tenant_id = $1 and ($2::uuid is null or item_id = $2) and ($3::uuid is null or location_id = $3)
-           and ($4::text is null or kind = $4) and ($5::uuid is null or reference_id = $5)
-           and ($6::bigint is null or sequence < $6)
-         order by sequence desc limit $7"
-    );
-    let query = sqlx::query(&sql)
-        .bind(tenant.0)
-        .bind(filter.item_id)
-        .bind(filter.location_id)
-        .bind(filter.kind.as_deref())
-        .bind(filter.reference_id)
-        .bind(before)
-        .bind(limit.saturating_add(1));
-    page::read(connection.pooled(), query, limit, movement).await
-}
-
-/// One movement, by its number in the ledger.
-pub async fn find_movement(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    sequence: i64,
-) -> Result<Option<MovementRow>, sqlx::Error> {
-    let sql = format!("select {MOVEMENT} from stock_movements where tenant_id = $1 and sequence = $2");
-    let row = sqlx::query(&sql).bind(tenant.0).bind(sequence).fetch_optional(connection).await?;
-    row.as_ref().map(movement).transpose()
-}
-
-fn movement(row: &PgRow) -> Result<MovementRow, sqlx::Error> {
-    Ok(MovementRow {
-        sequence: row.try_get("sequence")?,
-        item_id: row.try_get("item_id")?,
-        location_id: row.try_get("location_id")?,
-        kind: row.try_get("kind")?,
-        level_version: row.try_get("level_version")?,
-        on_hand_change: micros(row, "on_hand_change_micro")?,
-        reserved_change: micros(row, "reserved_change_micro")?,
-        on_hand_after: micros(row, "on_hand_after_micro")?,
-        reserved_after: micros(row, "reserved_after_micro")?,
-        reference_kind: row.try_get("reference_kind")?,
-        reference_id: row.try_get("reference_id")?,
-        reference_line: row.try_get("reference_line")?,
-        reason: row.try_get("reason")?,
-        command_id: row.try_get("command_id")?,
-        position: Position { partition: row.try_get("partition")?, offset: row.try_get("log_offset")? },
-        occurred_at: time(row, "occurred_at")?,
-        recorded_at: time(row, "recorded_at")?,
-        hash: row.try_get("hash")?,
-    })
-}
-
-/// How many bytes each of a tenant's documents has, of those that are there.
-pub async fn document_lengths(
-    connection: &mut PgConnection,
-    kind: EntityKind,
-    tenant: TenantId,
-    ids: &[Uuid],
-) -> Result<Vec<(Uuid, usize)>, sqlx::Error> {
-    // The table's name comes from the code, never from a client.
-    let sql = format!(
-        "select id, octet_length(document::text) as length from {} where tenant_id = $1 and id = any($2)",
-        kind.collection()
-    );
-    let rows = sqlx::query(&sql).bind(tenant.0).bind(ids).fetch_all(connection).await?;
-    let length =
-        |row: &PgRow| row.try_get::<i32, _>("length").map(|length| usize::try_from(length).unwrap_or_default());
-    rows.iter().map(|row| Ok((row.try_get("id")?, length(row)?))).collect()
-}
-
-/// How far the ledger has come on a partition.
-pub async fn applied_through(connection: &mut PgConnection, partition: i32) -> Result<Option<i64>, sqlx::Error> {
-    sqlx::query_scalar("select next_offset from ledger_partitions where partition = $1")
-        .bind(partition)
-        .fetch_optional(&mut *connection)
-        .await
-}
-
-/// The partition that a tenant's commands are on, for good; `None` before its first. Outcomes are forgotten, other traces are not.
-pub async fn partition_of(connection: &mut PgConnection, tenant: TenantId) -> Result<Option<i32>, sqlx::Error> {
-    sqlx::query_scalar(&format!("select {PARTITION_OF}")).bind(tenant.0).fetch_one(connection).await
-}
-
-const PARTITION_OF: &str = "coalesce((select partition from command_outcomes where tenant_id = $1 limit 1),
-    (select partition from stock_movements where tenant_id = $1 limit 1),
-    (select partition from projection_progress where tenant_id = $1 limit 1))";
-
-/// The last command that the tenant's tables reflect; `None` before its first.
-pub async fn reflects(connection: &mut PgConnection, tenant: TenantId) -> Result<Option<Position>, sqlx::Error> {
-    let row = sqlx::query(&format!(
-        "select p.partition, p.next_offset - 1 as log_offset from ledger_partitions p where p.partition = {PARTITION_OF}"
-    ))
-    .bind(tenant.0)
-    .fetch_optional(connection)
-    .await?;
-    row.map(|row| Ok(Position { partition: row.try_get("partition")?, offset: row.try_get("log_offset")? })).transpose()
 }
