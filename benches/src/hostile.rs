@@ -162,12 +162,7 @@ impl Attack {
                 };
                 self.count(status, count).await?;
             }
-            let commands = (0..CHANGES).map(|change| {
-                let pairs = |count| (0..count).map(|key: usize| (key.to_string(), "\u{1}".repeat(500).into())).collect();
-                let body = if change == 0 { json!({ "metadata": Value::Object(pairs(50)) }) } else { json!({ "name": "x" }) };
-                json!({ "type": "item.update", "id": item, "if_match": "*", "idempotency_key": uuid::Uuid::new_v4(), "body": body })
-            });
-            match send(&mut connection, key, commands.collect()).await {
+            match send(&mut connection, key, made(changes, item, CHANGES).await?).await {
                 Ok(status) => self.count(status, CHANGES).await?,
                 Err(_) => connection = Connection::open(address).await?,
             }
@@ -188,22 +183,44 @@ impl Attack {
 }
 
 async fn ship(connection: &mut Connection, key: &str, order: &str, count: usize) -> Result<u16> {
-    let commands = (0..count)
-        .map(|_| {
-            json!({
-                "type": "sales_order.ship",
-                "id": order,
-                "idempotency_key": uuid::Uuid::new_v4(),
-                "body": { "lines": [{ "line": 1, "quantity": "0.000001" }] },
-            })
-        })
-        .collect();
+    let commands = made(shipments, order, count).await?;
     send(connection, key, commands).await
 }
 
+/// A request's body, made where it keeps nobody else waiting: the neighbour is measured in this process.
+async fn made(commands: fn(&str, usize) -> Vec<Value>, document: &str, count: usize) -> Result<String> {
+    let document = document.to_owned();
+    let body = move || json!({ "commands": commands(&document, count) }).to_string();
+    Ok(tokio::task::spawn_blocking(body).await?)
+}
+
+/// Shipments of next to nothing of a long order.
+fn shipments(order: &str, count: usize) -> Vec<Value> {
+    let command = |_| {
+        json!({
+            "type": "sales_order.ship",
+            "id": order,
+            "idempotency_key": uuid::Uuid::new_v4(),
+            "body": { "lines": [{ "line": 1, "quantity": "0.000001" }] },
+        })
+    };
+    (0..count).map(command).collect()
+}
+
+/// Changes of an item: the first makes it long, and each of the others writes it again.
+fn changes(item: &str, count: usize) -> Vec<Value> {
+    let command = |change| {
+        let long = || (0..50).map(|key| (key.to_string(), "\u{1}".repeat(500).into())).collect();
+        let body = if change == 0 { json!({ "metadata": Value::Object(long()) }) } else { json!({ "name": "x" }) };
+        let key = uuid::Uuid::new_v4();
+        json!({ "type": "item.update", "id": item, "if_match": "*", "idempotency_key": key, "body": body })
+    };
+    (0..count).map(command).collect()
+}
+
 /// Sends commands that nobody waits for.
-async fn send(connection: &mut Connection, key: &str, commands: Vec<Value>) -> Result<u16> {
-    let (bearer, body) = (format!("Bearer {key}"), json!({ "commands": commands }).to_string());
+async fn send(connection: &mut Connection, key: &str, body: String) -> Result<u16> {
+    let bearer = format!("Bearer {key}");
     let request = uuid::Uuid::new_v4().to_string();
     let headers = [
         ("authorization", bearer.as_str()),
