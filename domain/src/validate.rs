@@ -38,16 +38,18 @@ pub struct Problem {
 }
 
 /// Longest field path or problem in a refusal, in characters: both may quote what the client sent.
-pub const QUOTE_LENGTH_MAX: usize = 300;
+const QUOTE_LENGTH_MAX: usize = 300;
+
+/// As much of a text as a refusal quotes.
+#[must_use]
+pub fn short(text: &str) -> String {
+    text.chars().take(QUOTE_LENGTH_MAX).collect()
+}
 
 /// Shortens a list to what a refusal names, and says how many more there are.
 pub fn shorten(problems: &mut Vec<Problem>) {
     for Problem { field, problem } in problems.iter_mut() {
-        for text in [field, problem] {
-            if let Some((end, _)) = text.char_indices().nth(QUOTE_LENGTH_MAX) {
-                text.truncate(end);
-            }
-        }
+        (*field, *problem) = (short(field), short(problem));
     }
     let more = problems.len().saturating_sub(PROBLEMS_MAX);
     if more > 0 {

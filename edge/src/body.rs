@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use std::marker::PhantomData;
 use std::time::Duration;
-use twh_domain::validate::QUOTE_LENGTH_MAX;
+use twh_domain::validate::short;
 
 /// How much of a body that is too large is read and thrown away, so that the client gets to read the answer.
 const DRAIN_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -217,11 +217,6 @@ fn join(parent: &str, field: &str) -> String {
         own if own == field || own.ends_with(&format!(".{field}")) => own.to_owned(),
         parent => format!("{parent}.{field}"),
     }
-}
-
-/// As much of a text as an answer quotes.
-pub fn short(text: &str) -> String {
-    text.chars().take(QUOTE_LENGTH_MAX).collect()
 }
 
 /// One field is wrong.

@@ -9,13 +9,12 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::convert::Infallible;
 use std::marker::PhantomData;
+use twh_domain::validate::short;
 
 /// Rows in a page where the client does not say.
 const LIMIT_DEFAULT: i64 = 50;
 /// Most rows in a page.
 pub const LIMIT_MAX: i64 = 1_000;
-/// Longest parameter or problem in an answer, in characters: both may quote what the client sent.
-const QUOTE_LENGTH_MAX: usize = 300;
 
 /// Reads the query; its type denies unknown fields.
 fn parse<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, ApiError> {
@@ -63,7 +62,6 @@ impl<T: JsonSchema> Describe for Query<T> {
 /// A parameter that cannot be used.
 #[must_use]
 pub fn invalid(parameter: &str, problem: &str) -> ApiError {
-    let short = |text: &str| text.chars().take(QUOTE_LENGTH_MAX).collect::<String>();
     let (parameter, problem) = (short(parameter), short(problem));
     let name = if parameter.is_empty() { "a query parameter" } else { &parameter };
     ApiError::new(ErrorCode::InvalidQuery, format!("{name}: {problem}"))

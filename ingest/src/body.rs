@@ -6,15 +6,13 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use twh_domain::commands::{CommandKind, OPERATIONS_MAX, Payload, Shape};
 use twh_domain::timestamp::Timestamp;
-use twh_domain::validate::Problem;
+use twh_domain::validate::{Problem, short};
 use twh_edge::access::ENDPOINTS;
-use twh_edge::body::{UniqueKeys, field_error, invalid, malformed, parse, refused, short, unique_keys};
+use twh_edge::body::{UniqueKeys, field_error, invalid, malformed, parse, refused, unique_keys};
 use twh_edge::error::ApiError;
 
 /// How far a client's clock may be ahead of ours.
 const CLOCK_SKEW_MICROS: i64 = 5 * 60 * 1_000_000;
-/// The first microsecond of the year 10000, which RFC 3339 has no way to write (section 1: years 0000 to 9999).
-const YEAR_10000_MICROS: i64 = 253_402_300_800_000_000;
 
 /// Reads and checks the body of a command.
 pub fn parse_payload(kind: &CommandKind, body: &[u8]) -> Result<Payload, ApiError> {
@@ -88,7 +86,7 @@ fn check(payload: Payload) -> Result<Payload, ApiError> {
     }
     // An offset can carry a sound text out of the years that can be written down: 9999-12-31T23:59:59-01:00.
     if let Payload::CreateReservation(body) = &payload
-        && body.expires_at.is_some_and(|at| !(0..YEAR_10000_MICROS).contains(&at.micros()))
+        && body.expires_at.is_some_and(|at| at.micros() < 0 || !at.is_writable())
     {
         about("expires_at", "must lie in the years 1970 to 9999, UTC");
     }

@@ -154,42 +154,35 @@ impl Weights {
                 unknown.entry(key.kind).or_default().insert(key.id);
             }
         }
-        let mut found = HashMap::new();
         if !unknown.is_empty() && (ask || self.shares.in_use(tenant) >= TRUSTED_BYTES) {
-            let look_up = self.look_up(pool, tenant, unknown);
             // Commands are taken while the database is away.
-            if let Ok(Ok(lengths)) = tokio::time::timeout(LOOK_UP_PATIENCE, look_up).await {
-                found = lengths;
-            }
+            let _ = tokio::time::timeout(LOOK_UP_PATIENCE, self.look_up(pool, tenant, unknown)).await;
         }
-        let before = |id: Uuid| self.known.lengths.get(&(tenant, id)).or_else(|| found.get(&id).copied());
-        Guess::of(tenant, operations(), before)
+        Guess::of(tenant, operations(), |id| self.known.lengths.get(&(tenant, id)))
     }
 
-    /// The lengths of documents, until they are more than a tenant may have in flight.
+    /// Learns the lengths of documents, until they are more than a tenant may have in flight.
     async fn look_up(
         &self,
         pool: &TenantPool,
         tenant: TenantId,
         unknown: BTreeMap<EntityKind, BTreeSet<Uuid>>,
-    ) -> Result<HashMap<Uuid, usize>, sqlx::Error> {
-        let mut found = HashMap::new();
+    ) -> Result<(), sqlx::Error> {
         let mut sum = 0;
         let mut connection = pool.of(tenant).await?;
         for (kind, ids) in unknown {
             let ids: Vec<_> = ids.into_iter().collect();
             for some in ids.chunks(LOOKED_UP_AT_ONCE) {
                 if sum > IN_FLIGHT_BYTES_MAX {
-                    return Ok(found);
+                    return Ok(());
                 }
                 for (id, length) in document_lengths(&mut connection, kind, tenant, some).await? {
                     self.known.lengths.insert((tenant, id), length);
-                    found.insert(id, length);
                     sum += length;
                 }
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Takes what a request writes from the tenant's share, and where that is much, from the partition's, as soon as there is so

@@ -1,7 +1,7 @@
 //! `twh ledger`: why partitions of `commands` and of events stand halted, and letting them go on.
 
 use crate::config::Config;
-use crate::parts::{KAFKA_TIMEOUT, pool};
+use crate::parts::{KAFKA_TIMEOUT, cluster_id, pool};
 use crate::print;
 use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand};
@@ -176,8 +176,7 @@ impl HaltedLog {
 
     async fn cluster_id(&self, config: &Config) -> anyhow::Result<String> {
         let asked = Producer::new(&config.kafka_brokers, "twh-halts", KAFKA_TIMEOUT)?;
-        let id = tokio::task::spawn_blocking(move || asked.cluster_id(KAFKA_TIMEOUT)).await?;
-        id.context("Kafka does not say which cluster it is")
+        cluster_id(&asked).await
     }
 
     fn watermarks(&self, partition: i32) -> anyhow::Result<Watermarks> {

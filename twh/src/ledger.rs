@@ -1,6 +1,6 @@
 //! The roles of the ledger: its group, and who asks for lapsed reservations.
 
-use crate::parts::{KAFKA_TIMEOUT, LEDGER_BATCH_BYTES_MAX, Parts, partitions};
+use crate::parts::{LEDGER_BATCH_BYTES_MAX, Parts, cluster_id, partitions};
 use crate::roles::Role;
 use anyhow::Context as _;
 use futures::FutureExt as _;
@@ -39,11 +39,8 @@ pub(crate) async fn start_ledger(
     let client_id = format!("{}-outbox", parts.client_id);
     let producer = Producer::lingering(&config.kafka_brokers, &client_id, OUTBOX_TIMEOUT, OUTBOX_LINGER)?;
     parts.uses(&producer);
-    let asked = producer.clone();
-    let kafka_cluster_id = tokio::task::spawn_blocking(move || asked.cluster_id(KAFKA_TIMEOUT))
-        .await?
-        .context("Kafka does not say which cluster it is")?;
-    let partitions = partitions(config, &producer).await?;
+    let kafka_cluster_id = cluster_id(&producer).await?;
+    let partitions = partitions(config, &producer, &COMMANDS).await?;
     let group = format!("{}{}{}", config.topic_prefix, config.group_prefix, ledger::GROUP);
     let source = COMMANDS.full_name(&prefix);
     let dead_letters = DeadLetters::new(producer.clone(), group.clone(), source.clone(), LEDGER_DLQ.full_name(&prefix));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use twh_edge::control::Control;
 use twh_processors::runtime::Backoff;
 use twh_schemas::Schemas;
-use twh_schemas::catalogue::{self, COMMANDS};
+use twh_schemas::catalogue::{self, Topic};
 use twh_sinks::kafka::{Producer, client_config};
 use twh_sinks::postgres::tenant::TenantPool;
 use twh_sinks::postgres::{self, PgPool};
@@ -121,9 +121,16 @@ pub(crate) fn secrets(config: &Config) -> anyhow::Result<Secrets> {
     Secrets::read(file).with_context(|| format!("TWH_SECRETS_FILE {} gives no master keys", file.display()))
 }
 
-/// How many partitions commands have. Every topic under a tenant's key has as many.
-pub(crate) async fn partitions(config: &Config, asked: &Producer) -> anyhow::Result<i32> {
-    let (asked, topic) = (asked.clone(), COMMANDS.full_name(&config.topic_prefix));
+/// Which cluster a producer is connected to.
+pub(crate) async fn cluster_id(asked: &Producer) -> anyhow::Result<String> {
+    let asked = asked.clone();
+    let id = tokio::task::spawn_blocking(move || asked.cluster_id(KAFKA_TIMEOUT)).await?;
+    id.context("Kafka does not say which cluster it is")
+}
+
+/// How many partitions a topic has.
+pub(crate) async fn partitions(config: &Config, asked: &Producer, topic: &Topic) -> anyhow::Result<i32> {
+    let (asked, topic) = (asked.clone(), topic.full_name(&config.topic_prefix));
     let partitions = tokio::task::spawn_blocking(move || asked.partitions(&topic, KAFKA_TIMEOUT)).await??;
     Ok(i32::try_from(partitions)?)
 }

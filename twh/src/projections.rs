@@ -1,7 +1,7 @@
 //! Starts the consumer groups that make read models, and makes one anew (`twh rebuild …`).
 
 use crate::config::Config;
-use crate::parts::{BATCH_BYTES_MAX, KAFKA_TIMEOUT, Parts, partitions, pool, prepare_topics};
+use crate::parts::{BATCH_BYTES_MAX, Parts, cluster_id, partitions, pool, prepare_topics};
 use crate::print;
 use crate::progress::Progress;
 use crate::roles::Role;
@@ -60,9 +60,7 @@ async fn run_group<M: Model>(
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
     let name = M::PROJECTION.group();
     let producer = Producer::new(&config.kafka_brokers, &format!("{client_id}-{name}-dlq"), NEVER)?;
-    let asked = producer.clone();
-    let partitions = partitions(config, &producer).await?;
-    let cluster_id = tokio::task::spawn_blocking(move || asked.cluster_id(KAFKA_TIMEOUT)).await?;
+    let partitions = partitions(config, &producer, &EVENTS).await?;
     let topic = EVENTS.full_name(&config.topic_prefix);
     let (name, records_max) = match &target {
         Target::Serving { .. } => (name.to_owned(), EVENTS_MAX),
@@ -74,7 +72,7 @@ async fn run_group<M: Model>(
         pool,
         schemas,
         target,
-        kafka_cluster_id: cluster_id.context("Kafka does not say which cluster it is")?,
+        kafka_cluster_id: cluster_id(&producer).await?,
         owner: client_id.to_owned(),
         partitions,
     };

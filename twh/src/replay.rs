@@ -1,7 +1,7 @@
 //! `twh replay`: the ledger built anew from the topic of commands, in another database.
 
 use crate::config::Config;
-use crate::parts::LEDGER_BATCH_BYTES_MAX;
+use crate::parts::{LEDGER_BATCH_BYTES_MAX, cluster_id};
 use crate::print;
 use crate::progress::Progress;
 use anyhow::{Context as _, bail, ensure};
@@ -146,9 +146,7 @@ async fn replay_all(
     ends: &BTreeMap<i32, Until>,
 ) -> anyhow::Result<(Duration, BTreeMap<i32, Replayed>)> {
     let asked = Producer::new(&config.kafka_brokers, OWNER, KAFKA_TIMEOUT)?;
-    let kafka_cluster_id = tokio::task::spawn_blocking(move || asked.cluster_id(KAFKA_TIMEOUT))
-        .await?
-        .context("Kafka does not say which cluster it is")?;
+    let kafka_cluster_id = cluster_id(&asked).await?;
     let schemas = Schemas::connect(&config.schema_registry_url, &config.topic_prefix).await?;
     let ledger = Ledger::<LedgerStore, Producer> {
         store: LedgerStore::new(target.clone(), config.ledger_transactions),

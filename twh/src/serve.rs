@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::lag::LagWatch;
 use crate::ledger::{start_expiry, start_ledger};
 use crate::openapi;
-use crate::parts::{KAFKA_TIMEOUT, Parts, partitions, pool, prepare, readers, secrets};
+use crate::parts::{KAFKA_TIMEOUT, Parts, cluster_id, partitions, pool, prepare, readers, secrets};
 use crate::projections;
 use crate::roles::Role;
 use crate::webhooks;
@@ -145,11 +145,8 @@ async fn gateway(
         outcome_wait: config.outcome_wait,
         in_flight_max: config.commands_in_flight,
     };
-    let partitions = partitions(config, &producer).await?;
-    let asked = producer.clone();
-    let cluster_id = tokio::task::spawn_blocking(move || asked.cluster_id(KAFKA_TIMEOUT)).await?;
-    let cluster_id = cluster_id.context("Kafka does not say which cluster it is")?;
-    let ledger = LedgerWatch::start(&parts.pool, usize::try_from(partitions)?, cluster_id).await;
+    let partitions = partitions(config, &producer, &COMMANDS).await?;
+    let ledger = LedgerWatch::start(&parts.pool, usize::try_from(partitions)?, cluster_id(&producer).await?).await;
     let ledger = Arc::new(ledger.context("how far the ledger is cannot be read")?);
     let (watch, pool, stop) = (Arc::clone(&ledger), parts.pool.clone(), stop.clone());
     tasks.spawn(async move {
@@ -293,7 +290,7 @@ fn serve_ops(config: &Config, checks: &Checks, lags: &Lags) -> anyhow::Result<ac
 async fn reads(parts: &Parts) -> anyhow::Result<web::Data<twh_api::Reads>> {
     let config = &parts.config;
     let asked = Producer::new(&config.kafka_brokers, &format!("{}-partitions", parts.client_id), KAFKA_TIMEOUT)?;
-    let partitions = partitions(config, &asked).await?;
+    let partitions = partitions(config, &asked, &COMMANDS).await?;
     Ok(web::Data::new(twh_api::Reads {
         pool: parts.readers.clone(),
         wait: config.read_wait,

@@ -1,6 +1,6 @@
 //! Starts the consumer group that sends webhooks.
 
-use crate::parts::{BATCH_BYTES_MAX, KAFKA_TIMEOUT, Parts, secrets};
+use crate::parts::{BATCH_BYTES_MAX, Parts, cluster_id, partitions, secrets};
 use crate::roles::Role;
 use anyhow::Context as _;
 use futures::FutureExt as _;
@@ -32,10 +32,6 @@ pub(crate) async fn start(
     let producer = Producer::new(&config.kafka_brokers, &format!("{}-webhooks-dlq", parts.client_id), NEVER)?;
     parts.uses(&producer);
     let topic = EVENTS.full_name(&config.topic_prefix);
-    let (asked, name) = (producer.clone(), topic.clone());
-    let (cluster_id, partitions) =
-        tokio::task::spawn_blocking(move || (asked.cluster_id(KAFKA_TIMEOUT), asked.partitions(&name, KAFKA_TIMEOUT)))
-            .await?;
     let group = format!("{}{}{}", config.topic_prefix, config.group_prefix, webhooks::GROUP);
     let pool = postgres::connect_persistent(&config.database_url, CONNECTIONS, "twh-webhooks")
         .context("TWH_DATABASE_URL is not usable")?;
@@ -47,10 +43,10 @@ pub(crate) async fn start(
         secrets: secrets(config)?,
         outbound: Outbound::new(config.outbound_allowed.clone())?,
         policy: Arc::new(policy),
-        kafka_cluster_id: cluster_id.context("Kafka does not say which cluster it is")?,
+        kafka_cluster_id: cluster_id(&producer).await?,
         owner: parts.client_id.clone(),
         group: group.clone(),
-        partitions: i32::try_from(partitions?).context("the topic of events has too many partitions")?,
+        partitions: partitions(config, &producer, &EVENTS).await?,
     };
     let dead_letters =
         DeadLetters::new(producer, group.clone(), topic.clone(), WEBHOOKS_DLQ.full_name(&config.topic_prefix));

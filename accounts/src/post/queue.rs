@@ -5,11 +5,11 @@ use std::time::Instant;
 
 /// How much a queue holds.
 pub(super) struct Bounds {
-    /// Letters of all senders: those that wait, lie aside or are under way.
+    /// Letters of all senders: those that wait, are put aside or are in flight.
     pub(super) total: usize,
     /// Letters of one sender.
     pub(super) of_one: usize,
-    /// Letters of one sender that are under way.
+    /// Letters of one sender that are in flight.
     pub(super) at_once_of_one: usize,
 }
 
@@ -84,7 +84,7 @@ impl<S: Ord + Copy, T> Queue<S, T> {
         self.aside.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// A letter that was under way is done with.
+    /// A letter that was in flight is done with.
     pub(super) fn done(&mut self, sender: S) {
         self.letters = self.letters.saturating_sub(1);
         let Some(known) = self.senders.get_mut(&sender) else { return };
@@ -95,7 +95,7 @@ impl<S: Ord + Copy, T> Queue<S, T> {
         }
     }
 
-    /// A letter that was under way is to be tried again then.
+    /// A letter that was in flight is to be tried again then.
     pub(super) fn again(&mut self, sender: S, letter: T, at: Instant) {
         let known = self.sender(sender);
         known.under_way = known.under_way.saturating_sub(1);
